@@ -1,0 +1,31 @@
+//! The nouns of offloop: ids, states, options, limits, retry, outcome, event.
+//!
+//! Level 0. Everything here is pure: it must never do I/O, read a clock, draw a random number, or
+//! know how a job is written down (no serde). Time and dice come in as arguments.
+
+mod backoff;
+mod event;
+mod failure;
+mod id;
+mod job;
+pub mod limits;
+mod name;
+mod options;
+mod outcome;
+mod record;
+mod retry;
+mod state;
+mod time;
+
+pub use backoff::{Backoff, BackoffKind, retry_delay};
+pub use event::{EventKind, JobEvent};
+pub use failure::{Failure, FailureClass, FailureClasses};
+pub use id::{JobId, JobIdSource, Lease, NodeId, ParseJobIdError};
+pub use job::{Attempt, Job, JobSummary, LogTail, NewJob, Progress, Usage};
+pub use name::{IdempotencyKey, NameError, QueueName, Tag, TaskName, UniqueKey};
+pub use options::{JobOptions, OnConflict, OptionProblem, Unique, UniqueScope};
+pub use outcome::{FinalReason, Outcome, StopReason};
+pub use record::{Collection, RecordKey, RecordWrite};
+pub use retry::{Decision, History, RetryPolicy, decide};
+pub use state::{IllegalStep, JobState, Step};
+pub use time::Timestamp;

@@ -1,0 +1,44 @@
+//! Every bound that a job must keep, with its reason. Configuration may tighten some, never widen.
+
+use std::time::Duration;
+
+/// Task and queue names.
+pub const NAME_BYTES_MAX: usize = 128;
+pub const TAG_BYTES_MAX: usize = 128;
+pub const TAGS_MAX: usize = 16;
+pub const UNIQUE_KEY_BYTES_MAX: usize = 256;
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+/// How long a repeated Idempotency-Key finds its job.
+pub const IDEMPOTENCY_KEEP: Duration = Duration::from_secs(24 * 3600);
+/// Payload and result: larger data belongs in a file or an object store, the job names it.
+pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+pub const RESULT_BYTES_MAX: usize = 1 << 20;
+/// Progress is a note for a person, written over and over.
+pub const PROGRESS_BYTES_MAX: usize = 4 << 10;
+/// Message of a failure; the rest is in the log.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 10;
+/// What is kept of one attempt's output: the first and the last part.
+pub const LOG_HEAD_BYTES_MAX: usize = 16 << 10;
+pub const LOG_TAIL_BYTES_MAX: usize = 48 << 10;
+/// W3C traceparent is 55 bytes; room for tracestate.
+pub const TRACE_BYTES_MAX: usize = 512;
+pub const ATTEMPTS_MAX: u16 = 1_000;
+pub const ATTEMPTS_DEFAULT: u16 = 5;
+/// Earlier attempts kept on record with their logs.
+pub const ATTEMPTS_KEPT_MAX: usize = 20;
+pub const PRIORITY_MAX: u8 = 9;
+pub const PRIORITY_DEFAULT: u8 = 5;
+pub const CORES_MAX: u16 = 1_024;
+/// A crash-like end this often in a row quarantines the job (`FinalReason::Poison`).
+pub const POISON_ENDS: u16 = 3;
+pub const CUSTOM_BACKOFF_STEPS_MAX: usize = 64;
+pub const BACKOFF_CAP_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A job without its own gets this wall-clock limit.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3600);
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Jobs in one commit.
+pub const BATCH_JOBS_MAX: usize = 1_024;
+/// Rows on one page of a list.
+pub const PAGE_ROWS_MAX: u16 = 500;
+pub const RECORD_KEY_BYTES_MAX: usize = 4_352; // PATH_MAX and a little
+pub const RECORD_VALUE_BYTES_MAX: usize = 64 << 10;

@@ -1,0 +1,171 @@
+//! What a caller may ask for one job. Checked once, at the door; trusted below it.
+
+use std::time::Duration;
+
+use crate::limits::{
+    ATTEMPTS_MAX, CORES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, TAGS_MAX, TIMEOUT_MAX, TRACE_BYTES_MAX,
+};
+use crate::{QueueName, RetryPolicy, Tag, Timestamp, UniqueKey};
+
+/// Until when a unique key is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum UniqueScope {
+    /// Until the job is claimed for the first time.
+    UntilStarted = 0,
+    /// Until the job is in a final state.
+    #[default]
+    UntilFinished = 1,
+}
+
+/// What happens to a new job whose key is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OnConflict {
+    /// The caller gets the job that holds the key; nothing is written.
+    #[default]
+    Keep = 0,
+    /// The holder is cancelled if no executor has it yet, and the new job takes the key.
+    /// A holder that runs is kept.
+    Replace = 1,
+    /// The caller gets an error that names the holder.
+    Reject = 2,
+}
+
+/// At most one job with this key, per task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unique {
+    pub key: UniqueKey,
+    pub scope: UniqueScope,
+    pub on_conflict: OnConflict,
+}
+
+/// Everything about a job but its task and its payload.
+///
+/// `None` means "the task's default", and where that is silent too, the one named here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobOptions {
+    pub queue: QueueName,
+    /// 0 (first) to 9 (last); default 5.
+    pub priority: u8,
+    /// Not before; default at once.
+    pub run_at: Option<Timestamp>,
+    pub retry: RetryPolicy,
+    /// Wall clock of one attempt; default one hour, at most 30 days.
+    pub timeout: Option<Duration>,
+    /// Processor time of one attempt, all its processes together.
+    pub cpu_limit: Option<Duration>,
+    /// Memory of one attempt, all its processes together.
+    pub memory_limit_bytes: Option<u64>,
+    /// Longest time without a sign of progress.
+    pub stall_timeout: Option<Duration>,
+    /// Cores that it keeps busy; default 1.
+    pub cores: u16,
+    /// When its caller stops waiting for the result.
+    pub deadline: Option<Timestamp>,
+    /// Not started after this.
+    pub expires_at: Option<Timestamp>,
+    pub unique: Option<Unique>,
+    /// The tenant or resource that limits are counted by.
+    pub group_key: Option<Tag>,
+    pub tags: Vec<Tag>,
+    /// W3C traceparent of the caller.
+    pub trace: Option<Box<str>>,
+}
+
+impl Default for JobOptions {
+    fn default() -> Self {
+        Self {
+            queue: QueueName::default(),
+            priority: PRIORITY_DEFAULT,
+            run_at: None,
+            retry: RetryPolicy::default(),
+            timeout: None,
+            cpu_limit: None,
+            memory_limit_bytes: None,
+            stall_timeout: None,
+            cores: 1,
+            deadline: None,
+            expires_at: None,
+            unique: None,
+            group_key: None,
+            tags: Vec::new(),
+            trace: None,
+        }
+    }
+}
+
+/// One option that cannot be: its name and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct OptionProblem {
+    pub field: &'static str,
+    pub message: String,
+}
+
+impl JobOptions {
+    /// Every problem at once, none if it is sound.
+    pub fn problems(&self) -> Vec<OptionProblem> {
+        let mut found = Vec::new();
+        let mut say = |field, message: String| found.push(OptionProblem { field, message });
+        if self.priority > PRIORITY_MAX {
+            say(
+                "priority",
+                format!(
+                    "is {}; give 0 (first) to {PRIORITY_MAX} (last)",
+                    self.priority
+                ),
+            );
+        }
+        if self.retry.max_attempts == 0 || self.retry.max_attempts > ATTEMPTS_MAX {
+            let got = self.retry.max_attempts;
+            say(
+                "max_attempts",
+                format!("is {got}; give 1 to {ATTEMPTS_MAX}"),
+            );
+        }
+        if let Some(problem) = self.retry.backoff.problem() {
+            say("backoff", problem);
+        }
+        for (field, limit) in [
+            ("timeout_ms", self.timeout),
+            ("cpu_limit_ms", self.cpu_limit),
+            ("stall_timeout_ms", self.stall_timeout),
+        ] {
+            if limit.is_some_and(|limit| limit.is_zero() || limit > TIMEOUT_MAX) {
+                say(
+                    field,
+                    format!("give 1 to {} (30 days)", TIMEOUT_MAX.as_millis()),
+                );
+            }
+        }
+        if self.memory_limit_bytes.is_some_and(|limit| limit < 1 << 20) {
+            say("memory_limit_bytes", "give at least 1048576 (1 MiB)".into());
+        }
+        if self.cores == 0 || self.cores > CORES_MAX {
+            say("cores", format!("is {}; give 1 to {CORES_MAX}", self.cores));
+        }
+        if self.tags.len() > TAGS_MAX {
+            say(
+                "tags",
+                format!("has {}; the limit is {TAGS_MAX}", self.tags.len()),
+            );
+        }
+        if self
+            .trace
+            .as_ref()
+            .is_some_and(|trace| trace.len() > TRACE_BYTES_MAX)
+        {
+            say("trace", format!("is over {TRACE_BYTES_MAX} bytes"));
+        }
+        if let (Some(run_at), Some(expires_at)) = (self.run_at, self.expires_at)
+            && expires_at <= run_at
+        {
+            say(
+                "expires_at",
+                "is not after the time it may start (run_at or delay_ms)".into(),
+            );
+        }
+        found
+    }
+}

@@ -1,0 +1,111 @@
+//! The seam between the runtime and the places where code runs.
+//!
+//! A lane takes [`Work`], runs it, and answers with [`Ended`] once nothing of it runs any more.
+//! That is the promise of the whole product, so it is a type: settling an attempt needs its
+//! [`Gone`], and only a lane that has seen the executor end makes one.
+//!
+//! Must never: know a store, decide a retry, or read the wall clock.
+
+mod context;
+mod gone;
+mod report;
+mod token;
+mod work;
+
+pub use context::{TaskContext, TaskError, TaskOutput};
+pub use gone::{Gone, Proof};
+pub use report::{Ended, LaneEvent, LaneSink};
+pub use token::{StopToken, Stopped};
+pub use work::{Work, WorkLimits};
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use offloop_job::{Lease, StopReason, TaskName};
+
+/// What a task is called and what its jobs get where they ask for nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskInfo {
+    pub name: TaskName,
+    /// `None`: [`offloop_job::limits::TIMEOUT_DEFAULT`].
+    pub timeout: Option<Duration>,
+    /// For a person: one line.
+    pub about: Box<str>,
+}
+
+/// How many attempts a lane runs at once, and whether it can hold more in line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// Attempts that run at the same time, 1 to 4,096.
+    pub running: u16,
+    /// Attempts that may wait inside the lane so that short ones are not slowed by the way to the
+    /// store; 0 where work is pushed to idle executors only.
+    pub ahead: u16,
+}
+
+/// What a lane shows of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneStatus {
+    pub running: u32,
+    pub queued: u32,
+    /// Executors that were asked to stop, past their grace, and have not ended.
+    pub stuck: u32,
+    /// Threads or children alive.
+    pub executors: u32,
+}
+
+/// Leftovers of a killed server that could not be cleared.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot clear what an earlier server left running in lane `{lane}`: {message}")]
+pub struct LeftoverError {
+    pub lane: Box<str>,
+    pub message: String,
+}
+
+/// One pool of executors with the tasks that it runs.
+///
+/// Every call returns at once: a lane answers by its [`LaneSink`].
+pub trait Lane: Send + Sync + fmt::Debug {
+    /// Unique in a server: `cpu`, `io`, `process:report`, `exec:magick`.
+    fn name(&self) -> &str;
+
+    /// Fixed for the life of the lane.
+    fn tasks(&self) -> &[TaskInfo];
+
+    fn slots(&self) -> Slots;
+
+    /// Makes executors ready; answers go to `sink`. Called once, before any work.
+    fn open(&self, sink: Arc<dyn LaneSink>) -> Result<(), LaneOpenError>;
+
+    /// Runs each piece of work. The caller keeps within [`Lane::slots`]; work over it, and work
+    /// that comes after [`Lane::close`], ends as stopped by `Shutdown`, never started.
+    fn start(&self, work: Vec<Work>);
+
+    /// Climbs the ladder for one attempt. Its [`Ended`] follows, with the answer if that came
+    /// first. A lease that is not here is ignored: it has ended already.
+    fn stop(&self, lease: Lease, reason: StopReason);
+
+    /// No more work: what is queued ends at once as stopped by `Shutdown`, what runs goes on.
+    fn close(&self);
+
+    /// Ends every executor, idle and busy, the hard way where there is one; waits at most `within`.
+    /// Answers the leases whose executor could not be ended (threads that ignore their token).
+    fn terminate(&self, within: Duration) -> Vec<Lease>;
+
+    fn status(&self) -> LaneStatus;
+
+    /// Ends what an earlier, killed server left running, and returns when it is gone. The runtime
+    /// calls it before it gives any of that server's jobs out again.
+    fn clear_leftovers(&self) -> Result<u32, LeftoverError> {
+        Ok(0)
+    }
+}
+
+/// A lane that cannot start its executors.
+#[derive(Debug, thiserror::Error)]
+#[error("lane `{lane}` cannot start: {message}")]
+pub struct LaneOpenError {
+    pub lane: Box<str>,
+    pub message: String,
+}

@@ -1,0 +1,36 @@
+//! What a lane is given to run.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use offloop_job::{JobId, Lease, TaskName};
+
+/// Bounds of one attempt, all defaults filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkLimits {
+    /// Wall clock from the start on the executor.
+    pub timeout: Duration,
+    /// Processor time of the whole tree.
+    pub cpu: Option<Duration>,
+    /// Memory of the whole tree.
+    pub memory_bytes: Option<u64>,
+    /// Longest time without a progress note.
+    pub stall: Option<Duration>,
+}
+
+/// One attempt to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    pub job: JobId,
+    /// The fence: handed to the task for its own writes.
+    pub lease: Lease,
+    pub attempt: u16,
+    pub task: TaskName,
+    /// JSON text.
+    pub payload: Bytes,
+    /// 0 first to 9 last: the order of a lane's own line.
+    pub priority: u8,
+    pub limits: WorkLimits,
+    /// W3C traceparent.
+    pub trace: Option<Box<str>>,
+}
