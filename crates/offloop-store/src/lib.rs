@@ -1,1 +1,247 @@
-//! Skeleton.
+//! The seam between the runtime and an engine that keeps jobs.
+//!
+//! [`JobStore`] is the hot path, batch by batch: each call is committed whole or not at all, and
+//! answered after the commit is as durable as the engine promises. [`JobQuery`] is for screens and
+//! may lag behind. [`Wake`] is a hint and may be lost.
+//!
+//! Must never: know an engine, a lane, HTTP or serde.
+
+pub mod codec;
+mod error;
+mod insert;
+mod query;
+mod settle;
+
+pub use error::{BackendError, StoreError};
+pub use insert::{InsertBatch, InsertOutcome, InsertRefusal, SameAs};
+pub use query::{
+    Cursor, JobFilter, JobPage, JobQuery, LabelCount, ListRequest, QueueCounts, QueueStatus,
+    Record, RecordPage, RecordScan,
+};
+pub use settle::{AttemptReport, Settled, Settlement, Verdict};
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use offloop_job::{
+    History, JobId, JobOptions, JobState, Lease, NodeId, QueueName, RecordWrite, TaskName,
+    Timestamp,
+};
+
+/// An answer that comes after the commit. One box per batch.
+pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+
+/// The hot path.
+pub trait JobStore: Send + Sync + fmt::Debug {
+    /// Takes jobs in, with rows of a pack in the same commit. One outcome per job, in order.
+    fn insert(&self, batch: InsertBatch) -> Reply<Vec<InsertOutcome>>;
+
+    /// Takes ready jobs out, each with a new lease and its attempt counted. Never a job of a paused
+    /// queue, before its time, or past its `expires_at`. By priority, then due time, then age.
+    ///
+    /// The leases need not survive a power cut, only the death of this process: a claim that was
+    /// lost is a job that is ready.
+    fn claim(&self, ask: ClaimRequest) -> Reply<Vec<Claimed>>;
+
+    /// Ends attempts. A settlement whose lease is not the job's current one changes nothing.
+    fn settle(&self, now: Timestamp, ends: Vec<Settlement>) -> Reply<Vec<Settled>>;
+
+    /// Keeps the last note of running jobs. Stale leases are ignored; may be lost in a power cut.
+    fn note_progress(&self, now: Timestamp, notes: Vec<ProgressNote>) -> Reply<()>;
+
+    /// Makes scheduled jobs whose time has come ready; the engine calls its [`WakeHook`] if any.
+    fn promote(&self, now: Timestamp) -> Reply<Promoted>;
+
+    /// Ends jobs that no executor has. A running job is marked (`cancelling`) by a cancel, so that
+    /// it is not run again after a crash, and its lease is answered.
+    fn end_idle(&self, now: Timestamp, ends: Vec<EndIdle>) -> Reply<Vec<EndIdleOutcome>>;
+
+    /// Idle jobs whose `expires_at` has passed.
+    fn overdue(&self, now: Timestamp, limit: u16) -> Reply<Vec<Overdue>>;
+
+    /// Gives final jobs (not completed ones) another life: ready now, attempts and streak at 0.
+    fn revive(&self, now: Timestamp, jobs: Vec<JobId>) -> Reply<Vec<ReviveOutcome>>;
+
+    /// Forgets final jobs.
+    fn delete(&self, jobs: Vec<JobId>) -> Reply<Vec<DeleteOutcome>>;
+
+    /// Running jobs whose node is dead, for the runtime to settle by their old lease. For an
+    /// embedded engine: every running job that `alive` did not claim.
+    fn orphans(&self, alive: NodeId, limit: u16) -> Reply<Vec<Claimed>>;
+
+    /// Deletes finished jobs and forgotten idempotency keys by age and count, a bounded piece at a
+    /// time.
+    fn prune(&self, rule: PruneRule) -> Reply<PruneReport>;
+
+    /// A paused queue takes jobs in and gives none out.
+    fn set_paused(&self, queue: QueueName, paused: bool) -> Reply<()>;
+
+    /// Rows of packs without a job. Durable when answered.
+    fn write_records(&self, now: Timestamp, writes: Vec<RecordWrite>) -> Reply<()>;
+
+    /// Answers what came before, leaves the store clean, and refuses what comes after.
+    fn close(&self) -> Reply<()>;
+}
+
+/// Called by an engine when jobs may have become ready. Must return at once.
+pub type WakeHook = Arc<dyn Fn() + Send + Sync>;
+
+/// Hints that ready work may be there. Never relied upon: the runtime also polls.
+pub trait Wake: Send + Sync {
+    /// Replaces the earlier hook.
+    fn set_hook(&self, hook: WakeHook);
+}
+
+/// What an engine can do, declared, not discovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// For a person: `sqlite`, `memory`.
+    pub engine: &'static str,
+    /// An answered insert survives the death of the process.
+    pub survives_process: bool,
+    /// An answered insert survives a power cut.
+    pub survives_power_cut: bool,
+    /// Several nodes may share it.
+    pub shared: bool,
+}
+
+/// A store as the runtime takes it.
+pub trait Engine: JobStore + JobQuery + Wake {
+    fn capability(&self) -> Capability;
+}
+
+/// Ready jobs that a node has room for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimRequest {
+    pub now: Timestamp,
+    pub node: NodeId,
+    /// One entry per lane.
+    pub wants: Vec<Want>,
+}
+
+/// Room in one lane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Want {
+    pub tasks: Arc<[TaskName]>,
+    pub limit: u16,
+}
+
+/// A job that is now running under a lease.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    pub id: JobId,
+    pub lease: Lease,
+    pub task: TaskName,
+    pub payload: Bytes,
+    pub options: Arc<JobOptions>,
+    pub due_at: Timestamp,
+    pub claimed_at: Timestamp,
+    /// With this attempt counted.
+    pub history: History,
+    /// Its cancel was asked for before its node died.
+    pub cancelling: bool,
+    /// Who held it: for orphans, the dead node.
+    pub node: NodeId,
+}
+
+/// A note of a running job. JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProgressNote {
+    pub id: JobId,
+    pub lease: Lease,
+    pub note: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Promoted {
+    pub jobs: u32,
+    /// When the next scheduled job is due.
+    pub next_due: Option<Timestamp>,
+}
+
+/// One job to end before it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndIdle {
+    pub id: JobId,
+    pub why: IdleEnd,
+    /// Written in the same commit if the job is ended by this call.
+    pub records: Vec<RecordWrite>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdleEnd {
+    Cancel,
+    Expire,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum EndIdleOutcome {
+    Ended {
+        task: TaskName,
+        queue: QueueName,
+        state: JobState,
+    },
+    /// A cancel is marked; the executor must be stopped and the attempt settled as `Abort`.
+    Running {
+        lease: Lease,
+        node: NodeId,
+    },
+    AlreadyFinal(JobState),
+    Unknown,
+}
+
+/// An idle job that is too late to start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overdue {
+    pub id: JobId,
+    pub task: TaskName,
+    pub queue: QueueName,
+    pub payload: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReviveOutcome {
+    Revived {
+        task: TaskName,
+        queue: QueueName,
+    },
+    /// Still alive, or completed: nothing to retry.
+    NotRevivable(JobState),
+    /// Its unique key is held by another job now.
+    UniqueConflict {
+        holder: JobId,
+    },
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteOutcome {
+    Deleted,
+    /// Cancel it first.
+    NotFinal(JobState),
+    Unknown,
+}
+
+/// What finished jobs are kept. A row goes when one of the rules says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PruneRule {
+    pub now: Timestamp,
+    pub completed_for: Duration,
+    /// Failed, cancelled and expired ones.
+    pub others_for: Duration,
+    /// Finished jobs in all, the oldest go first.
+    pub rows_max: u64,
+    /// Rows looked at in this call, so that no call is long.
+    pub rows_per_call: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PruneReport {
+    pub deleted: u64,
+    /// There is more to look at.
+    pub more: bool,
+}

@@ -1,0 +1,326 @@
+//! Rarely used options as one line of text, for engines to keep in one column.
+//!
+//! `key=value` pairs joined by `;`, only what differs from the default, so that most rows hold
+//! nothing. Read by people with a plain database shell. Unknown keys are an error: a newer
+//! version wrote them.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use offloop_job::{
+    Backoff, BackoffKind, FailureClass, JobOptions, OnConflict, RetryPolicy, Tag, Timestamp,
+    Unique, UniqueKey, UniqueScope,
+};
+
+/// A text that no version up to this one wrote.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("options `{text}`: cannot read `{part}`")]
+pub struct OptionsTextError {
+    pub text: String,
+    pub part: String,
+}
+
+/// Everything but queue, priority and `run_at`, which have columns of their own. `None` where all
+/// is default.
+pub fn encode(options: &JobOptions) -> Option<String> {
+    let mut out = String::new();
+    let mut put = |key: &str, value: String| {
+        if !out.is_empty() {
+            out.push(';');
+        }
+        let _ = write!(out, "{key}={value}");
+    };
+    let default = RetryPolicy::default();
+    if options.retry.max_attempts != default.max_attempts {
+        put("attempts", options.retry.max_attempts.to_string());
+    }
+    if options.retry.backoff != default.backoff {
+        put("backoff", backoff_text(&options.retry.backoff));
+    }
+    if !options.retry.by_class.is_empty() {
+        let rules = options.retry.by_class.iter();
+        let rules: Vec<_> = rules
+            .map(|(class, runs)| format!("{class}:{runs}"))
+            .collect();
+        put("by_class", rules.join(","));
+    }
+    for (key, limit) in [
+        ("timeout", options.timeout),
+        ("cpu", options.cpu_limit),
+        ("stall", options.stall_timeout),
+    ] {
+        if let Some(limit) = limit {
+            put(key, limit.as_millis().to_string());
+        }
+    }
+    if let Some(bytes) = options.memory_limit_bytes {
+        put("memory", bytes.to_string());
+    }
+    if options.cores != 1 {
+        put("cores", options.cores.to_string());
+    }
+    for (key, at) in [
+        ("deadline", options.deadline),
+        ("expires", options.expires_at),
+    ] {
+        if let Some(at) = at {
+            put(key, at.as_millis().to_string());
+        }
+    }
+    if let Some(unique) = &options.unique {
+        let (scope, conflict) = (unique.scope as u8, unique.on_conflict as u8);
+        put(
+            "unique",
+            format!("{scope}{conflict}{}", escape(unique.key.as_str())),
+        );
+    }
+    if let Some(key) = &options.group_key {
+        put("group", escape(key.as_str()));
+    }
+    if !options.tags.is_empty() {
+        let tags: Vec<_> = options
+            .tags
+            .iter()
+            .map(|tag| escape(tag.as_str()))
+            .collect();
+        put("tags", tags.join(","));
+    }
+    if let Some(trace) = &options.trace {
+        put("trace", escape(trace));
+    }
+    (!out.is_empty()).then_some(out)
+}
+
+/// The inverse of [`encode`], into options that hold the defaults and the columns.
+pub fn decode_into(text: &str, options: &mut JobOptions) -> Result<(), OptionsTextError> {
+    for part in text.split(';') {
+        let read = part
+            .split_once('=')
+            .and_then(|(key, value)| read_pair(key, value, options));
+        if read.is_none() {
+            return Err(OptionsTextError {
+                text: text.to_owned(),
+                part: part.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn read_pair(key: &str, value: &str, options: &mut JobOptions) -> Option<()> {
+    let millis = || value.parse().ok().map(Duration::from_millis);
+    let instant = || value.parse().ok().map(Timestamp::from_millis);
+    match key {
+        "attempts" => options.retry.max_attempts = value.parse().ok()?,
+        "backoff" => options.retry.backoff = read_backoff(value)?,
+        "by_class" => {
+            let rules = value.split(',').map(|rule| {
+                let (class, runs) = rule.split_once(':')?;
+                Some((FailureClass::from_name(class)?, runs.parse().ok()?))
+            });
+            options.retry.by_class = rules.collect::<Option<_>>()?;
+        }
+        "timeout" => options.timeout = Some(millis()?),
+        "cpu" => options.cpu_limit = Some(millis()?),
+        "stall" => options.stall_timeout = Some(millis()?),
+        "memory" => options.memory_limit_bytes = Some(value.parse().ok()?),
+        "cores" => options.cores = value.parse().ok()?,
+        "deadline" => options.deadline = Some(instant()?),
+        "expires" => options.expires_at = Some(instant()?),
+        "unique" => options.unique = Some(read_unique(value)?),
+        "group" => options.group_key = Some(Tag::parse(&unescape(value)?).ok()?),
+        "tags" => {
+            let tags = value.split(',').map(|tag| Tag::parse(&unescape(tag)?).ok());
+            options.tags = tags.collect::<Option<_>>()?;
+        }
+        "trace" => options.trace = Some(unescape(value)?.into()),
+        _ => return None,
+    }
+    Some(())
+}
+
+fn backoff_text(backoff: &Backoff) -> String {
+    let (cap, jitter) = (backoff.cap.as_millis(), backoff.jitter_percent);
+    let base = backoff.base.as_millis();
+    match &backoff.kind {
+        BackoffKind::Fixed => format!("fixed:{base}:{cap}:{jitter}"),
+        BackoffKind::Exponential => format!("exponential:{base}:{cap}:{jitter}"),
+        BackoffKind::Custom(waits) => {
+            let waits: Vec<_> = waits
+                .iter()
+                .map(|wait| wait.as_millis().to_string())
+                .collect();
+            format!("custom:{}:{cap}:{jitter}:{base}", waits.join("+"))
+        }
+    }
+}
+
+fn read_backoff(text: &str) -> Option<Backoff> {
+    let mut parts = text.split(':');
+    let (kind, waits, cap, jitter) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let millis = |text: &str| text.parse().ok().map(Duration::from_millis);
+    let (kind, base) = match kind {
+        "fixed" => (BackoffKind::Fixed, millis(waits)?),
+        "exponential" => (BackoffKind::Exponential, millis(waits)?),
+        "custom" => {
+            let waits = waits.split('+').map(millis).collect::<Option<_>>()?;
+            (BackoffKind::Custom(waits), millis(parts.next()?)?)
+        }
+        _ => return None,
+    };
+    Some(Backoff {
+        kind,
+        base,
+        cap: millis(cap)?,
+        jitter_percent: jitter.parse().ok()?,
+    })
+}
+
+fn read_unique(text: &str) -> Option<Unique> {
+    let (head, key) = text.split_at_checked(2)?;
+    let (scope, on_conflict) = match head {
+        "00" => (UniqueScope::UntilStarted, OnConflict::Keep),
+        "01" => (UniqueScope::UntilStarted, OnConflict::Replace),
+        "02" => (UniqueScope::UntilStarted, OnConflict::Reject),
+        "10" => (UniqueScope::UntilFinished, OnConflict::Keep),
+        "11" => (UniqueScope::UntilFinished, OnConflict::Replace),
+        "12" => (UniqueScope::UntilFinished, OnConflict::Reject),
+        _ => return None,
+    };
+    Some(Unique {
+        key: UniqueKey::parse(&unescape(key)?).ok()?,
+        scope,
+        on_conflict,
+    })
+}
+
+/// `%`, `;` and `,` as `%25`, `%3B`, `%2C`.
+fn escape(text: &str) -> String {
+    text.replace('%', "%25")
+        .replace(';', "%3B")
+        .replace(',', "%2C")
+}
+
+fn unescape(text: &str) -> Option<String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        out.push(match rest.get(at + 1..at + 3)? {
+            "25" => '%',
+            "3B" => ';',
+            "2C" => ',',
+            _ => return None,
+        });
+        rest = &rest[at + 3..];
+    }
+    out.push_str(rest);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn options() -> impl Strategy<Value = JobOptions> {
+        let ms = || (1_u64..1 << 31).prop_map(Duration::from_millis);
+        let at = || (0_u64..1 << 42).prop_map(Timestamp::from_millis);
+        let tag = || "[a-z%;, =:ü]{1,20}".prop_map(|text| Tag::parse(&text).unwrap());
+        let kind = prop_oneof![
+            Just(BackoffKind::Fixed),
+            Just(BackoffKind::Exponential),
+            prop::collection::vec(ms(), 1..5).prop_map(|w| BackoffKind::Custom(w.into())),
+        ];
+        let backoff =
+            (kind, ms(), ms(), 0_u8..=100).prop_map(|(kind, base, cap, jitter_percent)| Backoff {
+                kind,
+                base,
+                cap,
+                jitter_percent,
+            });
+        let class = (0_u8..9).prop_map(|code| FailureClass::from_code(code).unwrap());
+        let retry = (
+            1_u16..1000,
+            backoff,
+            prop::collection::vec((class, 1_u16..9), 0..3),
+        )
+            .prop_map(|(max_attempts, backoff, by_class)| RetryPolicy {
+                max_attempts,
+                backoff,
+                by_class,
+            });
+        let unique =
+            ("[a-z%;,]{1,20}", any::<bool>(), 0..3).prop_map(|(key, started, conflict)| Unique {
+                key: UniqueKey::parse(&key).unwrap(),
+                scope: if started {
+                    UniqueScope::UntilStarted
+                } else {
+                    UniqueScope::UntilFinished
+                },
+                on_conflict: [OnConflict::Keep, OnConflict::Replace, OnConflict::Reject]
+                    [conflict as usize],
+            });
+        use prop::option::of as opt;
+        (
+            (
+                retry,
+                opt(ms()),
+                opt(ms()),
+                opt(ms()),
+                opt(any::<u64>()),
+                1_u16..9,
+            ),
+            (
+                opt(at()),
+                opt(at()),
+                opt(unique),
+                opt(tag()),
+                prop::collection::vec(tag(), 0..4),
+            ),
+            opt("[ -~]{1,60}"),
+        )
+            .prop_map(|(a, b, trace)| JobOptions {
+                retry: a.0,
+                timeout: a.1,
+                cpu_limit: a.2,
+                stall_timeout: a.3,
+                memory_limit_bytes: a.4,
+                cores: a.5,
+                deadline: b.0,
+                expires_at: b.1,
+                unique: b.2,
+                group_key: b.3,
+                tags: b.4,
+                trace: trace.map(Into::into),
+                ..JobOptions::default()
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn options_survive_their_text(options in options()) {
+            let mut read = JobOptions::default();
+            if let Some(text) = encode(&options) {
+                decode_into(&text, &mut read).unwrap();
+            }
+            prop_assert_eq!(read, options);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,80}") {
+            let _ = decode_into(&text, &mut JobOptions::default());
+        }
+    }
+
+    #[test]
+    fn default_options_take_no_room() {
+        assert_eq!(encode(&JobOptions::default()), None);
+    }
+
+    #[test]
+    fn a_key_of_a_newer_version_is_refused_by_name() {
+        let error = decode_into("cores=2;colour=red", &mut JobOptions::default()).unwrap_err();
+        assert_eq!(error.part, "colour=red");
+    }
+}

@@ -1,0 +1,108 @@
+//! What screens ask. Answers may lag behind the hot path by what is in flight.
+
+use bytes::Bytes;
+use offloop_job::{
+    Collection, FailureClass, Job, JobId, JobState, JobSummary, QueueName, RecordKey, Tag,
+    TaskName, Timestamp,
+};
+
+use crate::Reply;
+
+/// Read-only questions.
+pub trait JobQuery: Send + Sync {
+    fn job(&self, id: JobId) -> Reply<Option<Job>>;
+
+    /// Newest first. A page may be short, even empty, and still have a next one: the engine bounds
+    /// the rows that it looks at, not the rows that it finds.
+    fn jobs(&self, ask: ListRequest) -> Reply<JobPage>;
+
+    /// Every queue that has jobs or was ever paused.
+    fn queues(&self, now: Timestamp) -> Reply<Vec<QueueStatus>>;
+
+    /// One row of a pack.
+    fn record(&self, collection: Collection, key: RecordKey) -> Reply<Option<Record>>;
+
+    /// Rows of a pack in key order.
+    fn records(&self, scan: RecordScan) -> Reply<RecordPage>;
+
+    /// Rows of a pack by label.
+    fn record_counts(&self, collection: Collection) -> Reply<Vec<LabelCount>>;
+}
+
+/// Where the next page starts. Opaque to callers: made and read by the engine alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(pub Box<str>);
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JobFilter {
+    pub task: Option<TaskName>,
+    pub queue: Option<QueueName>,
+    pub state: Option<JobState>,
+    pub tag: Option<Tag>,
+    /// Class of the last failure.
+    pub class: Option<FailureClass>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListRequest {
+    pub now: Timestamp,
+    pub filter: JobFilter,
+    /// 1 to 500.
+    pub limit: u16,
+    pub cursor: Option<Cursor>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobPage {
+    pub jobs: Vec<JobSummary>,
+    pub next: Option<Cursor>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounts {
+    pub waiting: u64,
+    pub scheduled: u64,
+    pub ready: u64,
+    pub running: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueStatus {
+    pub name: QueueName,
+    pub paused: bool,
+    pub counts: QueueCounts,
+    /// Due time of the ready job that waits longest.
+    pub oldest_ready: Option<Timestamp>,
+}
+
+/// A row of a pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub key: RecordKey,
+    pub label: TaskName,
+    pub value: Bytes,
+    pub updated_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordScan {
+    pub collection: Collection,
+    pub label: Option<TaskName>,
+    /// Keys after this one.
+    pub after: Option<RecordKey>,
+    /// 1 to 10,000.
+    pub limit: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordPage {
+    pub records: Vec<Record>,
+    /// The last key that was looked at, if there may be more.
+    pub next: Option<RecordKey>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelCount {
+    pub label: TaskName,
+    pub count: u64,
+}

@@ -1,0 +1,74 @@
+//! Ending attempts.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use offloop_job::{
+    Failure, FinalReason, JobId, JobState, Lease, LogTail, NodeId, RecordWrite, Step, Timestamp,
+    Usage,
+};
+
+/// The end of one attempt, with what the runtime decided. Applied if the job is running under
+/// this lease; otherwise nothing changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settlement {
+    pub id: JobId,
+    pub lease: Lease,
+    pub verdict: Verdict,
+    pub report: AttemptReport,
+    /// Rows of a pack, written in the same commit.
+    pub records: Vec<RecordWrite>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    Completed {
+        result: Option<Bytes>,
+    },
+    /// Again at `due`. A crash-like failure lengthens the job's streak, any other resets it.
+    Retry {
+        due: Timestamp,
+    },
+    GiveUp {
+        reason: FinalReason,
+    },
+    /// The attempt is not spent and leaves no record; ready at once.
+    HandBack,
+    /// Cancelled.
+    Abort,
+}
+
+impl Verdict {
+    pub const fn step(&self) -> Step {
+        match self {
+            Self::Completed { .. } => Step::Succeed,
+            Self::Retry { .. } => Step::Retry,
+            Self::GiveUp { .. } => Step::GiveUp,
+            Self::HandBack => Step::HandBack,
+            Self::Abort => Step::Abort,
+        }
+    }
+}
+
+/// What goes on record about the attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptReport {
+    pub node: NodeId,
+    pub lane: Box<str>,
+    pub executor: Box<str>,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+    pub wait: Duration,
+    pub usage: Usage,
+    pub failure: Option<Failure>,
+    pub log: LogTail,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Done(JobState),
+    /// This very settlement was applied before: an answer was lost on the way.
+    Already(JobState),
+    /// Another lease holds the job, or it is gone: nothing was written.
+    Stale,
+}
