@@ -1,0 +1,3 @@
+//! The photo pack.
+
+pub mod jpeg;
