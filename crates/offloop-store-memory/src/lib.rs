@@ -1,1 +1,200 @@
-//! Skeleton.
+//! A store that forgets everything with its process: the oracle that every engine is compared
+//! with, and a store for tests.
+//!
+//! Slow and obvious on purpose: one lock, ordered maps, linear scans. Where it disagrees with
+//! another engine, this one should be the easier to check against the words of `offloop-store`.
+//!
+//! Must never: be clever, wait, or keep state outside `State`.
+
+mod claim;
+mod idle;
+mod insert;
+mod prune;
+mod query;
+mod records;
+mod settle;
+mod state;
+
+use std::fmt;
+use std::future::ready;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
+use offloop_store::{
+    Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, ListRequest, Overdue, ProgressNote,
+    Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply,
+    ReviveOutcome, Settled, Settlement, StoreError, Wake, WakeHook,
+};
+
+use crate::state::State;
+
+/// How a [`MemoryStore`] is made.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryOptions {
+    /// Seed of the random part of job ids: equal seeds and times make equal ids.
+    pub id_seed: u64,
+    /// Unfinished jobs that one queue holds; more are refused.
+    pub queue_jobs_max: u64,
+}
+
+impl Default for MemoryOptions {
+    /// Seed 0, a million jobs per queue.
+    fn default() -> Self {
+        Self {
+            id_seed: 0,
+            queue_jobs_max: 1_000_000,
+        }
+    }
+}
+
+/// Jobs in memory. Every answer is there when the call returns.
+pub struct MemoryStore {
+    state: Mutex<State>,
+    hook: Mutex<Option<WakeHook>>,
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let jobs = lock(&self.state).jobs.len();
+        f.debug_struct("MemoryStore")
+            .field("jobs", &jobs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A panic under the lock is a bug that its own caller reports; the others go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MemoryStore {
+    pub fn new(options: MemoryOptions) -> Self {
+        Self {
+            state: Mutex::new(State::new(options)),
+            hook: Mutex::new(None),
+        }
+    }
+
+    /// Does `work` under the lock. The hook is called after it, so that it may call back.
+    fn answer<T: Send + 'static>(&self, work: impl FnOnce(&mut State) -> T) -> Reply<T> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Box::pin(ready(Err(StoreError::Closed)));
+        }
+        let answer = work(&mut state);
+        let wake = std::mem::take(&mut state.wake);
+        drop(state);
+        if wake {
+            let hook = lock(&self.hook).clone();
+            if let Some(hook) = hook {
+                hook();
+            }
+        }
+        Box::pin(ready(Ok(answer)))
+    }
+}
+
+impl JobStore for MemoryStore {
+    fn insert(&self, batch: InsertBatch) -> Reply<Vec<InsertOutcome>> {
+        self.answer(|state| state.insert(batch))
+    }
+
+    fn claim(&self, ask: ClaimRequest) -> Reply<Vec<Claimed>> {
+        self.answer(|state| state.claim(&ask))
+    }
+
+    fn settle(&self, now: Timestamp, ends: Vec<Settlement>) -> Reply<Vec<Settled>> {
+        self.answer(|state| ends.into_iter().map(|end| state.settle(now, end)).collect())
+    }
+
+    fn note_progress(&self, now: Timestamp, notes: Vec<ProgressNote>) -> Reply<()> {
+        self.answer(|state| state.note_progress(now, notes))
+    }
+
+    fn promote(&self, now: Timestamp) -> Reply<Promoted> {
+        self.answer(|state| state.promote(now))
+    }
+
+    fn end_idle(&self, now: Timestamp, ends: Vec<EndIdle>) -> Reply<Vec<EndIdleOutcome>> {
+        self.answer(|state| ends.iter().map(|end| state.end_idle(now, end)).collect())
+    }
+
+    fn overdue(&self, now: Timestamp, limit: u16) -> Reply<Vec<Overdue>> {
+        self.answer(|state| state.overdue(now, limit))
+    }
+
+    fn revive(&self, now: Timestamp, jobs: Vec<JobId>) -> Reply<Vec<ReviveOutcome>> {
+        self.answer(|state| jobs.iter().map(|id| state.revive(now, *id)).collect())
+    }
+
+    fn delete(&self, jobs: Vec<JobId>) -> Reply<Vec<DeleteOutcome>> {
+        self.answer(|state| jobs.iter().map(|id| state.delete(*id)).collect())
+    }
+
+    fn orphans(&self, alive: NodeId, limit: u16) -> Reply<Vec<Claimed>> {
+        self.answer(|state| state.orphans(&alive, limit))
+    }
+
+    fn prune(&self, rule: PruneRule) -> Reply<PruneReport> {
+        self.answer(|state| state.prune(rule))
+    }
+
+    fn set_paused(&self, queue: QueueName, paused: bool) -> Reply<()> {
+        self.answer(|state| {
+            state.wake |= !paused;
+            state.paused.insert(queue, paused);
+        })
+    }
+
+    fn write_records(&self, now: Timestamp, writes: Vec<RecordWrite>) -> Reply<()> {
+        self.answer(|state| state.write_records(now, &writes))
+    }
+
+    fn close(&self) -> Reply<()> {
+        self.answer(|state| state.closed = true)
+    }
+}
+
+impl JobQuery for MemoryStore {
+    fn job(&self, id: JobId) -> Reply<Option<Job>> {
+        self.answer(|state| state.jobs.get(&id).map(state::Row::job))
+    }
+
+    fn jobs(&self, ask: ListRequest) -> Reply<JobPage> {
+        self.answer(|state| state.list(&ask))
+    }
+
+    fn queues(&self, _now: Timestamp) -> Reply<Vec<QueueStatus>> {
+        self.answer(|state| state.queues())
+    }
+
+    fn record(&self, collection: Collection, key: RecordKey) -> Reply<Option<Record>> {
+        self.answer(|state| state.records.get(&(collection, key)).cloned())
+    }
+
+    fn records(&self, scan: RecordScan) -> Reply<RecordPage> {
+        self.answer(|state| state.scan(&scan))
+    }
+
+    fn record_counts(&self, collection: Collection) -> Reply<Vec<LabelCount>> {
+        self.answer(|state| state.label_counts(&collection))
+    }
+}
+
+impl Wake for MemoryStore {
+    fn set_hook(&self, hook: WakeHook) {
+        *lock(&self.hook) = Some(hook);
+    }
+}
+
+impl Engine for MemoryStore {
+    fn capability(&self) -> Capability {
+        Capability {
+            engine: "memory",
+            survives_process: false,
+            survives_power_cut: false,
+            shared: false,
+        }
+    }
+}

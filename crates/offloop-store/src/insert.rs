@@ -20,7 +20,8 @@ pub enum InsertOutcome {
         state: JobState,
         replaced: Option<JobId>,
     },
-    /// Nothing was written: this job is there already.
+    /// Nothing was written: this job is there already, or was: one that was found by its
+    /// idempotency key may be finished, or deleted since.
     Existing {
         id: JobId,
         same: SameAs,
@@ -29,6 +30,12 @@ pub enum InsertOutcome {
 }
 
 /// By what an existing job was found.
+///
+/// - Unique key: held per task. A new job that would replace a running holder finds it.
+/// - Idempotency key: kept with every created job, for less than
+///   [`offloop_job::limits::IDEMPOTENCY_KEEP`] by the batch's `now`. The same request is the same
+///   task, payload and options, but for `run_at` (a delay makes another one at each try) and
+///   `trace`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameAs {
     UniqueKey,
@@ -45,6 +52,7 @@ pub enum InsertRefusal {
         "Idempotency-Key: was used for job {holder} with another task, payload or options; use a new key"
     )]
     IdempotencyMismatch { holder: JobId },
+    /// All unfinished jobs count; one that this job would replace in the same queue does not.
     #[error("queue `{queue}` holds {limit} jobs, its limit; try again when it has drained")]
     QueueFull { queue: QueueName, limit: u64 },
 }

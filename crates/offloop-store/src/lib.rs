@@ -37,44 +37,62 @@ pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
 /// The hot path.
 pub trait JobStore: Send + Sync + fmt::Debug {
-    /// Takes jobs in, with rows of a pack in the same commit. One outcome per job, in order.
+    /// Takes jobs in, with rows of a pack in the same commit. One outcome per job, in order; each
+    /// job sees what those before it in the batch did. The rows are written whatever becomes of
+    /// the jobs.
+    ///
+    /// Checked in this order: idempotency key, unique key, room in the queue. Due at `run_at`, or
+    /// now if that has passed. Only a created job takes an id.
     fn insert(&self, batch: InsertBatch) -> Reply<Vec<InsertOutcome>>;
 
     /// Takes ready jobs out, each with a new lease and its attempt counted. Never a job of a paused
-    /// queue, before its time, or past its `expires_at`. By priority, then due time, then age.
+    /// queue, before its time, or past its `expires_at` (that millisecond itself is in time). By
+    /// priority, then due time, then age (id), over all tasks of a want; wants in their order.
+    ///
+    /// A job's time has come when [`JobStore::promote`] has said so, or at its insert: a clock that
+    /// steps back does not make it wait again. A claim releases a unique key that is held until
+    /// the job is started; neither a retry nor a hand-back takes it again.
     ///
     /// The leases need not survive a power cut, only the death of this process: a claim that was
     /// lost is a job that is ready.
     fn claim(&self, ask: ClaimRequest) -> Reply<Vec<Claimed>>;
 
-    /// Ends attempts. A settlement whose lease is not the job's current one changes nothing.
+    /// Ends attempts. A settlement whose lease is not the job's current one changes nothing, and
+    /// writes none of its records. One outcome per settlement, in order.
     fn settle(&self, now: Timestamp, ends: Vec<Settlement>) -> Reply<Vec<Settled>>;
 
     /// Keeps the last note of running jobs. Stale leases are ignored; may be lost in a power cut.
+    /// The note goes with its attempt.
     fn note_progress(&self, now: Timestamp, notes: Vec<ProgressNote>) -> Reply<()>;
 
     /// Makes scheduled jobs whose time has come ready; the engine calls its [`WakeHook`] if any.
+    /// Until then they are shown as scheduled and not given out, however late they are.
     fn promote(&self, now: Timestamp) -> Reply<Promoted>;
 
     /// Ends jobs that no executor has. A running job is marked (`cancelling`) by a cancel, so that
-    /// it is not run again after a crash, and its lease is answered.
+    /// it is not run again, by a retry or after a crash, and its lease is answered. An expiry of a
+    /// running job changes nothing.
     fn end_idle(&self, now: Timestamp, ends: Vec<EndIdle>) -> Reply<Vec<EndIdleOutcome>>;
 
-    /// Idle jobs whose `expires_at` has passed.
+    /// Idle jobs whose `expires_at` has passed, in no certain order.
     fn overdue(&self, now: Timestamp, limit: u16) -> Reply<Vec<Overdue>>;
 
-    /// Gives final jobs (not completed ones) another life: ready now, attempts and streak at 0.
+    /// Gives final jobs (not completed ones) another life: ready and due now, attempts and streak
+    /// at 0. Earlier attempts and the last failure stay on record; leases of the earlier life are
+    /// stale. An `expires_at` that has passed is lifted: it would end the job again at once. The
+    /// queue's limit does not apply.
     fn revive(&self, now: Timestamp, jobs: Vec<JobId>) -> Reply<Vec<ReviveOutcome>>;
 
-    /// Forgets final jobs.
+    /// Forgets final jobs. Their idempotency keys stay for their time: a repeated request must not
+    /// run again.
     fn delete(&self, jobs: Vec<JobId>) -> Reply<Vec<DeleteOutcome>>;
 
     /// Running jobs whose node is dead, for the runtime to settle by their old lease. For an
-    /// embedded engine: every running job that `alive` did not claim.
+    /// embedded engine: every running job that `alive` did not claim. In no certain order.
     fn orphans(&self, alive: NodeId, limit: u16) -> Reply<Vec<Claimed>>;
 
-    /// Deletes finished jobs and forgotten idempotency keys by age and count, a bounded piece at a
-    /// time.
+    /// Deletes finished jobs by age and count, and idempotency keys that are as old as
+    /// [`offloop_job::limits::IDEMPOTENCY_KEEP`], a bounded piece at a time.
     fn prune(&self, rule: PruneRule) -> Reply<PruneReport>;
 
     /// A paused queue takes jobs in and gives none out.
@@ -185,7 +203,8 @@ pub enum EndIdleOutcome {
         queue: QueueName,
         state: JobState,
     },
-    /// A cancel is marked; the executor must be stopped and the attempt settled as `Abort`.
+    /// A cancel is marked; the executor must be stopped and the attempt settled as `Abort`. An
+    /// expiry marks nothing.
     Running {
         lease: Lease,
         node: NodeId,
@@ -226,10 +245,12 @@ pub enum DeleteOutcome {
     Unknown,
 }
 
-/// What finished jobs are kept. A row goes when one of the rules says so.
+/// What finished jobs are kept. A row goes when one of the rules says so: too old first, then the
+/// oldest (by `finished_at`, then id) of those over the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PruneRule {
     pub now: Timestamp,
+    /// It goes when it is as old as this.
     pub completed_for: Duration,
     /// Failed, cancelled and expired ones.
     pub others_for: Duration,
@@ -241,6 +262,7 @@ pub struct PruneRule {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PruneReport {
+    /// Jobs; keys are not counted.
     pub deleted: u64,
     /// There is more to look at.
     pub more: bool,

@@ -10,13 +10,21 @@ use crate::Reply;
 
 /// Read-only questions.
 pub trait JobQuery: Send + Sync {
+    /// The job with its attempts; of a running one the last attempt has no end, and no lane or
+    /// executor (a store does not know them), and its wait is from due to claimed. No more than
+    /// [`offloop_job::limits::ATTEMPTS_KEPT_MAX`] in all. `progress` is `None` unless it runs.
+    ///
+    /// In its summary `created_at` is the id's, `started_at` the claim of the attempt that runs or
+    /// that ended the job (`None` while idle, and if it was ended idle), `failure` the last one in
+    /// any life.
     fn job(&self, id: JobId) -> Reply<Option<Job>>;
 
-    /// Newest first. A page may be short, even empty, and still have a next one: the engine bounds
-    /// the rows that it looks at, not the rows that it finds.
+    /// Newest id first. A page may be short, even empty, and still have a next one: the engine
+    /// bounds the rows that it looks at, not the rows that it finds. Pages up to the one without a
+    /// next show every job once that was there at the first and is not deleted.
     fn jobs(&self, ask: ListRequest) -> Reply<JobPage>;
 
-    /// Every queue that has jobs or was ever paused.
+    /// Every queue that has unfinished jobs or was ever paused; an empty one may be shown too.
     fn queues(&self, now: Timestamp) -> Reply<Vec<QueueStatus>>;
 
     /// One row of a pack.

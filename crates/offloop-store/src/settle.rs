@@ -10,6 +10,9 @@ use offloop_job::{
 
 /// The end of one attempt, with what the runtime decided. Applied if the job is running under
 /// this lease; otherwise nothing changes.
+///
+/// `Retry` and `HandBack` of a job whose cancel was marked are applied as `Abort`: the cancel was
+/// answered, so the job must not run again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
     pub id: JobId,
@@ -25,14 +28,15 @@ pub enum Verdict {
     Completed {
         result: Option<Bytes>,
     },
-    /// Again at `due`. A crash-like failure lengthens the job's streak, any other resets it.
+    /// Again at `due`: scheduled, even if that has passed. A crash-like failure lengthens the job's
+    /// streak, any other resets it.
     Retry {
         due: Timestamp,
     },
     GiveUp {
         reason: FinalReason,
     },
-    /// The attempt is not spent and leaves no record; ready at once.
+    /// The attempt is not spent and leaves no record; ready at once, with the due time it had.
     HandBack,
     /// Cancelled.
     Abort,
@@ -67,8 +71,10 @@ pub struct AttemptReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
     Done(JobState),
-    /// This very settlement was applied before: an answer was lost on the way.
+    /// A settlement of this lease, the job's last one, was applied before: an answer was lost on
+    /// the way. Verdicts are not compared; the state is the one that the job is in now.
     Already(JobState),
-    /// Another lease holds the job, or it is gone: nothing was written.
+    /// Another lease holds the job or held it since, it was revived, or it is gone: nothing was
+    /// written.
     Stale,
 }

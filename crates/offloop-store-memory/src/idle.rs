@@ -1,0 +1,90 @@
+//! Jobs that no executor has: ending, reviving and forgetting them.
+
+use std::sync::Arc;
+
+use offloop_job::{History, JobId, JobOptions, JobState, Step, Timestamp};
+use offloop_store::{DeleteOutcome, EndIdle, EndIdleOutcome, IdleEnd, Overdue, ReviveOutcome};
+
+use crate::state::State;
+
+impl State {
+    pub(crate) fn end_idle(&mut self, now: Timestamp, end: &EndIdle) -> EndIdleOutcome {
+        let Some(row) = self.jobs.get_mut(&end.id) else {
+            return EndIdleOutcome::Unknown;
+        };
+        if row.state.is_final() {
+            return EndIdleOutcome::AlreadyFinal(row.state);
+        }
+        if let (Some(lease), Some(node)) = (row.running_lease(), row.node.clone()) {
+            // It started in time: expiry has no hold on it.
+            row.cancelling |= end.why == IdleEnd::Cancel;
+            return EndIdleOutcome::Running { lease, node };
+        }
+        let (task, queue) = (row.task.clone(), row.options.queue.clone());
+        let step = match end.why {
+            IdleEnd::Cancel => Step::Cancel,
+            IdleEnd::Expire => Step::Expire,
+        };
+        let Some(state) = self.end(end.id, step, now) else {
+            return EndIdleOutcome::Unknown;
+        };
+        self.write_records(now, &end.records);
+        EndIdleOutcome::Ended { task, queue, state }
+    }
+
+    pub(crate) fn overdue(&self, now: Timestamp, limit: u16) -> Vec<Overdue> {
+        let late = self.jobs.values().filter(|row| {
+            !row.state.is_final() && row.state != JobState::Running && row.is_too_late(now)
+        });
+        let late = late.take(usize::from(limit));
+        late.map(|row| Overdue {
+            id: row.id,
+            task: row.task.clone(),
+            queue: row.options.queue.clone(),
+            payload: row.payload.clone(),
+        })
+        .collect()
+    }
+
+    pub(crate) fn revive(&mut self, now: Timestamp, id: JobId) -> ReviveOutcome {
+        let Some(row) = self.jobs.get(&id) else {
+            return ReviveOutcome::Unknown;
+        };
+        let Ok(state) = row.state.after(Step::Revive) else {
+            return ReviveOutcome::NotRevivable(row.state);
+        };
+        let (task, mut options) = (row.task.clone(), JobOptions::clone(&row.options));
+        if let Some(holder) = self.holder(&task, &options) {
+            return ReviveOutcome::UniqueConflict { holder };
+        }
+        if row.is_too_late(now) {
+            options.expires_at = None;
+        }
+        let queue = options.queue.clone();
+        self.hold_unique(&task, &options, id);
+        if let Some(row) = self.jobs.get_mut(&id) {
+            row.state = state;
+            row.options = Arc::new(options);
+            row.due_at = now;
+            row.history = History::default();
+            row.lease = None;
+            row.node = None;
+            row.claimed_at = None;
+            row.finished_at = None;
+            row.reason = None;
+        }
+        self.wake = true;
+        ReviveOutcome::Revived { task, queue }
+    }
+
+    pub(crate) fn delete(&mut self, id: JobId) -> DeleteOutcome {
+        let Some(row) = self.jobs.get(&id) else {
+            return DeleteOutcome::Unknown;
+        };
+        if !row.state.is_final() {
+            return DeleteOutcome::NotFinal(row.state);
+        }
+        self.jobs.remove(&id);
+        DeleteOutcome::Deleted
+    }
+}

@@ -1,0 +1,43 @@
+//! Forgetting finished jobs and old idempotency keys.
+
+use offloop_job::limits::IDEMPOTENCY_KEEP;
+use offloop_job::{JobId, JobState, Timestamp};
+use offloop_store::{PruneReport, PruneRule};
+
+use crate::state::State;
+
+impl State {
+    pub(crate) fn prune(&mut self, rule: PruneRule) -> PruneReport {
+        self.idempotency
+            .retain(|_, seen| rule.now.since(seen.at) < IDEMPOTENCY_KEEP);
+        let doomed = self.doomed(rule);
+        let piece = doomed.len().min(rule.rows_per_call as usize);
+        for id in &doomed[..piece] {
+            self.jobs.remove(id);
+        }
+        PruneReport {
+            deleted: piece as u64,
+            more: piece < doomed.len(),
+        }
+    }
+
+    /// Too old first, then the oldest of those that are over the count.
+    fn doomed(&self, rule: PruneRule) -> Vec<JobId> {
+        let rows = self.jobs.values();
+        let mut finished: Vec<(Timestamp, JobId, JobState)> = rows
+            .filter_map(|row| Some((row.finished_at?, row.id, row.state)))
+            .collect();
+        finished.sort_by_key(|row| (row.0, row.1));
+        let (mut doomed, kept): (Vec<_>, Vec<_>) = finished.into_iter().partition(|row| {
+            let kept_for = match row.2 {
+                JobState::Completed => rule.completed_for,
+                _ => rule.others_for,
+            };
+            row.0.plus(kept_for) <= rule.now
+        });
+        let rows_max = usize::try_from(rule.rows_max).unwrap_or(usize::MAX);
+        let over = kept.len().saturating_sub(rows_max);
+        doomed.extend_from_slice(&kept[..over]);
+        doomed.into_iter().map(|row| row.1).collect()
+    }
+}

@@ -1,0 +1,72 @@
+//! What screens ask about jobs and queues.
+
+use std::collections::BTreeMap;
+
+use offloop_job::{JobId, JobState, QueueName};
+use offloop_store::{Cursor, JobFilter, JobPage, ListRequest, QueueCounts, QueueStatus};
+
+use crate::state::{Row, State};
+
+impl State {
+    /// The cursor is the id of the last row of the page before.
+    pub(crate) fn list(&self, ask: &ListRequest) -> JobPage {
+        let before: Option<JobId> = ask.cursor.as_ref().and_then(|at| at.0.parse().ok());
+        let rows = self.jobs.values().rev();
+        let mut found = rows
+            .filter(|row| before.is_none_or(|before| row.id < before))
+            .filter(|row| fits(row, &ask.filter))
+            .map(Row::summary);
+        let jobs: Vec<_> = found.by_ref().take(usize::from(ask.limit)).collect();
+        let last = jobs.last().filter(|_| found.next().is_some());
+        let next = last.map(|last| Cursor(last.id.to_string().into()));
+        JobPage { jobs, next }
+    }
+
+    pub(crate) fn queues(&self) -> Vec<QueueStatus> {
+        let mut found: BTreeMap<QueueName, QueueStatus> = BTreeMap::new();
+        for queue in self.paused.keys() {
+            found.insert(queue.clone(), self.empty_queue(queue));
+        }
+        for row in self.jobs.values().filter(|row| !row.state.is_final()) {
+            let queue = &row.options.queue;
+            let status = found
+                .entry(queue.clone())
+                .or_insert_with(|| self.empty_queue(queue));
+            match row.state {
+                JobState::Waiting => status.counts.waiting += 1,
+                JobState::Scheduled => status.counts.scheduled += 1,
+                JobState::Running => status.counts.running += 1,
+                _ => {
+                    status.counts.ready += 1;
+                    let oldest = status.oldest_ready.unwrap_or(row.due_at);
+                    status.oldest_ready = Some(oldest.min(row.due_at));
+                }
+            }
+        }
+        found.into_values().collect()
+    }
+
+    fn empty_queue(&self, name: &QueueName) -> QueueStatus {
+        QueueStatus {
+            name: name.clone(),
+            paused: self.is_paused(name),
+            counts: QueueCounts::default(),
+            oldest_ready: None,
+        }
+    }
+}
+
+fn fits(row: &Row, filter: &JobFilter) -> bool {
+    let class = row.failure.as_ref().map(|failure| failure.class);
+    filter.task.as_ref().is_none_or(|task| *task == row.task)
+        && filter
+            .queue
+            .as_ref()
+            .is_none_or(|queue| *queue == row.options.queue)
+        && filter.state.is_none_or(|state| state == row.state)
+        && filter
+            .tag
+            .as_ref()
+            .is_none_or(|tag| row.options.tags.contains(tag))
+        && filter.class.is_none_or(|wanted| Some(wanted) == class)
+}

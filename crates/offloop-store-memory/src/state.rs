@@ -1,0 +1,201 @@
+//! What the store holds, and one job as it stands in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use offloop_job::limits::ATTEMPTS_KEPT_MAX;
+use offloop_job::{
+    Attempt, Collection, Failure, FinalReason, History, IdempotencyKey, Job, JobId, JobIdSource,
+    JobOptions, JobState, JobSummary, Lease, LogTail, NewJob, NodeId, Progress, QueueName,
+    RecordKey, Step, TaskName, Timestamp, UniqueKey, Usage,
+};
+use offloop_store::{Claimed, Record};
+
+use crate::MemoryOptions;
+
+/// Everything, behind one lock.
+pub(crate) struct State {
+    pub(crate) jobs: BTreeMap<JobId, Row>,
+    /// Who holds a unique key, per task.
+    pub(crate) unique: BTreeMap<(TaskName, UniqueKey), JobId>,
+    /// Independent of the job: a key that is young enough is answered even if the job is gone.
+    pub(crate) idempotency: BTreeMap<IdempotencyKey, Request>,
+    /// Queues that were ever paused, and whether they are now.
+    pub(crate) paused: BTreeMap<QueueName, bool>,
+    pub(crate) records: BTreeMap<(Collection, RecordKey), Record>,
+    pub(crate) ids: JobIdSource,
+    pub(crate) last_lease: u64,
+    pub(crate) queue_jobs_max: u64,
+    /// Jobs may have become ready in this call: the hook is called after it.
+    pub(crate) wake: bool,
+    pub(crate) closed: bool,
+}
+
+/// What an idempotency key was used for.
+pub(crate) struct Request {
+    pub(crate) at: Timestamp,
+    pub(crate) made: JobId,
+    pub(crate) job: NewJob,
+}
+
+/// One job.
+#[derive(Clone)]
+pub(crate) struct Row {
+    pub(crate) id: JobId,
+    pub(crate) task: TaskName,
+    pub(crate) payload: Bytes,
+    pub(crate) options: Arc<JobOptions>,
+    pub(crate) state: JobState,
+    pub(crate) due_at: Timestamp,
+    /// `attempt` counts a running one.
+    pub(crate) history: History,
+    /// The last one of this life, kept after it was settled: a repeated settlement is known by it.
+    pub(crate) lease: Option<Lease>,
+    /// Who holds it, or held it last.
+    pub(crate) node: Option<NodeId>,
+    /// Claim of the attempt that runs, or that ended the job.
+    pub(crate) claimed_at: Option<Timestamp>,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) cancelling: bool,
+    pub(crate) reason: Option<FinalReason>,
+    pub(crate) failure: Option<Failure>,
+    /// Those that ended.
+    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) progress: Option<Progress>,
+    pub(crate) result: Option<Bytes>,
+}
+
+impl State {
+    pub(crate) fn new(options: MemoryOptions) -> Self {
+        Self {
+            jobs: BTreeMap::new(),
+            unique: BTreeMap::new(),
+            idempotency: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            records: BTreeMap::new(),
+            ids: JobIdSource::new(0, options.id_seed),
+            last_lease: 0,
+            queue_jobs_max: options.queue_jobs_max,
+            wake: false,
+            closed: false,
+        }
+    }
+
+    pub(crate) fn is_paused(&self, queue: &QueueName) -> bool {
+        self.paused.get(queue) == Some(&true)
+    }
+
+    /// Who holds the unique key that such a job would take.
+    pub(crate) fn holder(&self, task: &TaskName, options: &JobOptions) -> Option<JobId> {
+        let unique = options.unique.as_ref()?;
+        let name = (task.clone(), unique.key.clone());
+        self.unique.get(&name).copied()
+    }
+
+    pub(crate) fn hold_unique(&mut self, task: &TaskName, options: &JobOptions, id: JobId) {
+        if let Some(unique) = &options.unique {
+            let name = (task.clone(), unique.key.clone());
+            self.unique.insert(name, id);
+        }
+    }
+
+    pub(crate) fn release_unique(&mut self, id: JobId) {
+        self.unique.retain(|_, holder| *holder != id);
+    }
+
+    /// Ends an idle job. Only for one whose state allows the step.
+    pub(crate) fn end(&mut self, id: JobId, step: Step, now: Timestamp) -> Option<JobState> {
+        let row = self.jobs.get_mut(&id)?;
+        let state = row.state.after(step).ok()?;
+        row.state = state;
+        row.finished_at = Some(now);
+        self.release_unique(id);
+        Some(state)
+    }
+}
+
+impl Row {
+    /// Order in which ready jobs are served.
+    pub(crate) fn rank(&self) -> (u8, Timestamp, JobId) {
+        (self.options.priority, self.due_at, self.id)
+    }
+
+    /// `expires_at` itself is the last millisecond in which it may start.
+    pub(crate) fn is_too_late(&self, now: Timestamp) -> bool {
+        self.options.expires_at.is_some_and(|at| at < now)
+    }
+
+    /// The job under its lease; `None` if it does not run.
+    pub(crate) fn claimed(&self) -> Option<Claimed> {
+        Some(Claimed {
+            id: self.id,
+            lease: self.running_lease()?,
+            task: self.task.clone(),
+            payload: self.payload.clone(),
+            options: Arc::clone(&self.options),
+            due_at: self.due_at,
+            claimed_at: self.claimed_at?,
+            history: self.history,
+            cancelling: self.cancelling,
+            node: self.node.clone()?,
+        })
+    }
+
+    pub(crate) fn running_lease(&self) -> Option<Lease> {
+        self.lease.filter(|_| self.state == JobState::Running)
+    }
+
+    pub(crate) fn summary(&self) -> JobSummary {
+        JobSummary {
+            id: self.id,
+            task: self.task.clone(),
+            queue: self.options.queue.clone(),
+            state: self.state,
+            priority: self.options.priority,
+            tags: self.options.tags.clone(),
+            created_at: self.id.created(),
+            due_at: self.due_at,
+            started_at: self.claimed_at,
+            finished_at: self.finished_at,
+            attempt: self.history.attempt,
+            max_attempts: self.options.retry.max_attempts,
+            reason: self.reason,
+            failure: self.failure.clone(),
+            cancelling: self.cancelling,
+        }
+    }
+
+    pub(crate) fn job(&self) -> Job {
+        let mut attempts = self.attempts.clone();
+        attempts.extend(self.running_attempt());
+        let dropped = attempts.len().saturating_sub(ATTEMPTS_KEPT_MAX);
+        attempts.drain(..dropped);
+        Job {
+            summary: self.summary(),
+            payload: self.payload.clone(),
+            options: JobOptions::clone(&self.options),
+            attempts,
+            progress: self.progress.clone(),
+            result: self.result.clone(),
+        }
+    }
+
+    /// The attempt that has not ended: its lane and executor are not known to a store.
+    fn running_attempt(&self) -> Option<Attempt> {
+        let claimed = self.claimed()?;
+        Some(Attempt {
+            number: claimed.history.attempt,
+            lease: claimed.lease,
+            node: claimed.node,
+            lane: "".into(),
+            executor: "".into(),
+            started_at: claimed.claimed_at,
+            ended_at: None,
+            wait: claimed.claimed_at.since(claimed.due_at),
+            usage: Usage::default(),
+            failure: None,
+            log: LogTail::default(),
+        })
+    }
+}
