@@ -1,3 +1,14 @@
-//! The photo pack.
+//! The photo pack: scan a library fast, convert it in the background.
+//!
+//! The engine, in the order of a photo's way: [`walk`] finds and opens files, [`probe`] reads
+//! their heads, [`budget`] predicts what a conversion costs, [`convert`] makes thumbnails with
+//! the decoder of [`jpeg`] and those of the `image` crate.
+//!
+//! Must never: read the clock or the environment, start a process, or hold state between photos.
 
+pub mod budget;
+pub mod convert;
 pub mod jpeg;
+pub mod probe;
+pub mod source;
+pub mod walk;

@@ -397,3 +397,8 @@ fn color_model(frame: &Frame, adobe_transform: Option<u8>) -> ColorModel {
         _ => ColorModel::Cmyk { inverted },
     }
 }
+
+/// Coefficients that a progressive file keeps per block at `n` samples per edge.
+pub const fn coefficients_kept(n: usize) -> u64 {
+    idct::kept(n) as u64
+}
