@@ -1,1 +1,25 @@
-//! Skeleton.
+//! Where stores meet lanes: the path of a job and its upkeep.
+//!
+//! `path/` reads in order: enqueue, claim, dispatch, settle, publish. `upkeep/` is what time
+//! demands: promote, expire, rescue, prune. The keeper runs both on a thread and a small runtime of
+//! its own, so that neither a busy door nor a busy lane delays a claim, a settlement or a stop.
+//!
+//! Must never: name an engine or a lane, know HTTP or serde, run a task.
+
+mod builder;
+pub mod clock;
+mod config;
+mod handle;
+mod hooks;
+mod keeper;
+mod path;
+mod shutdown;
+mod upkeep;
+
+pub use builder::{Runtime, RuntimeBuilder, StartError};
+pub use config::RuntimeConfig;
+pub use handle::{CancelOutcome, LaneView, QueryError, RuntimeHandle, TaskView};
+pub use hooks::{FinalEnd, TaskHook};
+pub use path::enqueue::EnqueueError;
+pub use path::publish::{EventCursor, Events, Lagged};
+pub use shutdown::{ShutdownPlan, ShutdownReport};

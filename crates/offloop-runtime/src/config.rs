@@ -1,0 +1,33 @@
+//! What an operator may set about the runtime. Resolved already: every value is in its range.
+
+use std::time::Duration;
+
+/// Numbers of the runtime, with their defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuntimeConfig {
+    /// Completed jobs are kept this long; default 7 days.
+    pub completed_for: Duration,
+    /// Failed, cancelled and expired jobs are kept this long; default 30 days.
+    pub others_for: Duration,
+    /// Finished jobs kept in all; default 10 million.
+    pub finished_max: u64,
+    /// Events that a subscriber may be behind before it is told so; default 65,536.
+    pub events_kept: usize,
+    /// The longest pause between two looks for work, whatever was missed; default 1 s.
+    pub tick: Duration,
+    /// Pause between two pieces of pruning; default 10 s.
+    pub prune_every: Duration,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            completed_for: Duration::from_secs(7 * 24 * 3600),
+            others_for: Duration::from_secs(30 * 24 * 3600),
+            finished_max: 10_000_000,
+            events_kept: 1 << 16,
+            tick: Duration::from_secs(1),
+            prune_every: Duration::from_secs(10),
+        }
+    }
+}

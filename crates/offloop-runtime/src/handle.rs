@@ -1,0 +1,414 @@
+//! What doors, packs and tests hold: asks and orders, from any thread.
+//!
+//! Orders about running attempts go to the keeper by its inbox; everything else goes straight to
+//! the engine.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use offloop_job::{
+    Collection, EventKind, Job, JobEvent, JobId, JobState, Lease, NewJob, NodeId, QueueName,
+    RecordKey, RecordWrite, StopReason, TaskName, Timestamp,
+};
+use offloop_lane::{Lane, LaneStatus, Slots, TaskInfo};
+use offloop_store::{
+    Capability, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, IdleEnd, InsertOutcome, JobPage,
+    LabelCount, ListRequest, QueueStatus, Record, RecordPage, RecordScan, ReviveOutcome,
+    StoreError,
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::clock::{Clock, Dice};
+use crate::config::RuntimeConfig;
+use crate::hooks::{FinalEnd, TaskHook};
+use crate::keeper::Input;
+use crate::path::enqueue::{self, EnqueueError};
+use crate::path::publish::{EventCursor, Events, Hub};
+
+/// A task and the lane that runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskView {
+    pub info: TaskInfo,
+    pub lane: Box<str>,
+}
+
+/// A lane and how busy it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneView {
+    pub name: Box<str>,
+    pub slots: Slots,
+    pub status: LaneStatus,
+    pub tasks: Vec<TaskName>,
+}
+
+/// A question that the engine could not answer.
+pub type QueryError = StoreError;
+
+/// What became of a cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// No executor had it.
+    Cancelled,
+    /// It runs; its executor is being stopped. The job is final once that is proven gone.
+    Stopping,
+    AlreadyFinal(JobState),
+    Unknown,
+}
+
+/// What runs now, as far as the lanes have said.
+#[derive(Clone, Debug)]
+pub(crate) struct RunningView {
+    pub(crate) lease: Lease,
+    pub(crate) lane: usize,
+    pub(crate) executor: Box<str>,
+    pub(crate) started_at: Timestamp,
+}
+
+/// Everything that the doors' threads and the keeper's thread share.
+pub(crate) struct Shared {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) lanes: Vec<Arc<dyn Lane>>,
+    /// Task to lane.
+    pub(crate) routes: HashMap<TaskName, usize>,
+    pub(crate) tasks: Vec<TaskView>,
+    pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dice: Dice,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) node: NodeId,
+    pub(crate) config: RuntimeConfig,
+    pub(crate) inbox: UnboundedSender<Input>,
+    pub(crate) running: Mutex<HashMap<JobId, RunningView>>,
+    /// A wake is in the inbox already.
+    pub(crate) woken: AtomicBool,
+    closing: AtomicBool,
+    /// Why the server is not ready, if so.
+    trouble: Mutex<Option<Box<str>>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the builder brings together.
+pub(crate) struct Parts {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) lanes: Vec<Arc<dyn Lane>>,
+    pub(crate) routes: HashMap<TaskName, usize>,
+    pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) seed: u64,
+    pub(crate) node: NodeId,
+    pub(crate) config: RuntimeConfig,
+    pub(crate) inbox: UnboundedSender<Input>,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let tasks = parts.lanes.iter().flat_map(|lane| {
+            lane.tasks().iter().map(|info| TaskView {
+                info: info.clone(),
+                lane: lane.name().into(),
+            })
+        });
+        let epoch = parts.clock.now().as_millis();
+        Self {
+            tasks: tasks.collect(),
+            hub: Arc::new(Hub::new(epoch, parts.config.events_kept)),
+            engine: parts.engine,
+            lanes: parts.lanes,
+            routes: parts.routes,
+            hooks: parts.hooks,
+            clock: parts.clock,
+            dice: Dice::new(parts.seed),
+            node: parts.node,
+            config: parts.config,
+            inbox: parts.inbox,
+            running: Mutex::default(),
+            woken: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            trouble: Mutex::new(Some("starting".into())),
+        }
+    }
+
+    /// A hint: ready work may be there. Cheap when one is under way already.
+    pub(crate) fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            let _ = self.inbox.send(Input::Wake); // the keeper has ended: so will the caller
+        }
+    }
+
+    /// A job was scheduled for this time.
+    pub(crate) fn due_at(&self, due: Timestamp) {
+        let _ = self.inbox.send(Input::DueAt(due)); // as above
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.set_trouble(Some("shutting down"));
+    }
+
+    pub(crate) fn set_trouble(&self, why: Option<&str>) {
+        *lock(&self.trouble) = why.map(Into::into);
+    }
+
+    pub(crate) fn running(&self) -> MutexGuard<'_, HashMap<JobId, RunningView>> {
+        lock(&self.running)
+    }
+
+    /// The rows that a pack wants written when a job ends without success.
+    pub(crate) fn final_records(&self, end: &FinalEnd<'_>) -> Vec<RecordWrite> {
+        self.hooks
+            .get(end.task.as_str())
+            .map(|hook| hook.on_final(end))
+            .unwrap_or_default()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running server, as seen from outside its path. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RuntimeHandle(pub(crate) Arc<Shared>);
+
+impl RuntimeHandle {
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// Whether one job could be taken in: for doors that answer line by line.
+    pub fn check(&self, job: &NewJob) -> Result<(), EnqueueError> {
+        enqueue::check(&self.0, job)
+    }
+
+    /// Takes jobs in; they are durable when this answers. One outcome per job, in order. At most
+    /// 1,024 jobs, all or (with an error) none.
+    pub async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<InsertOutcome>, EnqueueError> {
+        enqueue::enqueue(&self.0, jobs, Vec::new()).await
+    }
+
+    /// The same, with rows of a pack in the same commit.
+    pub async fn enqueue_with(
+        &self,
+        jobs: Vec<NewJob>,
+        records: Vec<RecordWrite>,
+    ) -> Result<Vec<InsertOutcome>, EnqueueError> {
+        enqueue::enqueue(&self.0, jobs, records).await
+    }
+
+    /// Ends a job: at once if it is idle, by its lane's ladder if it runs.
+    pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, StoreError> {
+        let shared = &self.0;
+        let now = shared.clock.now();
+        let Some(job) = shared.engine.job(id).await? else {
+            return Ok(CancelOutcome::Unknown);
+        };
+        let records = shared.final_records(&FinalEnd {
+            id,
+            task: &job.summary.task,
+            payload: &job.payload,
+            state: JobState::Cancelled,
+            failure: None,
+        });
+        let end = EndIdle {
+            id,
+            why: IdleEnd::Cancel,
+            records,
+        };
+        let outcome = shared
+            .engine
+            .end_idle(now, vec![end])
+            .await?
+            .into_iter()
+            .next();
+        Ok(match outcome {
+            Some(EndIdleOutcome::Ended { task, queue, .. }) => {
+                let kind = EventKind::Cancelled;
+                shared.hub.publish(vec![JobEvent {
+                    at: now,
+                    job: id,
+                    task,
+                    queue,
+                    kind,
+                }]);
+                CancelOutcome::Cancelled
+            }
+            Some(EndIdleOutcome::Running { lease, .. }) => {
+                let _ = shared.inbox.send(Input::Stop {
+                    lease,
+                    reason: StopReason::Cancel,
+                });
+                CancelOutcome::Stopping
+            }
+            Some(EndIdleOutcome::AlreadyFinal(state)) => CancelOutcome::AlreadyFinal(state),
+            Some(EndIdleOutcome::Unknown) | None => CancelOutcome::Unknown,
+        })
+    }
+
+    /// Gives a failed, cancelled or expired job another life.
+    pub async fn retry(&self, id: JobId) -> Result<ReviveOutcome, StoreError> {
+        let now = self.0.clock.now();
+        let outcomes = self.0.engine.revive(now, vec![id]).await?;
+        let outcome = outcomes
+            .into_iter()
+            .next()
+            .unwrap_or(ReviveOutcome::Unknown);
+        if let ReviveOutcome::Revived { task, queue } = &outcome {
+            let (task, queue) = (task.clone(), queue.clone());
+            let event = JobEvent {
+                at: now,
+                job: id,
+                task,
+                queue,
+                kind: EventKind::Revived,
+            };
+            self.0.hub.publish(vec![event]);
+            self.0.wake();
+        }
+        Ok(outcome)
+    }
+
+    /// Forgets a final job.
+    pub async fn delete(&self, id: JobId) -> Result<DeleteOutcome, StoreError> {
+        let outcomes = self.0.engine.delete(vec![id]).await?;
+        Ok(outcomes
+            .into_iter()
+            .next()
+            .unwrap_or(DeleteOutcome::Unknown))
+    }
+
+    pub async fn job(&self, id: JobId) -> Result<Option<Job>, QueryError> {
+        let mut job = self.0.engine.job(id).await?;
+        if let Some(job) = &mut job
+            && job.summary.state == JobState::Running
+        {
+            self.show_running(job);
+        }
+        Ok(job)
+    }
+
+    /// What the lane said of the running attempt and the store does not hold yet.
+    fn show_running(&self, job: &mut Job) {
+        let running = self.0.running();
+        let Some(view) = running.get(&job.summary.id) else {
+            return;
+        };
+        job.summary.started_at = Some(view.started_at);
+        if let Some(attempt) = job.attempts.iter_mut().find(|a| a.lease == view.lease) {
+            attempt.executor.clone_from(&view.executor);
+            attempt.lane = self.0.lanes[view.lane].name().into();
+            attempt.started_at = view.started_at;
+            attempt.wait = view.started_at.since(job.summary.due_at);
+            attempt.usage.wall = self.0.clock.now().since(view.started_at);
+        }
+    }
+
+    pub async fn jobs(&self, ask: ListRequest) -> Result<JobPage, QueryError> {
+        self.0.engine.jobs(ask).await
+    }
+
+    pub async fn queues(&self) -> Result<Vec<QueueStatus>, QueryError> {
+        self.0.engine.queues(self.0.clock.now()).await
+    }
+
+    /// A paused queue takes jobs in and gives none out; what runs goes on.
+    pub async fn set_paused(&self, queue: QueueName, paused: bool) -> Result<(), StoreError> {
+        self.0.engine.set_paused(queue, paused).await?;
+        self.0.wake();
+        Ok(())
+    }
+
+    pub fn tasks(&self) -> &[TaskView] {
+        &self.0.tasks
+    }
+
+    pub fn lanes(&self) -> Vec<LaneView> {
+        let view = |lane: &Arc<dyn Lane>| LaneView {
+            name: lane.name().into(),
+            slots: lane.slots(),
+            status: lane.status(),
+            tasks: lane.tasks().iter().map(|task| task.name.clone()).collect(),
+        };
+        self.0.lanes.iter().map(view).collect()
+    }
+
+    pub fn node(&self) -> &NodeId {
+        &self.0.node
+    }
+
+    pub fn capability(&self) -> Capability {
+        self.0.engine.capability()
+    }
+
+    /// Why the server should not be sent work now; `None` when it is ready.
+    pub fn trouble(&self) -> Option<Box<str>> {
+        lock(&self.0.trouble).clone()
+    }
+
+    /// Committed events after `after`, or from now on.
+    pub fn events(&self, after: Option<EventCursor>) -> Events {
+        self.0.hub.subscribe(after)
+    }
+
+    /// The job once it is final, or as it is after `within`. `None`: there is no such job.
+    ///
+    /// Never late, never lost: it listens first and looks then.
+    pub async fn wait_final(&self, id: JobId, within: Duration) -> Result<Option<Job>, QueryError> {
+        let end = self.0.hub.wait_final(id);
+        let job = self.job(id).await?;
+        if job.as_ref().is_none_or(|job| job.summary.state.is_final()) {
+            drop(end);
+            self.0.hub.forget_closed(id);
+            return Ok(job);
+        }
+        let heard = tokio::time::timeout(within, end).await;
+        if heard.is_err() {
+            self.0.hub.forget_closed(id);
+        }
+        self.job(id).await
+    }
+
+    pub async fn record(
+        &self,
+        collection: Collection,
+        key: RecordKey,
+    ) -> Result<Option<Record>, QueryError> {
+        self.0.engine.record(collection, key).await
+    }
+
+    pub async fn records(&self, scan: RecordScan) -> Result<RecordPage, QueryError> {
+        self.0.engine.records(scan).await
+    }
+
+    pub async fn record_counts(
+        &self,
+        collection: Collection,
+    ) -> Result<Vec<LabelCount>, QueryError> {
+        self.0.engine.record_counts(collection).await
+    }
+
+    /// Rows of a pack without a job; durable when this answers.
+    pub async fn write_records(&self, writes: Vec<RecordWrite>) -> Result<(), EnqueueError> {
+        if let Some(problem) = writes.iter().find_map(RecordWrite::problem) {
+            return Err(EnqueueError::Record(problem));
+        }
+        Ok(self
+            .0
+            .engine
+            .write_records(self.0.clock.now(), writes)
+            .await?)
+    }
+}

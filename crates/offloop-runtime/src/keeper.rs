@@ -1,0 +1,689 @@
+//! The loop that runs the path: a closed list of inputs, one thread, one small runtime.
+//!
+//! Store calls run as local tasks that answer into the inbox, so the loop itself never waits for
+//! one. Must never: run a task, serve HTTP, or block.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use offloop_job::{EventKind, JobEvent, Lease, StopReason, Timestamp};
+use offloop_lane::{Ended, LaneEvent, LaneSink};
+use offloop_store::{
+    ClaimRequest, Claimed, ProgressNote, Promoted, Settled, Settlement, StoreError, Verdict,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+
+use crate::handle::{RunningView, Shared};
+use crate::path::claim::{self, Asked, Desk};
+use crate::path::dispatch;
+use crate::path::settle::{self, Over};
+use crate::shutdown::{ShutdownPlan, ShutdownReport};
+use crate::upkeep::{self, Upkeep};
+
+/// Everything that can happen to the keeper.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Ready work may be there.
+    Wake,
+    /// A job was scheduled for this time.
+    DueAt(Timestamp),
+    Lane {
+        lane: usize,
+        event: LaneEvent,
+    },
+    Stop {
+        lease: Lease,
+        reason: StopReason,
+    },
+    Claimed {
+        asked: Asked,
+        answer: Result<Vec<Claimed>, StoreError>,
+    },
+    Settled {
+        batch: Vec<Attempted>,
+        answer: Result<Vec<Settled>, StoreError>,
+    },
+    Promoted(Result<Promoted, StoreError>),
+    /// A piece of upkeep is done.
+    UpkeepDone,
+    Noted(Result<(), StoreError>),
+    Shutdown {
+        plan: ShutdownPlan,
+        force: oneshot::Receiver<()>,
+        answer: oneshot::Sender<ShutdownReport>,
+    },
+    Force,
+    /// The runtime was dropped.
+    Abandon,
+}
+
+/// An attempt on its way into the store.
+#[derive(Debug)]
+pub(crate) struct Attempted {
+    pub(crate) claimed: Claimed,
+    pub(crate) settlement: Settlement,
+}
+
+/// Where one lane sends its news.
+#[derive(Debug)]
+pub(crate) struct LaneInbox {
+    pub(crate) lane: usize,
+    pub(crate) inbox: UnboundedSender<Input>,
+}
+
+impl LaneSink for LaneInbox {
+    fn send(&self, event: LaneEvent) {
+        let _ = self.inbox.send(Input::Lane {
+            lane: self.lane,
+            event,
+        }); // the keeper has ended
+    }
+}
+
+/// Settlements in one commit.
+const SETTLE_BATCH_MAX: usize = 512;
+/// Settlements under way: one in the flush, one in line for the next.
+const SETTLES_IN_FLIGHT_MAX: usize = 2;
+/// Inputs taken at once.
+const INPUTS_AT_ONCE: usize = 1_024;
+/// After a failed store call: the first wait, doubled up to the last.
+const STORE_RETRY_FIRST: Duration = Duration::from_millis(20);
+const STORE_RETRY_LAST: Duration = Duration::from_secs(1);
+
+/// An attempt in a lane.
+#[derive(Debug)]
+struct Running {
+    claimed: Claimed,
+    lane: usize,
+    cancelling: bool,
+}
+
+#[derive(Debug)]
+struct Closing {
+    plan: ShutdownPlan,
+    began: Instant,
+    phase: Phase,
+    report: ShutdownReport,
+    answer: oneshot::Sender<ShutdownReport>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Drain,
+    Stop,
+    Terminate,
+}
+
+#[derive(Debug)]
+struct Keeper {
+    shared: Arc<Shared>,
+    desks: Vec<Desk>,
+    running: HashMap<Lease, Running>,
+    /// Stops for leases whose claim is still on its way to us.
+    stop_early: HashSet<Lease>,
+    /// Over, not yet handed to the store.
+    over: Vec<Attempted>,
+    notes: HashMap<Lease, ProgressNote>,
+    noting: bool,
+    claiming: bool,
+    settling: usize,
+    /// No store calls before this, after one failed.
+    pause_until: Option<Instant>,
+    pause: Duration,
+    next_due: Option<Timestamp>,
+    promoting: bool,
+    upkeep: Upkeep,
+    closing: Option<Closing>,
+}
+
+/// The keeper's thread, from start to end.
+pub(crate) fn run(
+    shared: Arc<Shared>,
+    inputs: UnboundedReceiver<Input>,
+    started: &std::sync::mpsc::Sender<Result<(), StoreError>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let cause = offloop_store::BackendError::new(error);
+            let operation = "start the keeper's runtime";
+            let _ = started.send(Err(StoreError::Backend { operation, cause }));
+            return;
+        }
+    };
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async move {
+        if let Err(error) = upkeep::rescue::rescue(&shared).await {
+            let _ = started.send(Err(error));
+            return;
+        }
+        shared.set_trouble(None);
+        let _ = started.send(Ok(())); // the builder waits for it
+        Keeper::new(shared).serve(inputs).await;
+    });
+}
+
+impl Keeper {
+    fn new(shared: Arc<Shared>) -> Self {
+        let desks = shared.lanes.iter().map(|lane| {
+            Desk::new(
+                lane.tasks().iter().map(|task| task.name.clone()).collect(),
+                lane.slots(),
+            )
+        });
+        Self {
+            desks: desks.collect(),
+            upkeep: Upkeep::new(&shared.config),
+            shared,
+            running: HashMap::new(),
+            stop_early: HashSet::new(),
+            over: Vec::new(),
+            notes: HashMap::new(),
+            noting: false,
+            claiming: false,
+            settling: 0,
+            pause_until: None,
+            pause: STORE_RETRY_FIRST,
+            next_due: None,
+            promoting: false,
+            closing: None,
+        }
+    }
+
+    async fn serve(mut self, mut inputs: UnboundedReceiver<Input>) {
+        let mut batch = Vec::with_capacity(INPUTS_AT_ONCE);
+        self.promote();
+        loop {
+            self.act();
+            if self.is_finished() {
+                self.finish().await;
+                return;
+            }
+            let wait = self.wait();
+            batch.clear();
+            if tokio::time::timeout(wait, inputs.recv_many(&mut batch, INPUTS_AT_ONCE))
+                .await
+                .is_err()
+            {
+                self.tick();
+            }
+            for input in batch.drain(..) {
+                if matches!(input, Input::Abandon) {
+                    return;
+                }
+                self.on(input);
+            }
+        }
+    }
+
+    /// Until the next thing that time demands; never longer than one tick, whatever was missed.
+    fn wait(&self) -> Duration {
+        let mut wait = self.shared.config.tick;
+        if let Some(due) = self.next_due {
+            wait = wait.min(
+                due.since(self.shared.clock.now())
+                    .max(Duration::from_millis(1)),
+            );
+        }
+        let now = Instant::now();
+        if let Some(until) = self.pause_until {
+            wait = wait.min(until.saturating_duration_since(now));
+        }
+        if let Some(closing) = &self.closing {
+            wait = wait.min(closing.due().saturating_duration_since(now));
+        }
+        wait
+    }
+
+    fn on(&mut self, input: Input) {
+        match input {
+            Input::Wake => {
+                self.shared.woken.store(false, Ordering::Release);
+                claim::wake(&mut self.desks);
+            }
+            Input::DueAt(due) => {
+                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+            }
+            Input::Lane { lane, event } => self.on_lane(lane, event),
+            Input::Stop { lease, reason } => self.stop(lease, reason),
+            Input::Claimed { asked, answer } => self.on_claimed(&asked, answer),
+            Input::Settled { batch, answer } => self.on_settled(batch, answer),
+            Input::Promoted(answer) => self.on_promoted(answer),
+            Input::UpkeepDone => self.upkeep.done(),
+            Input::Noted(answer) => {
+                self.noting = false;
+                if let Err(error) = answer {
+                    self.store_failed("keep progress notes", &error);
+                }
+            }
+            Input::Shutdown {
+                plan,
+                force,
+                answer,
+            } => self.begin_shutdown(plan, force, answer),
+            Input::Force => self.force(),
+            Input::Abandon => {}
+        }
+    }
+
+    /// Time passed: look again, whatever hints were lost.
+    fn tick(&mut self) {
+        claim::wake(&mut self.desks);
+    }
+
+    /// Starts every store call that is due.
+    fn act(&mut self) {
+        self.close_step();
+        if let Some(until) = self.pause_until {
+            if Instant::now() < until {
+                return;
+            }
+            self.pause_until = None;
+        }
+        let now = self.shared.clock.now();
+        if self.next_due.is_some_and(|due| due <= now) {
+            self.promote();
+        }
+        self.settle(now);
+        self.note(now);
+        if self.closing.is_none() {
+            self.claim(now);
+            self.upkeep.act(&self.shared);
+        }
+    }
+
+    fn claim(&mut self, now: Timestamp) {
+        if self.claiming {
+            return;
+        }
+        let (asked, wants) = claim::ask(&mut self.desks);
+        if wants.is_empty() {
+            return;
+        }
+        self.claiming = true;
+        let ask = ClaimRequest {
+            now,
+            node: self.shared.node.clone(),
+            wants,
+        };
+        let call = self.shared.engine.claim(ask);
+        let inbox = self.shared.inbox.clone();
+        tokio::task::spawn_local(async move {
+            let _ = inbox.send(Input::Claimed {
+                asked,
+                answer: call.await,
+            });
+        });
+    }
+
+    fn on_claimed(&mut self, asked: &Asked, answer: Result<Vec<Claimed>, StoreError>) {
+        self.claiming = false;
+        let claimed = match answer {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                let none = vec![0; self.desks.len()];
+                claim::answered(&mut self.desks, asked, &none);
+                claim::wake(&mut self.desks);
+                self.store_failed("claim jobs", &error);
+                return;
+            }
+        };
+        self.store_works();
+        let mut work: Vec<Vec<_>> = self.desks.iter().map(|_| Vec::new()).collect();
+        let mut stop_now = Vec::new();
+        for claimed in claimed {
+            let Some(&lane) = self.shared.routes.get(claimed.task.as_str()) else {
+                tracing::error!(job = %claimed.id, task = %claimed.task, "the store gave out a task that was not asked for");
+                continue;
+            };
+            let info = self.shared.lanes[lane]
+                .tasks()
+                .iter()
+                .find(|t| t.name == claimed.task);
+            work[lane].push(dispatch::work(&claimed, info));
+            let cancelling = self.stop_early.remove(&claimed.lease);
+            if cancelling {
+                stop_now.push((lane, claimed.lease));
+            }
+            self.running.insert(
+                claimed.lease,
+                Running {
+                    claimed,
+                    lane,
+                    cancelling,
+                },
+            );
+        }
+        self.stop_early.clear(); // no claim is under way: the rest had ended before their stop
+        let got: Vec<u32> = work.iter().map(|work| work.len() as u32).collect();
+        claim::answered(&mut self.desks, asked, &got);
+        for (lane, work) in work
+            .into_iter()
+            .enumerate()
+            .filter(|(_, work)| !work.is_empty())
+        {
+            self.desks[lane].work_in(work.len() as u32);
+            self.shared.lanes[lane].start(work);
+        }
+        for (lane, lease) in stop_now {
+            self.shared.lanes[lane].stop(lease, StopReason::Cancel);
+        }
+    }
+
+    fn on_lane(&mut self, lane: usize, event: LaneEvent) {
+        match event {
+            LaneEvent::Started {
+                job,
+                lease,
+                executor,
+            } => {
+                let started_at = self.shared.clock.now();
+                let view = RunningView {
+                    lease,
+                    lane,
+                    executor,
+                    started_at,
+                };
+                self.shared.running().insert(job, view);
+                self.publish(lease, EventKind::Started);
+            }
+            LaneEvent::Progress { job, lease, note } => {
+                self.notes.insert(
+                    lease,
+                    ProgressNote {
+                        id: job,
+                        lease,
+                        note,
+                    },
+                );
+            }
+            LaneEvent::Ended(ended) => self.on_ended(lane, *ended),
+        }
+    }
+
+    fn publish(&self, lease: Lease, kind: EventKind) {
+        if let Some(running) = self.running.get(&lease) {
+            let claimed = &running.claimed;
+            let (task, queue) = (claimed.task.clone(), claimed.options.queue.clone());
+            let at = self.shared.clock.now();
+            self.shared.hub.publish(vec![JobEvent {
+                at,
+                job: claimed.id,
+                task,
+                queue,
+                kind,
+            }]);
+        }
+    }
+
+    fn on_ended(&mut self, lane: usize, ended: Ended) {
+        self.desks[lane].work_out(ended.usage.wall);
+        {
+            let mut views = self.shared.running();
+            if views
+                .get(&ended.job)
+                .is_some_and(|view| view.lease == ended.lease)
+            {
+                views.remove(&ended.job);
+            }
+        }
+        let Some(running) = self.running.remove(&ended.lease) else {
+            tracing::error!(lease = %ended.lease, "a lane ended an attempt that it was not given");
+            return;
+        };
+        let now = self.shared.clock.now();
+        let shared = Arc::clone(&self.shared);
+        let over = Over {
+            claimed: &running.claimed,
+            lane: self.shared.lanes[lane].name(),
+            ended,
+            cancelling: running.cancelling || running.claimed.cancelling,
+        };
+        let settlement = settle::settlement(over, now, shared.dice.roll(), |end| {
+            shared.final_records(end)
+        });
+        if matches!(settlement.verdict, Verdict::HandBack)
+            && let Some(closing) = &mut self.closing
+        {
+            closing.report.handed_back += 1;
+        }
+        self.over.push(Attempted {
+            claimed: running.claimed,
+            settlement,
+        });
+    }
+
+    fn settle(&mut self, now: Timestamp) {
+        while !self.over.is_empty() && self.settling < SETTLES_IN_FLIGHT_MAX {
+            let count = self.over.len().min(SETTLE_BATCH_MAX);
+            let batch: Vec<_> = self.over.drain(..count).collect();
+            let ends = batch.iter().map(|over| over.settlement.clone()).collect();
+            let call = self.shared.engine.settle(now, ends);
+            let inbox = self.shared.inbox.clone();
+            self.settling += 1;
+            tokio::task::spawn_local(async move {
+                let answer = call.await;
+                let _ = inbox.send(Input::Settled { batch, answer });
+            });
+        }
+    }
+
+    fn on_settled(&mut self, batch: Vec<Attempted>, answer: Result<Vec<Settled>, StoreError>) {
+        self.settling -= 1;
+        let settled = match answer {
+            Ok(settled) => settled,
+            Err(error) => {
+                // The executors are gone and their answers are here: keep them until they are
+                // on disk, however long that takes.
+                self.over.extend(batch);
+                self.store_failed("settle attempts", &error);
+                return;
+            }
+        };
+        self.store_works();
+        let now = self.shared.clock.now();
+        let mut events = Vec::with_capacity(batch.len());
+        for (over, settled) in batch.iter().zip(settled) {
+            if matches!(settled, Settled::Stale) {
+                tracing::warn!(job = %over.claimed.id, lease = %over.claimed.lease, "a settlement was refused: another lease holds the job");
+                continue;
+            }
+            if let Verdict::Retry { due } = over.settlement.verdict {
+                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+            }
+            events.push(settle::event(&over.claimed, &over.settlement, now));
+        }
+        self.shared.hub.publish(events);
+    }
+
+    fn note(&mut self, now: Timestamp) {
+        if self.noting || self.notes.is_empty() {
+            return;
+        }
+        self.noting = true;
+        let notes: Vec<_> = self.notes.drain().map(|(_, note)| note).collect();
+        for note in &notes {
+            self.publish(note.lease, EventKind::Progress);
+        }
+        let call = self.shared.engine.note_progress(now, notes);
+        let inbox = self.shared.inbox.clone();
+        tokio::task::spawn_local(async move {
+            let _ = inbox.send(Input::Noted(call.await));
+        });
+    }
+
+    fn promote(&mut self) {
+        if self.promoting {
+            return;
+        }
+        self.promoting = true;
+        let call = self.shared.engine.promote(self.shared.clock.now());
+        let inbox = self.shared.inbox.clone();
+        tokio::task::spawn_local(async move {
+            let _ = inbox.send(Input::Promoted(call.await));
+        });
+    }
+
+    fn on_promoted(&mut self, answer: Result<Promoted, StoreError>) {
+        self.promoting = false;
+        match answer {
+            Ok(promoted) => {
+                self.next_due = promoted.next_due;
+                if promoted.jobs > 0 {
+                    claim::wake(&mut self.desks);
+                }
+            }
+            Err(error) => self.store_failed("make scheduled jobs ready", &error),
+        }
+    }
+
+    fn stop(&mut self, lease: Lease, reason: StopReason) {
+        if let Some(running) = self.running.get_mut(&lease) {
+            running.cancelling |= matches!(reason, StopReason::Cancel);
+            self.shared.lanes[running.lane].stop(lease, reason);
+        } else if self.claiming {
+            self.stop_early.insert(lease);
+        }
+    }
+
+    fn store_failed(&mut self, what: &str, error: &StoreError) {
+        if self.pause_until.is_none() {
+            tracing::warn!(error = %error, pause = ?self.pause, "the store could not {what}");
+        }
+        self.pause_until = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(STORE_RETRY_LAST);
+        if self.closing.is_none() {
+            self.shared.set_trouble(Some("the store does not answer"));
+        }
+    }
+
+    fn store_works(&mut self) {
+        if self.pause > STORE_RETRY_FIRST {
+            self.pause = STORE_RETRY_FIRST;
+            if self.closing.is_none() {
+                self.shared.set_trouble(None);
+            }
+        }
+    }
+}
+
+impl Closing {
+    /// When the current phase ends.
+    fn due(&self) -> Instant {
+        match self.phase {
+            Phase::Drain => self.began + self.plan.drain,
+            Phase::Stop => self.began + self.plan.drain + self.plan.stop,
+            // Time for the last settlements to reach the disk.
+            Phase::Terminate => self.began + self.plan.drain + self.plan.stop + SETTLE_AT_END,
+        }
+    }
+}
+
+/// How long the last settlements may take once every executor has been dealt with.
+const SETTLE_AT_END: Duration = Duration::from_secs(5);
+
+impl Keeper {
+    fn begin_shutdown(
+        &mut self,
+        plan: ShutdownPlan,
+        force: oneshot::Receiver<()>,
+        answer: oneshot::Sender<ShutdownReport>,
+    ) {
+        let report = ShutdownReport {
+            running: self.running.len(),
+            ..ShutdownReport::default()
+        };
+        let began = Instant::now();
+        self.closing = Some(Closing {
+            plan,
+            began,
+            phase: Phase::Drain,
+            report,
+            answer,
+        });
+        for lane in &self.shared.lanes {
+            lane.close();
+        }
+        let inbox = self.shared.inbox.clone();
+        tokio::task::spawn_local(async move {
+            if force.await.is_ok() {
+                let _ = inbox.send(Input::Force);
+            }
+        });
+    }
+
+    /// A second signal: no more waiting for work that might end on its own.
+    fn force(&mut self) {
+        if let Some(closing) = &mut self.closing {
+            closing.report.forced = true;
+            closing.plan.drain = closing.began.elapsed().min(closing.plan.drain);
+            closing.plan.stop = closing.plan.stop.min(Duration::from_millis(500));
+        }
+    }
+
+    /// Moves on when the phase is over: drain, then stop, then terminate.
+    fn close_step(&mut self) {
+        let Some(closing) = &mut self.closing else {
+            return;
+        };
+        if self.running.is_empty() || Instant::now() < closing.due() {
+            return;
+        }
+        match closing.phase {
+            Phase::Drain => {
+                closing.phase = Phase::Stop;
+                for (lease, running) in &self.running {
+                    self.shared.lanes[running.lane].stop(*lease, StopReason::Shutdown);
+                }
+            }
+            Phase::Stop => {
+                closing.phase = Phase::Terminate;
+                for lane in &self.shared.lanes {
+                    for lease in lane.terminate(Duration::from_millis(500)) {
+                        if let Some(running) = self.running.remove(&lease) {
+                            let claimed = running.claimed;
+                            closing.report.abandoned.push((claimed.id, claimed.task));
+                        }
+                    }
+                }
+            }
+            Phase::Terminate => {
+                for (_, running) in self.running.drain() {
+                    closing
+                        .report
+                        .abandoned
+                        .push((running.claimed.id, running.claimed.task));
+                }
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        let Some(closing) = &self.closing else {
+            return false;
+        };
+        let quiet =
+            self.running.is_empty() && self.over.is_empty() && self.settling == 0 && !self.claiming;
+        let overtime = closing.phase == Phase::Terminate && Instant::now() >= closing.due();
+        quiet || overtime
+    }
+
+    async fn finish(mut self) {
+        let Some(mut closing) = self.closing.take() else {
+            return;
+        };
+        for lane in &self.shared.lanes {
+            let _ = lane.terminate(Duration::from_millis(500)); // idle executors
+        }
+        let settled = self.over.is_empty() && self.settling == 0;
+        let closed = tokio::time::timeout(SETTLE_AT_END, self.shared.engine.close()).await;
+        closing.report.settled = settled && matches!(closed, Ok(Ok(())));
+        let _ = closing.answer.send(closing.report); // its caller gave up waiting
+    }
+}

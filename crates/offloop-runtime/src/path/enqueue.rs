@@ -1,0 +1,135 @@
+//! Takes jobs in. Path: **enqueue** -> claim -> dispatch -> settle -> publish.
+//!
+//! Durable before it answers. Must never: wait for a job to run, or take in one that no lane here
+//! could ever run.
+
+use offloop_job::limits::{BATCH_JOBS_MAX, PAYLOAD_BYTES_MAX};
+use offloop_job::{EventKind, JobEvent, JobState, NewJob, OptionProblem, RecordWrite, TaskName};
+use offloop_store::{InsertBatch, InsertOutcome, StoreError};
+
+use crate::handle::Shared;
+
+/// Why a batch was not taken in at all. One bad job refuses its batch: the door checks each job
+/// with [`check`] first when it wants to answer line by line.
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    #[error("task: `{task}` is not declared here; declared are {known}")]
+    UnknownTask { task: TaskName, known: String },
+    #[error(
+        "payload: has {len} bytes; the limit is {PAYLOAD_BYTES_MAX}; put larger data in a file or an object store and name it in the payload"
+    )]
+    PayloadTooLarge { len: usize },
+    #[error("{}", problems(.0))]
+    Options(Vec<OptionProblem>),
+    #[error("jobs: {len} in one batch; the limit is {BATCH_JOBS_MAX}")]
+    BatchTooLarge { len: usize },
+    #[error("record: {0}")]
+    Record(String),
+    #[error("the server is shutting down; send it to another one or try again later")]
+    ShuttingDown,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn problems(found: &[OptionProblem]) -> String {
+    found
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// Whether one job may be asked for here.
+pub(crate) fn check(shared: &Shared, job: &NewJob) -> Result<(), EnqueueError> {
+    if !shared.routes.contains_key(job.task.as_str()) {
+        let known: Vec<_> = shared
+            .tasks
+            .iter()
+            .map(|task| format!("`{}`", task.info.name))
+            .collect();
+        return Err(EnqueueError::UnknownTask {
+            task: job.task.clone(),
+            known: known.join(", "),
+        });
+    }
+    if job.payload.len() > PAYLOAD_BYTES_MAX {
+        return Err(EnqueueError::PayloadTooLarge {
+            len: job.payload.len(),
+        });
+    }
+    let found = job.options.problems();
+    if found.is_empty() {
+        Ok(())
+    } else {
+        Err(EnqueueError::Options(found))
+    }
+}
+
+pub(crate) async fn enqueue(
+    shared: &Shared,
+    jobs: Vec<NewJob>,
+    records: Vec<RecordWrite>,
+) -> Result<Vec<InsertOutcome>, EnqueueError> {
+    if shared.is_closing() {
+        return Err(EnqueueError::ShuttingDown);
+    }
+    if jobs.len() > BATCH_JOBS_MAX {
+        return Err(EnqueueError::BatchTooLarge { len: jobs.len() });
+    }
+    for job in &jobs {
+        check(shared, job)?;
+    }
+    if let Some(problem) = records.iter().find_map(RecordWrite::problem) {
+        return Err(EnqueueError::Record(problem));
+    }
+    let now = shared.clock.now();
+    let names: Vec<_> = jobs
+        .iter()
+        .map(|job| {
+            (
+                job.task.clone(),
+                job.options.queue.clone(),
+                job.options.run_at,
+            )
+        })
+        .collect();
+    let outcomes = shared
+        .engine
+        .insert(InsertBatch { now, jobs, records })
+        .await?;
+
+    let mut events = Vec::with_capacity(outcomes.len());
+    for (outcome, (task, queue, run_at)) in outcomes.iter().zip(names) {
+        let InsertOutcome::Created {
+            id,
+            state,
+            replaced,
+        } = outcome
+        else {
+            continue;
+        };
+        if let Some(replaced) = replaced {
+            let (task, queue) = (task.clone(), queue.clone());
+            events.push(JobEvent {
+                at: now,
+                job: *replaced,
+                task,
+                queue,
+                kind: EventKind::Cancelled,
+            });
+        }
+        events.push(JobEvent {
+            at: now,
+            job: *id,
+            task,
+            queue,
+            kind: EventKind::Enqueued,
+        });
+        match (state, run_at) {
+            (JobState::Scheduled, Some(run_at)) => shared.due_at(run_at),
+            _ => shared.wake(),
+        }
+    }
+    shared.hub.publish(events);
+    Ok(outcomes)
+}

@@ -1,0 +1,7 @@
+//! The life of a job, in the order in which it happens.
+
+pub(crate) mod claim;
+pub(crate) mod dispatch;
+pub(crate) mod enqueue;
+pub(crate) mod publish;
+pub(crate) mod settle;

@@ -1,0 +1,284 @@
+//! Tells subscribers what was committed. Path: enqueue -> claim -> dispatch -> settle ->
+//! **publish**.
+//!
+//! One ring for all: a subscriber holds a position, not a buffer, so a slow one costs nothing and
+//! learns that it lags. Must never: publish what is not committed, or wait for a reader.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use offloop_job::{JobEvent, JobId};
+use tokio::sync::{oneshot, watch};
+
+/// A place in the stream of events: which server run, and how many events came before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventCursor {
+    /// Start of the server in milliseconds: events of another run cannot be replayed.
+    pub epoch: u64,
+    pub position: u64,
+}
+
+impl fmt::Display for EventCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.position)
+    }
+}
+
+impl FromStr for EventCursor {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (epoch, position) = text.split_once('-').unwrap_or((text, ""));
+        Ok(Self {
+            epoch: epoch.parse()?,
+            position: position.parse()?,
+        })
+    }
+}
+
+/// Events were missed: the reader should ask for the current state and go on from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lagged;
+
+/// The ring and those who wait for one job.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    epoch: u64,
+    kept: usize,
+    ring: Mutex<Ring>,
+    latest: watch::Sender<u64>,
+    waiting: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    /// Position of `events[0]`.
+    first: u64,
+    events: VecDeque<Arc<JobEvent>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    pub(crate) fn new(epoch: u64, kept: usize) -> Self {
+        let (latest, _) = watch::channel(0);
+        Self {
+            epoch,
+            kept,
+            ring: Mutex::default(),
+            latest,
+            waiting: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn publish(&self, events: Vec<JobEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut finished: Vec<JobId> = Vec::new();
+        let next = {
+            let mut ring = lock(&self.ring);
+            for event in events {
+                if event.kind.is_final() {
+                    finished.push(event.job);
+                }
+                if ring.events.len() == self.kept {
+                    ring.events.pop_front();
+                    ring.first += 1;
+                }
+                ring.events.push_back(Arc::new(event));
+            }
+            ring.first + ring.events.len() as u64
+        };
+        // Two publishers may come out of order: the position only grows.
+        self.latest.send_if_modified(|latest| {
+            let grew = next > *latest;
+            *latest = next.max(*latest);
+            grew
+        });
+        let mut waiting = lock(&self.waiting);
+        if waiting.is_empty() {
+            return;
+        }
+        for job in finished {
+            for waiter in waiting.remove(&job).unwrap_or_default() {
+                let _ = waiter.send(()); // its caller hung up
+            }
+        }
+    }
+
+    /// Resolves at the job's final event. Ask for its state after this call, not before it.
+    pub(crate) fn wait_final(&self, job: JobId) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = lock(&self.waiting);
+        let list = waiting.entry(job).or_default();
+        list.retain(|waiter| !waiter.is_closed());
+        list.push(sender);
+        receiver
+    }
+
+    /// Forgets waiters of `job` whose callers hung up.
+    pub(crate) fn forget_closed(&self, job: JobId) {
+        let mut waiting = lock(&self.waiting);
+        if let Some(list) = waiting.get_mut(&job) {
+            list.retain(|waiter| !waiter.is_closed());
+            if list.is_empty() {
+                waiting.remove(&job);
+            }
+        }
+    }
+
+    /// From `after` on, or from now.
+    pub(crate) fn subscribe(self: &Arc<Self>, after: Option<EventCursor>) -> Events {
+        let latest = self.latest.subscribe();
+        let now = *latest.borrow();
+        let (position, lagged) = match after {
+            None => (now, false),
+            Some(cursor) if cursor.epoch == self.epoch && cursor.position <= now => {
+                (cursor.position, false)
+            }
+            Some(_) => (now, true),
+        };
+        Events {
+            hub: Arc::clone(self),
+            latest,
+            position,
+            lagged,
+        }
+    }
+}
+
+/// A reader's place in the stream.
+#[derive(Debug)]
+pub struct Events {
+    hub: Arc<Hub>,
+    latest: watch::Receiver<u64>,
+    position: u64,
+    lagged: bool,
+}
+
+/// Events handed to a reader at once.
+const EVENTS_AT_ONCE: usize = 256;
+
+impl Events {
+    /// Where the next event will be read: what a client sends as `Last-Event-ID`.
+    pub fn cursor(&self) -> EventCursor {
+        EventCursor {
+            epoch: self.hub.epoch,
+            position: self.position,
+        }
+    }
+
+    /// The next events, at least one; waits for it. `None` when the server is gone. The cursor of
+    /// the n-th event of the answer is the position before it plus n.
+    pub async fn next(&mut self) -> Option<Result<Vec<Arc<JobEvent>>, Lagged>> {
+        loop {
+            if std::mem::take(&mut self.lagged) {
+                return Some(Err(Lagged));
+            }
+            {
+                let ring = lock(&self.hub.ring);
+                if self.position < ring.first {
+                    self.position = ring.first;
+                    return Some(Err(Lagged));
+                }
+                let skip = (self.position - ring.first) as usize;
+                let batch: Vec<_> = ring
+                    .events
+                    .iter()
+                    .skip(skip)
+                    .take(EVENTS_AT_ONCE)
+                    .cloned()
+                    .collect();
+                if !batch.is_empty() {
+                    self.position += batch.len() as u64;
+                    return Some(Ok(batch));
+                }
+            }
+            let position = self.position;
+            self.latest
+                .wait_for(|latest| *latest > position)
+                .await
+                .ok()?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use offloop_job::{EventKind, JobIdSource, QueueName, TaskName, Timestamp};
+
+    fn event(source: &mut JobIdSource, kind: EventKind) -> JobEvent {
+        JobEvent {
+            at: Timestamp::from_millis(1),
+            job: source.next_id(Timestamp::from_millis(1)),
+            task: TaskName::parse("t").unwrap(),
+            queue: QueueName::default(),
+            kind,
+        }
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    #[test]
+    fn a_reader_that_reconnects_misses_nothing() {
+        let hub = Arc::new(Hub::new(7, 100));
+        let mut source = JobIdSource::new(0, 1);
+        let mut reader = hub.subscribe(None);
+        hub.publish(vec![event(&mut source, EventKind::Enqueued)]);
+        assert_eq!(run(reader.next()).unwrap().unwrap().len(), 1);
+        let cursor: EventCursor = reader.cursor().to_string().parse().unwrap();
+        drop(reader);
+        hub.publish(vec![event(&mut source, EventKind::Completed)]);
+        let mut reader = hub.subscribe(Some(cursor));
+        assert_eq!(
+            run(reader.next()).unwrap().unwrap()[0].kind,
+            EventKind::Completed
+        );
+    }
+
+    #[test]
+    fn a_slow_reader_is_told_that_it_lags_and_holds_no_memory() {
+        let hub = Arc::new(Hub::new(7, 10));
+        let mut source = JobIdSource::new(0, 1);
+        let mut reader = hub.subscribe(None);
+        for _ in 0..25 {
+            hub.publish(vec![event(&mut source, EventKind::Enqueued)]);
+        }
+        assert_eq!(run(reader.next()), Some(Err(Lagged)));
+        assert_eq!(run(reader.next()).unwrap().unwrap().len(), 10);
+        assert_eq!(lock(&hub.ring).events.len(), 10);
+    }
+
+    #[test]
+    fn a_cursor_of_another_run_is_told_that_it_lags() {
+        let hub = Arc::new(Hub::new(7, 10));
+        let mut reader = hub.subscribe(Some(EventCursor {
+            epoch: 6,
+            position: 0,
+        }));
+        assert_eq!(run(reader.next()), Some(Err(Lagged)));
+        assert!("".parse::<EventCursor>().is_err() && "7".parse::<EventCursor>().is_err());
+    }
+
+    #[test]
+    fn a_wait_that_began_before_the_end_hears_of_it() {
+        let hub = Arc::new(Hub::new(7, 10));
+        let end = event(&mut JobIdSource::new(0, 1), EventKind::Completed);
+        let waiter = hub.wait_final(end.job);
+        drop(hub.wait_final(end.job));
+        hub.publish(vec![end]);
+        assert!(run(waiter).is_ok());
+        assert!(lock(&hub.waiting).is_empty());
+    }
+}

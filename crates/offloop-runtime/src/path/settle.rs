@@ -1,0 +1,147 @@
+//! Decides what an ended attempt means for its job. Path: enqueue -> claim -> dispatch ->
+//! **settle** -> publish.
+//!
+//! Needs the lane's [`Gone`]: no job is ready again before its executor is proven gone. Must
+//! never: read the clock or draw a number; both come in.
+
+use std::time::Duration;
+
+use offloop_job::{
+    Decision, EventKind, Failure, FailureClass, JobEvent, JobState, Outcome, StopReason, Timestamp,
+    Usage, decide,
+};
+use offloop_lane::{Ended, Gone, Proof};
+use offloop_store::{AttemptReport, Claimed, Settlement, Verdict};
+
+use crate::hooks::FinalEnd;
+
+/// An attempt that is over, with everything that the decision needs.
+pub(crate) struct Over<'a> {
+    pub(crate) claimed: &'a Claimed,
+    pub(crate) lane: &'a str,
+    pub(crate) ended: Ended,
+    /// Its cancel was asked for.
+    pub(crate) cancelling: bool,
+}
+
+/// The settlement, and whether a pack is to be asked for rows.
+pub(crate) fn settlement(
+    over: Over<'_>,
+    now: Timestamp,
+    dice: f64,
+    final_records: impl FnOnce(&FinalEnd<'_>) -> Vec<offloop_job::RecordWrite>,
+) -> Settlement {
+    let Over {
+        claimed,
+        lane,
+        ended,
+        cancelling,
+    } = over;
+    let _proof: Proof = ended.gone.proof(); // without it there would be no settlement
+    let started_at = now.minus(ended.usage.wall);
+    let mut report = AttemptReport {
+        node: claimed.node.clone(),
+        lane: lane.into(),
+        executor: ended.executor,
+        started_at,
+        ended_at: now,
+        wait: started_at.since(claimed.due_at),
+        usage: ended.usage,
+        failure: None,
+        log: ended.log,
+    };
+    let mut records = Vec::new();
+    let verdict = match ended.outcome {
+        Outcome::Completed {
+            result,
+            records: rows,
+        } => {
+            records = rows;
+            Verdict::Completed { result }
+        }
+        Outcome::Stopped {
+            reason: StopReason::Shutdown,
+            ..
+        } if !cancelling => Verdict::HandBack,
+        Outcome::Stopped { failure, .. } => {
+            report.failure = Some(Failure {
+                class: FailureClass::Cancelled,
+                ..failure
+            });
+            Verdict::Abort
+        }
+        Outcome::Failed(failure) => {
+            let verdict = if cancelling {
+                Verdict::Abort
+            } else {
+                match decide(&claimed.options.retry, claimed.history, failure.class, dice) {
+                    Decision::Retry { after } => Verdict::Retry {
+                        due: now.plus(after),
+                    },
+                    Decision::GiveUp { reason } => Verdict::GiveUp { reason },
+                }
+            };
+            report.failure = Some(failure);
+            verdict
+        }
+    };
+    let state = verdict.step().edge().1;
+    if matches!(state, JobState::Failed | JobState::Cancelled) {
+        records = final_records(&FinalEnd {
+            id: claimed.id,
+            task: &claimed.task,
+            payload: &claimed.payload,
+            state,
+            failure: report.failure.as_ref(),
+        });
+    }
+    Settlement {
+        id: claimed.id,
+        lease: claimed.lease,
+        verdict,
+        report,
+        records,
+    }
+}
+
+/// The end of an attempt whose node is dead: the engine vouches for that.
+pub(crate) fn lost(claimed: &Claimed) -> Ended {
+    let message = format!(
+        "the server that ran it ended without a word (node {})",
+        claimed.node
+    );
+    Ended {
+        job: claimed.id,
+        lease: claimed.lease,
+        outcome: Outcome::Failed(Failure::new(FailureClass::Lost, message)),
+        executor: "".into(),
+        queued: Duration::ZERO,
+        usage: Usage::default(),
+        log: offloop_job::LogTail::default(),
+        gone: Gone::proven(Proof::NodeGone),
+    }
+}
+
+/// What subscribers hear once it is committed.
+pub(crate) fn event(claimed: &Claimed, settlement: &Settlement, now: Timestamp) -> JobEvent {
+    let class = settlement
+        .report
+        .failure
+        .as_ref()
+        .map_or(FailureClass::Error, |f| f.class);
+    let kind = match settlement.verdict {
+        Verdict::Completed { .. } => EventKind::Completed,
+        Verdict::Retry { due } => EventKind::Retrying { class, due_at: due },
+        Verdict::GiveUp { .. } => EventKind::Failed { class },
+        Verdict::HandBack => EventKind::HandedBack,
+        Verdict::Abort => EventKind::Cancelled,
+    };
+    let queue = claimed.options.queue.clone();
+    JobEvent {
+        at: now,
+        job: claimed.id,
+        task: claimed.task.clone(),
+        queue,
+        kind,
+    }
+}

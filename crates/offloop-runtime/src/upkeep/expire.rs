@@ -1,0 +1,49 @@
+//! Ends jobs that are too late to start.
+
+use offloop_job::{EventKind, JobEvent, JobState};
+use offloop_store::{EndIdle, EndIdleOutcome, IdleEnd, StoreError};
+
+use crate::handle::Shared;
+use crate::hooks::FinalEnd;
+
+const OVERDUE_BATCH: u16 = 256;
+
+pub(crate) async fn expire(shared: &Shared) -> Result<(), StoreError> {
+    loop {
+        let now = shared.clock.now();
+        let overdue = shared.engine.overdue(now, OVERDUE_BATCH).await?;
+        let full = overdue.len() == usize::from(OVERDUE_BATCH);
+        if overdue.is_empty() {
+            return Ok(());
+        }
+        let ends = overdue.iter().map(|job| {
+            let records = shared.final_records(&FinalEnd {
+                id: job.id,
+                task: &job.task,
+                payload: &job.payload,
+                state: JobState::Expired,
+                failure: None,
+            });
+            EndIdle {
+                id: job.id,
+                why: IdleEnd::Expire,
+                records,
+            }
+        });
+        let outcomes = shared.engine.end_idle(now, ends.collect()).await?;
+        let ended = overdue.into_iter().zip(outcomes);
+        let events = ended
+            .filter(|(_, outcome)| matches!(outcome, EndIdleOutcome::Ended { .. }))
+            .map(|(job, _)| JobEvent {
+                at: now,
+                job: job.id,
+                task: job.task,
+                queue: job.queue,
+                kind: EventKind::Expired,
+            });
+        shared.hub.publish(events.collect());
+        if !full {
+            return Ok(());
+        }
+    }
+}

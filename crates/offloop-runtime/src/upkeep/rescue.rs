@@ -1,0 +1,60 @@
+//! Settles what dead nodes were running, once at the start.
+//!
+//! The executors are proven gone: the lanes have cleared their leftovers, and an embedded store's
+//! lock was free. Must never run before both.
+
+use offloop_store::{StoreError, Verdict};
+
+use crate::handle::Shared;
+use crate::path::settle::{self, Over};
+
+const ORPHANS_BATCH: u16 = 512;
+
+pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
+    let mut rescued = 0;
+    loop {
+        let orphans = shared
+            .engine
+            .orphans(shared.node.clone(), ORPHANS_BATCH)
+            .await?;
+        if orphans.is_empty() {
+            break;
+        }
+        let now = shared.clock.now();
+        let settlements: Vec<_> = orphans
+            .iter()
+            .map(|claimed| {
+                let over = Over {
+                    claimed,
+                    lane: "",
+                    ended: settle::lost(claimed),
+                    cancelling: claimed.cancelling,
+                };
+                settle::settlement(over, now, shared.dice.roll(), |end| {
+                    shared.final_records(end)
+                })
+            })
+            .collect();
+        let quarantined = settlements
+            .iter()
+            .filter(|s| matches!(s.verdict, Verdict::GiveUp { .. }))
+            .count();
+        shared.engine.settle(now, settlements.clone()).await?;
+        let events = orphans
+            .iter()
+            .zip(&settlements)
+            .map(|(o, s)| settle::event(o, s, now));
+        shared.hub.publish(events.collect());
+        rescued += orphans.len();
+        if quarantined > 0 {
+            tracing::warn!(
+                quarantined,
+                "jobs that took the server down too often are failed for good"
+            );
+        }
+    }
+    if rescued > 0 {
+        tracing::info!(rescued, "rescued jobs of an earlier run");
+    }
+    Ok(())
+}
