@@ -6,16 +6,20 @@
 //!
 //! Must never: know a store, decide a retry, or read the wall clock.
 
+mod contain;
 mod context;
 mod gone;
 mod report;
 mod token;
+mod verdict;
 mod work;
 
+pub use contain::{contained, drop_quietly, panicked};
 pub use context::{TaskContext, TaskError, TaskOutput};
 pub use gone::{Gone, Proof};
 pub use report::{Ended, LaneEvent, LaneSink};
 pub use token::{StopToken, Stopped};
+pub use verdict::{Overrun, outcome_of};
 pub use work::{Work, WorkLimits};
 
 use std::fmt;

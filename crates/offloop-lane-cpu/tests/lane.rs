@@ -1,0 +1,331 @@
+//! The CPU lane: the rules of every lane, and its own.
+
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use offloop_job::{FailureClass, Lease, StopReason};
+use offloop_lane::{Lane, Proof, TaskError, TaskOutput};
+use offloop_lane_cpu::{CpuLane, CpuLaneBuilder};
+use support::{
+    PATIENCE, Subject, TestSink, eventually, failed_as, failure, info, result, stopped_by, work,
+};
+
+fn builder(threads: u16, ahead: u16) -> CpuLaneBuilder {
+    CpuLane::builder("cpu")
+        .threads(threads)
+        .ahead(ahead)
+        .task(
+            info("echo"),
+            Arc::new(|ctx| Ok(TaskOutput::json(ctx.payload().clone()))),
+        )
+        .task(
+            info("fail"),
+            Arc::new(|_| Err(TaskError::invalid("no good"))),
+        )
+        .task(
+            info("wait"),
+            Arc::new(|ctx| {
+                ctx.progress("\"waiting\"")?;
+                while !ctx.should_stop() {
+                    std::thread::park_timeout(Duration::from_millis(1));
+                }
+                Err(TaskError::stopped())
+            }),
+        )
+}
+
+fn opened(builder: CpuLaneBuilder) -> (CpuLane, Arc<TestSink>) {
+    let (lane, sink) = (builder.build(), TestSink::new());
+    lane.open(sink.clone()).unwrap();
+    (lane, sink)
+}
+
+lane_conformance!(|slots| {
+    let (lane, sink) = opened(builder(slots, 0));
+    Subject {
+        lane: Box::new(lane),
+        sink,
+    }
+});
+
+#[test]
+fn a_late_job_of_high_priority_is_not_held_up_by_the_line() {
+    let (lane, sink) = opened(builder(1, 16));
+    lane.start(vec![work(1, "wait", "null")]);
+    sink.note(1);
+    let with = |lease, priority| {
+        let mut work = work(lease, "echo", "0");
+        work.priority = priority;
+        work
+    };
+    lane.start(vec![with(2, 9), with(3, 5), with(4, 5), with(5, 0)]);
+    lane.start(vec![with(6, 5), with(7, 200)]);
+    assert_eq!(lane.status().queued, 6);
+    lane.stop(Lease(1), StopReason::Cancel);
+    sink.ended_count(7);
+    let order = sink.peek(|seen| seen.ended.iter().map(|e| e.lease.0).collect::<Vec<_>>());
+    assert_eq!(order, [1, 5, 3, 4, 6, 2, 7]);
+}
+
+#[test]
+fn a_job_that_is_cancelled_in_line_never_starts() {
+    let (lane, sink) = opened(builder(1, 4));
+    lane.start(vec![work(1, "wait", "null"), work(2, "echo", "2")]);
+    sink.note(1);
+    lane.stop(Lease(2), StopReason::Cancel);
+    let ended = sink.ended(2);
+    stopped_by(&ended, StopReason::Cancel);
+    assert_eq!(ended.gone.proof(), Proof::NeverStarted);
+    assert_eq!(lane.status().queued, 0);
+    lane.stop(Lease(1), StopReason::Cancel);
+    stopped_by(&sink.ended(1), StopReason::Cancel);
+    sink.peek(|seen| assert_eq!(seen.started.len(), 1));
+}
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("in drop");
+    }
+}
+
+#[test]
+fn a_panic_in_a_task_or_in_a_destructor_takes_neither_the_thread_nor_the_next_job() {
+    let (lane, sink) = opened(
+        builder(1, 8)
+            .task(info("panic"), Arc::new(|_| panic!("on purpose")))
+            .task(
+                info("drop"),
+                Arc::new(|_| {
+                    let _bomb = Bomb;
+                    Ok(TaskOutput::none())
+                }),
+            )
+            .task(info("value"), Arc::new(|_| std::panic::panic_any(Bomb))),
+    );
+    let tasks = [
+        ("panic", "on purpose"),
+        ("drop", "in drop"),
+        ("value", "panicked"),
+    ];
+    for (lease, (task, says)) in (1..).zip(tasks) {
+        lane.start(vec![work(lease, task, "null")]);
+        failed_as(&sink.ended(lease), FailureClass::Error, says);
+    }
+    lane.start(vec![work(9, "echo", "9")]);
+    assert_eq!(result(&sink.ended(9)), "9");
+    sink.peek(|seen| assert!(seen.started.iter().all(|row| &*row.1 == "offloop-cpu-0")));
+    assert_eq!(lane.status().executors, 1);
+}
+
+#[test]
+fn a_task_nobody_runs_fails_by_name_and_harms_nothing() {
+    let (lane, sink) = opened(builder(1, 1));
+    lane.start(vec![work(1, "other", "null")]);
+    failed_as(
+        &sink.ended(1),
+        FailureClass::Error,
+        "does not run task `other`",
+    );
+}
+
+#[test]
+fn an_answer_that_came_first_is_kept_when_a_stop_was_asked() {
+    let gate = Arc::new(Barrier::new(2));
+    let inside = gate.clone();
+    let (lane, sink) = opened(builder(1, 0).task(
+        info("late"),
+        Arc::new(move |ctx| {
+            ctx.progress("1")?;
+            inside.wait();
+            assert!(ctx.should_stop());
+            Ok(TaskOutput::json("\"done\""))
+        }),
+    ));
+    lane.start(vec![work(1, "late", "null")]);
+    sink.note(1);
+    lane.stop(Lease(1), StopReason::Cancel);
+    gate.wait();
+    assert_eq!(result(&sink.ended(1)), "\"done\"");
+}
+
+#[test]
+fn a_thread_that_ignores_its_token_is_replaced_and_its_job_ends_only_when_it_returns() {
+    let release = Arc::new(AtomicBool::new(false));
+    let inside = release.clone();
+    let (lane, sink) = opened(builder(1, 4).grace(Duration::from_millis(30)).task(
+        info("deaf"),
+        Arc::new(move |ctx| {
+            ctx.progress("1")?;
+            while !inside.load(Ordering::Acquire) {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Err(TaskError::error("at last"))
+        }),
+    ));
+    let mut deaf = work(1, "deaf", "null");
+    deaf.limits.timeout = Duration::from_millis(30);
+    lane.start(vec![deaf]);
+    sink.note(1);
+    lane.start(vec![work(2, "echo", "2")]);
+    // The replacement runs the next job while the first still burns its thread.
+    assert_eq!(result(&sink.ended(2)), "2");
+    let status = lane.status();
+    assert_eq!((status.stuck, status.running, status.executors), (1, 1, 2));
+    sink.peek(|seen| assert!(seen.ended.is_empty(), "{:?}", seen.ended));
+
+    // The bound: a second deaf job is stuck too, and no third thread comes.
+    lane.start(vec![work(3, "deaf", "null"), work(4, "echo", "4")]);
+    sink.note(3);
+    lane.stop(Lease(3), StopReason::Cancel);
+    eventually("two stuck", || lane.status().stuck == 2);
+    assert_eq!(lane.status().executors, 2);
+    assert_eq!(lane.status().queued, 1);
+    assert_eq!(
+        lane.terminate(Duration::from_millis(20)),
+        [Lease(1), Lease(3)]
+    );
+    stopped_by(&sink.ended(4), StopReason::Shutdown);
+
+    release.store(true, Ordering::Release);
+    let first = sink.ended(1);
+    failed_as(&first, FailureClass::Timeout, "limit is 30ms");
+    assert_eq!(first.gone.proof(), Proof::ThreadReturned);
+    stopped_by(&sink.ended(3), StopReason::Cancel);
+    assert_eq!(lane.terminate(PATIENCE), []);
+    assert_eq!(lane.status().executors, 0);
+}
+
+#[test]
+fn a_replaced_thread_that_comes_back_leaves_so_the_pool_does_not_grow() {
+    let release = Arc::new(AtomicBool::new(false));
+    let inside = release.clone();
+    let (lane, sink) = opened(builder(2, 4).grace(Duration::from_millis(5)).task(
+        info("deaf"),
+        Arc::new(move |_| {
+            while !inside.load(Ordering::Acquire) {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Ok(TaskOutput::none())
+        }),
+    ));
+    for round in 0..3 {
+        release.store(false, Ordering::Release);
+        let lease = round * 10 + 1;
+        lane.start(vec![work(lease, "deaf", "null")]);
+        sink.started(lease);
+        lane.stop(Lease(lease), StopReason::Cancel);
+        eventually("replaced", || lane.status().executors == 3);
+        release.store(true, Ordering::Release);
+        assert_eq!(result(&sink.ended(lease)), "");
+        eventually("left", || lane.status().executors == 2);
+        assert_eq!(lane.status().stuck, 0);
+    }
+    lane.start((100..105).map(|lease| work(lease, "echo", "1")).collect());
+    sink.ended_count(5);
+}
+
+#[test]
+fn a_spinning_task_ends_at_its_processor_time_and_a_sleeping_one_does_not() {
+    let (lane, sink) = opened(builder(2, 0).task(
+        info("spin"),
+        Arc::new(|ctx| {
+            while !ctx.should_stop() {
+                std::hint::spin_loop();
+            }
+            Err(TaskError::stopped())
+        }),
+    ));
+    let limited = |lease, task| {
+        let mut work = work(lease, task, "null");
+        work.limits.cpu = Some(Duration::from_millis(60));
+        work
+    };
+    lane.start(vec![limited(1, "wait"), limited(2, "spin")]);
+    let spun = sink.ended(2);
+    failed_as(&spun, FailureClass::CpuLimit, "limit is 60ms");
+    let used = spun.usage.cpu.unwrap();
+    assert!(used >= Duration::from_millis(55), "{used:?}");
+    assert_eq!(lane.status().running, 1);
+    lane.stop(Lease(1), StopReason::Cancel);
+    let slept = sink.ended(1);
+    let used = slept.usage.cpu.unwrap();
+    assert!(used < Duration::from_millis(60), "{used:?} {slept:?}");
+    stopped_by(&slept, StopReason::Cancel);
+    assert!(failure(&slept).message.contains("stopped"));
+}
+
+#[test]
+fn progress_holds_the_stall_limit_off() {
+    let (lane, sink) = opened(builder(1, 0).task(
+        info("chatty"),
+        Arc::new(|ctx| {
+            for _ in 0..20 {
+                std::thread::park_timeout(Duration::from_millis(10));
+                ctx.progress("1")?;
+            }
+            Ok(TaskOutput::json("1"))
+        }),
+    ));
+    let mut chatty = work(1, "chatty", "null");
+    chatty.limits.stall = Some(Duration::from_millis(150));
+    lane.start(vec![chatty]);
+    assert_eq!(result(&sink.ended(1)), "1");
+}
+
+#[test]
+fn no_job_is_lost_or_run_twice_under_many_submitters_and_cancels() {
+    let (lane, sink) = opened(builder(3, 4_096));
+    let lane = &lane;
+    std::thread::scope(|scope| {
+        for submitter in 0..4_u64 {
+            scope.spawn(move || {
+                for n in 0..250 {
+                    let lease = submitter * 1_000 + n * 2 + 1;
+                    lane.start(vec![work(lease, "echo", "1"), work(lease + 1, "echo", "1")]);
+                    if n % 3 == 0 {
+                        lane.stop(Lease(lease + 1), StopReason::Cancel);
+                    }
+                }
+            });
+        }
+    });
+    sink.ended_count(2_000);
+    assert_eq!(lane.terminate(PATIENCE), []);
+    let mut leases: Vec<u64> = sink.peek(|s| s.ended.iter().map(|e| e.lease.0).collect());
+    leases.sort_unstable();
+    leases.dedup();
+    assert_eq!(leases.len(), 2_000);
+    sink.peek(|seen| assert_eq!(seen.ended.len(), 2_000));
+}
+
+#[test]
+fn lane_threads_yield_to_the_doors() {
+    let (lane, sink) = opened(builder(1, 0).task(
+        info("nice"),
+        Arc::new(|_| {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            let after = stat.rsplit(')').next().unwrap();
+            let nice = after.split_whitespace().nth(16).unwrap().to_owned();
+            Ok(TaskOutput::json(nice))
+        }),
+    ));
+    let own = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let own = own.rsplit(')').next().unwrap().to_owned();
+    let own: i32 = own.split_whitespace().nth(16).unwrap().parse().unwrap();
+    lane.start(vec![work(1, "nice", "null")]);
+    assert_eq!(result(&sink.ended(1)), (own + 10).min(19).to_string());
+}
+
+#[test]
+fn a_second_open_is_refused() {
+    let (lane, sink) = opened(builder(1, 0));
+    let error = lane.open(sink).unwrap_err();
+    assert!(error.to_string().contains("open already"), "{error}");
+}

@@ -1,0 +1,361 @@
+//! The lane as the runtime sees it.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use offloop_job::{Failure, FailureClass, Lease, LogTail, Outcome, StopReason, TaskName, Usage};
+use offloop_lane::{
+    Ended, Gone, Lane, LaneEvent, LaneOpenError, LaneSink, LaneStatus, Proof, Slots, StopToken,
+    Stopped, TaskContext, TaskError, TaskInfo, TaskOutput, Work,
+};
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+use crate::flight::{Flight, NotingSink, fly};
+
+/// What a task's code gives back.
+pub type IoFuture = Pin<Box<dyn Future<Output = Result<TaskOutput, TaskError>> + Send>>;
+
+/// The code of a task.
+pub type IoHandler = Arc<dyn Fn(TaskContext) -> IoFuture + Send + Sync>;
+
+/// Futures at a time.
+pub const SLOTS_DEFAULT: u16 = 1_024;
+const SLOTS_MAX: u16 = 4_096;
+/// From the wish to stop until the future is dropped.
+const GRACE_DEFAULT: Duration = Duration::from_millis(250);
+/// A future that is past its grace by this much did not yield.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const EXECUTOR: &str = "offloop-io";
+
+/// One attempt, as the lane's map holds it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    token: StopToken,
+    /// Told when a stop is asked.
+    pub(crate) called: Notify,
+    times: Mutex<Times>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    progress: Instant,
+    asked: Option<Instant>,
+    grace: Duration,
+}
+
+impl Entry {
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn last_progress(&self) -> Instant {
+        self.times().progress
+    }
+
+    pub(crate) fn progress_now(&self) {
+        self.times().progress = Instant::now();
+    }
+
+    pub(crate) fn grace(&self) -> Duration {
+        self.times().grace
+    }
+
+    pub(crate) fn asked_now(&self) {
+        self.times().asked.get_or_insert_with(Instant::now);
+    }
+
+    fn ask(&self, reason: StopReason, grace: Option<Duration>) {
+        self.token.stop(Stopped::Asked(reason));
+        self.asked_now();
+        if let Some(grace) = grace {
+            self.times().grace = grace;
+        }
+        self.called.notify_one();
+    }
+
+    fn is_stuck(&self, now: Instant) -> bool {
+        let times = *self.times();
+        let late = |asked: Instant| now.saturating_duration_since(asked);
+        times
+            .asked
+            .is_some_and(|asked| late(asked) > times.grace + STUCK_AFTER)
+    }
+}
+
+pub(crate) struct Shared {
+    pub(crate) name: Box<str>,
+    slots: u16,
+    grace: Duration,
+    pub(crate) handlers: HashMap<TaskName, IoHandler>,
+    sink: OnceLock<Arc<dyn LaneSink>>,
+    state: Mutex<State>,
+    quiet: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    flights: HashMap<Lease, Arc<Entry>>,
+    closed: bool,
+    runtime: Option<Runtime>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn send(&self, event: LaneEvent) {
+        if let Some(sink) = self.sink.get() {
+            sink.send(event);
+        }
+    }
+
+    pub(crate) fn free(&self, lease: Lease) {
+        self.lock().flights.remove(&lease);
+        self.quiet.notify_all();
+    }
+
+    fn refuse(&self, work: &Work) {
+        let why = "handed back before it began: the lane takes no more work";
+        self.send(LaneEvent::Ended(Box::new(Ended {
+            job: work.job,
+            lease: work.lease,
+            outcome: Outcome::Stopped {
+                reason: StopReason::Shutdown,
+                failure: Failure::new(FailureClass::Cancelled, why),
+            },
+            executor: "".into(),
+            queued: Duration::ZERO,
+            usage: Usage::default(),
+            log: LogTail::default(),
+            gone: Gone::proven(Proof::NeverStarted),
+        })));
+    }
+}
+
+/// How an io lane is put together; made by [`IoLane::builder`].
+#[must_use = "a builder does nothing until it is built"]
+pub struct IoLaneBuilder {
+    name: Box<str>,
+    slots: u16,
+    grace: Duration,
+    tasks: Vec<TaskInfo>,
+    handlers: HashMap<TaskName, IoHandler>,
+}
+
+impl IoLaneBuilder {
+    /// Futures at a time, 1 to 4,096; default [`SLOTS_DEFAULT`].
+    pub fn slots(mut self, slots: u16) -> Self {
+        self.slots = slots.clamp(1, SLOTS_MAX);
+        self
+    }
+
+    /// From the wish to stop until the future is dropped; default 250 ms.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Adds a task; the same name again replaces it.
+    pub fn task(mut self, info: TaskInfo, handler: IoHandler) -> Self {
+        if self.handlers.insert(info.name.clone(), handler).is_some() {
+            self.tasks.retain(|task| task.name != info.name);
+        }
+        self.tasks.push(info);
+        self
+    }
+
+    pub fn build(self) -> IoLane {
+        IoLane {
+            tasks: self.tasks,
+            shared: Arc::new(Shared {
+                name: self.name,
+                slots: self.slots,
+                grace: self.grace,
+                handlers: self.handlers,
+                sink: OnceLock::new(),
+                state: Mutex::default(),
+                quiet: Condvar::new(),
+            }),
+        }
+    }
+}
+
+impl std::fmt::Debug for IoLaneBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IoLaneBuilder")
+            .field("name", &self.name)
+            .field("slots", &self.slots)
+            .field("tasks", &self.tasks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Futures on a runtime of their own. See the crate's page.
+pub struct IoLane {
+    tasks: Vec<TaskInfo>,
+    shared: Arc<Shared>,
+}
+
+impl IoLane {
+    /// `name`: unique in a server, usually `io`.
+    pub fn builder(name: &str) -> IoLaneBuilder {
+        IoLaneBuilder {
+            name: name.into(),
+            slots: SLOTS_DEFAULT,
+            grace: GRACE_DEFAULT,
+            tasks: Vec::new(),
+            handlers: HashMap::new(),
+        }
+    }
+
+    /// Asks every attempt, with a grace of its own.
+    fn ask_all(&self, grace: Duration) {
+        for entry in self.shared.lock().flights.values() {
+            entry.ask(StopReason::Shutdown, Some(grace));
+        }
+    }
+}
+
+impl Lane for IoLane {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn tasks(&self) -> &[TaskInfo] {
+        &self.tasks
+    }
+
+    fn slots(&self) -> Slots {
+        Slots {
+            running: self.shared.slots,
+            ahead: 0,
+        }
+    }
+
+    fn open(&self, sink: Arc<dyn LaneSink>) -> Result<(), LaneOpenError> {
+        let error = |message: String| LaneOpenError {
+            lane: self.shared.name.clone(),
+            message,
+        };
+        if self.shared.sink.set(sink).is_err() {
+            return Err(error("it is open already".into()));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(4) // name lookups of clients; CPU work has its own lane
+            .thread_name(format!("offloop-{}", self.shared.name))
+            .enable_all()
+            .build()
+            .map_err(|cause| error(format!("the system refuses to start its thread: {cause}")))?;
+        self.shared.lock().runtime = Some(runtime);
+        Ok(())
+    }
+
+    fn start(&self, work: Vec<Work>) {
+        let Some(sink) = self.shared.sink.get() else {
+            return;
+        };
+        let now = Instant::now();
+        let mut refused = Vec::new();
+        let mut state = self.shared.lock();
+        for work in work {
+            let full = state.flights.len() >= usize::from(self.shared.slots);
+            let closed = state.closed || full;
+            let Some(runtime) = state.runtime.as_ref().filter(|_| !closed) else {
+                refused.push(work);
+                continue;
+            };
+            let handle = runtime.handle().clone();
+            let entry = Arc::new(Entry {
+                token: StopToken::new(),
+                called: Notify::new(),
+                times: Mutex::new(Times {
+                    progress: now,
+                    asked: None,
+                    grace: self.shared.grace,
+                }),
+            });
+            let noting = NotingSink {
+                inner: sink.clone(),
+                entry: entry.clone(),
+                lease: work.lease,
+            };
+            state.flights.insert(work.lease, entry.clone());
+            let ctx = TaskContext::new(Arc::new(work), entry.token.clone(), Arc::new(noting));
+            let flight = Flight::new(self.shared.clone(), ctx, now);
+            handle.spawn(fly(flight, entry));
+        }
+        drop(state);
+        for work in &refused {
+            self.shared.refuse(work);
+        }
+    }
+
+    fn stop(&self, lease: Lease, reason: StopReason) {
+        if let Some(entry) = self.shared.lock().flights.get(&lease) {
+            entry.ask(reason, None);
+        }
+    }
+
+    fn close(&self) {
+        self.shared.lock().closed = true;
+    }
+
+    fn terminate(&self, within: Duration) -> Vec<Lease> {
+        self.close();
+        let deadline = Instant::now().checked_add(within);
+        self.ask_all(self.shared.grace.min(within / 2));
+        let mut state = self.shared.lock();
+        while !state.flights.is_empty() {
+            let left = deadline.map_or(within, |at| at.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.shared.quiet.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let left: Vec<Lease> = state.flights.keys().copied().collect();
+        let runtime = state.runtime.take();
+        drop(state);
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
+        left
+    }
+
+    fn status(&self) -> LaneStatus {
+        let now = Instant::now();
+        let state = self.shared.lock();
+        let stuck = state.flights.values().filter(|entry| entry.is_stuck(now));
+        LaneStatus {
+            running: state.flights.len() as u32,
+            queued: 0,
+            stuck: stuck.count() as u32,
+            executors: u32::from(state.runtime.is_some()),
+        }
+    }
+}
+
+impl Drop for IoLane {
+    /// Drops every future at its next pause and does not wait.
+    fn drop(&mut self) {
+        self.close();
+        let runtime = self.shared.lock().runtime.take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl std::fmt::Debug for IoLane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IoLane")
+            .field("name", &self.shared.name)
+            .field("slots", &self.shared.slots)
+            .finish_non_exhaustive()
+    }
+}
