@@ -56,9 +56,7 @@ impl Drop for Flight {
             log: self.ctx.take_log(),
             gone: Gone::proven(Proof::FutureDropped),
         };
-        // The slot is free before the answer is sent, so that whoever is answered can fill it.
-        self.shared.free(work.lease);
-        self.shared.send(LaneEvent::Ended(Box::new(ended)));
+        self.shared.free_and_answer(ended);
     }
 }
 

@@ -98,6 +98,8 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct State {
     flights: HashMap<Lease, Arc<Entry>>,
+    /// Out of the map, and the sink has not yet taken their end.
+    answering: usize,
     closed: bool,
     runtime: Option<Runtime>,
 }
@@ -113,8 +115,14 @@ impl Shared {
         }
     }
 
-    pub(crate) fn free(&self, lease: Lease) {
-        self.lock().flights.remove(&lease);
+    /// The slot is free before the answer is sent, so that whoever is answered can fill it.
+    pub(crate) fn free_and_answer(&self, ended: Ended) {
+        let mut state = self.lock();
+        state.flights.remove(&ended.lease);
+        state.answering += 1;
+        drop(state);
+        self.send(LaneEvent::Ended(Box::new(ended)));
+        self.lock().answering -= 1;
         self.quiet.notify_all();
     }
 
@@ -310,7 +318,7 @@ impl Lane for IoLane {
         let deadline = Instant::now().checked_add(within);
         self.ask_all(self.shared.grace.min(within / 2));
         let mut state = self.shared.lock();
-        while !state.flights.is_empty() {
+        while !state.flights.is_empty() || state.answering > 0 {
             let left = deadline.map_or(within, |at| at.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 break;
