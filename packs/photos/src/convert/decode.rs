@@ -5,6 +5,7 @@
 //! Must never: hold two copies of a full picture; depth and alpha are reduced in place.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::codecs::{bmp, gif, png, tiff, webp};
 use image::{ColorType, ImageDecoder, ImageError};
@@ -23,16 +24,23 @@ pub(super) fn decode(
     stop: &dyn Fn() -> bool,
 ) -> Result<Decoded, ConvertError> {
     let reader = || Cursor::new(bytes);
-    let raster = match probe.format {
-        Format::Jpeg => return decode_jpeg(bytes, edge, limits, stop),
+    if probe.format == Format::Jpeg {
+        return decode_jpeg(bytes, edge, limits, stop);
+    }
+    // The decoders of other crates assert on some malformed files (tiff 0.11 on tiled planar
+    // ones). They work on borrowed bytes and their own buffers, so nothing half-done survives.
+    let raster = catch_unwind(AssertUnwindSafe(|| match probe.format {
         Format::Png => read(png::PngDecoder::new(reader()), limits),
         Format::WebP => read(webp::WebPDecoder::new(reader()), limits),
         Format::Gif => read(gif::GifDecoder::new(reader()), limits),
         Format::Tiff => read(tiff::TiffDecoder::new(reader()), limits),
         Format::Bmp => read(bmp::BmpDecoder::new(reader()), limits),
         _ => Err(ConvertError::Unsupported { message: "no decoder for this format".to_owned() }),
-    };
-    raster.map(Decoded::Raster)
+    }));
+    match raster {
+        Ok(raster) => raster.map(Decoded::Raster),
+        Err(_) => Err(ConvertError::corrupt("the decoder gave up on this file")),
+    }
 }
 
 fn decode_jpeg(

@@ -4,21 +4,30 @@
 
 use super::{Probe, Window, ifd};
 
-/// Segments before the frame header. Multi-part ICC and XMP need a few hundred at most.
-const SEGMENTS_MAX: usize = 1024;
+/// Segments and stray bytes before the frame header. Multi-part ICC and XMP take a few hundred.
+const STEPS_MAX: usize = 1024;
 
 /// Reads the JPEG that begins at `base`.
 pub(super) fn read(window: &Window<'_>, base: u64, probe: &mut Probe) {
     let mut at = base + 2;
     let mut exif_seen = false;
-    for _ in 0..SEGMENTS_MAX {
+    for _ in 0..STEPS_MAX {
         let Some([first, marker, high, low]) = window.array(at) else {
             probe.defect = Some("the file ends before its frame header");
             return;
         };
         if first != 0xff {
-            probe.defect = Some("a marker is missing before the frame header");
-            return;
+            // Stray bytes between segments are common enough; the decoder steps over them too.
+            let Some(next) = next_in_head(window, at) else {
+                probe.defect = Some("a marker is missing before the frame header");
+                return;
+            };
+            at = next;
+            continue;
+        }
+        if marker == 0x00 {
+            at += 2;
+            continue;
         }
         if marker == 0xff {
             at += 1;
@@ -50,6 +59,12 @@ pub(super) fn read(window: &Window<'_>, base: u64, probe: &mut Probe) {
         at += 2 + length;
     }
     probe.defect = Some("too many segments before the frame header");
+}
+
+/// The next `FF` after `at`, as far as the head reaches.
+fn next_in_head(window: &Window<'_>, at: u64) -> Option<u64> {
+    let rest = window.head.get(usize::try_from(at).ok()?..)?;
+    memchr::memchr(0xff, rest).map(|distance| at + distance as u64)
 }
 
 fn frame(window: &Window<'_>, at: u64, marker: u8, probe: &mut Probe) {
