@@ -1,1 +1,30 @@
-//! Skeleton.
+//! JSON bodies of jobs, and their conversion both ways: the only serde of jobs.
+//!
+//! Doors read requests with [`JobReader`] and answer with the views; clients write [`JobBody`] and
+//! read the same views. Names of fields are the public surface: they never change their meaning.
+//!
+//! Must never: know HTTP, a store's engine or the runtime; read the clock (`now` is an argument).
+
+mod bulk;
+mod json;
+mod names;
+mod options;
+mod problem;
+mod read;
+mod time;
+mod view;
+
+pub use bulk::{BulkErrors, BulkLine, BulkSummary, write_created_line, write_line};
+pub use json::{DEPTH_MAX, raw_or_text};
+pub use options::{BackoffBody, JobBody, OptionsBody, UniqueBody};
+pub use problem::{FieldProblem, Problem};
+pub use read::{BodyError, JOB_FIELDS, JobReader};
+pub use time::{format_time, parse_time, write_time};
+pub use view::{
+    AttemptView, EndView, EventView, JobList, JobView, LaneRow, NodeList, NodeRow, ProgressView,
+    QueueCountsView, QueueList, QueueRow, SlotsView, StoreRow, TaskList, TaskRow, event_json,
+    new_job_json,
+};
+
+/// JSON Schemas of the bodies and views, as the `components.schemas` of OpenAPI 3.1.
+pub const SCHEMAS: &str = include_str!("schemas.json");

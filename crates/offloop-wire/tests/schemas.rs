@@ -1,0 +1,202 @@
+//! The schemas say what the types write.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeSet;
+
+use offloop_job::{
+    Attempt, Backoff, BackoffKind, EventKind, Failure, FailureClass, FinalReason, Job, JobEvent,
+    JobId, JobOptions, JobState, JobSummary, Lease, NewJob, NodeId, Progress, QueueName, Tag,
+    TaskName, Timestamp, Unique, UniqueKey, Usage,
+};
+use offloop_wire::{
+    EventView, FieldProblem, JOB_FIELDS, JobView, Problem, SCHEMAS, event_json, new_job_json,
+};
+use serde_json::Value;
+
+fn schema(name: &str) -> Value {
+    let all: Value = serde_json::from_str(SCHEMAS).unwrap();
+    all[name].clone()
+}
+
+fn keys(object: &Value) -> BTreeSet<String> {
+    object.as_object().unwrap().keys().cloned().collect()
+}
+
+fn options() -> JobOptions {
+    let mut options = JobOptions {
+        timeout: Some(std::time::Duration::from_secs(1)),
+        cpu_limit: Some(std::time::Duration::from_secs(1)),
+        stall_timeout: Some(std::time::Duration::from_secs(1)),
+        memory_limit_bytes: Some(1 << 20),
+        run_at: Some(Timestamp::from_millis(1)),
+        deadline: Some(Timestamp::from_millis(1)),
+        expires_at: Some(Timestamp::from_millis(2)),
+        unique: Some(Unique {
+            key: UniqueKey::parse("k").unwrap(),
+            scope: offloop_job::UniqueScope::default(),
+            on_conflict: offloop_job::OnConflict::default(),
+        }),
+        group_key: Some(Tag::parse("g").unwrap()),
+        tags: vec![
+            Tag::parse("a \"quoted\" tag").unwrap(),
+            Tag::parse("b").unwrap(),
+        ],
+        trace: Some("00-x".into()),
+        ..JobOptions::default()
+    };
+    options.retry.by_class = vec![(FailureClass::Timeout, 1)];
+    options.retry.backoff = Backoff {
+        kind: BackoffKind::Custom([std::time::Duration::from_secs(1)].into()),
+        ..Backoff::default()
+    };
+    options
+}
+
+fn job() -> Job {
+    let failure = Failure::new(FailureClass::Crashed, "exit 1").with_exit(Some(1), None);
+    let at = Timestamp::from_millis(1_800_000_000_000);
+    Job {
+        summary: JobSummary {
+            id: JobId::from_parts(at.as_millis() << 12, 1),
+            task: TaskName::parse("t").unwrap(),
+            queue: QueueName::default(),
+            state: JobState::Failed,
+            priority: 5,
+            tags: options().tags,
+            created_at: at,
+            due_at: at,
+            started_at: Some(at),
+            finished_at: Some(at),
+            attempt: 1,
+            max_attempts: 5,
+            reason: Some(FinalReason::Poison),
+            failure: Some(failure.clone()),
+            cancelling: false,
+        },
+        payload: "{}".into(),
+        options: options(),
+        attempts: vec![Attempt {
+            number: 1,
+            lease: Lease(1),
+            node: NodeId("n".into()),
+            lane: "cpu".into(),
+            executor: "thread 1".into(),
+            started_at: at,
+            ended_at: Some(at),
+            wait: std::time::Duration::from_millis(2),
+            usage: Usage::default(),
+            failure: Some(failure),
+            log: offloop_job::LogTail::default(),
+        }],
+        progress: Some(Progress {
+            at,
+            note: "no json".into(),
+        }),
+        result: Some("\u{fffd}".into()),
+    }
+}
+
+#[test]
+fn a_request_has_the_fields_of_its_schema() {
+    let want: BTreeSet<_> = JOB_FIELDS.iter().map(|field| (*field).to_owned()).collect();
+    assert_eq!(keys(&schema("JobRequest")["properties"]), want);
+}
+
+#[test]
+fn a_job_and_its_parts_have_the_fields_of_their_schemas() {
+    let view = serde_json::to_value(JobView::from(&job())).unwrap();
+    for (value, name, leave) in [
+        (&view, "Job", None),
+        (&view["options"], "Options", Some("delay_ms")),
+        (&view["options"]["backoff"], "Backoff", None),
+        (&view["options"]["unique"], "Unique", None),
+        (&view["attempts"][0], "Attempt", None),
+        (&view["attempts"][0]["end"], "End", None),
+    ] {
+        let mut want = keys(&schema(name)["properties"]);
+        leave.map(|field| want.remove(field));
+        assert_eq!(keys(value), want, "{name}");
+    }
+    assert_eq!(view["progress"]["note"], "no json");
+    assert_eq!(view["result"], "\u{fffd}");
+}
+
+#[test]
+fn a_view_survives_its_text() {
+    let text = serde_json::to_string(&JobView::from(&job())).unwrap();
+    let again: JobView = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_json::to_string(&again).unwrap(), text);
+}
+
+#[test]
+fn an_event_and_its_quick_form_are_the_same() {
+    let at = Timestamp::from_millis(1_800_000_000_123);
+    let class = FailureClass::Timeout;
+    for kind in [
+        EventKind::Enqueued,
+        EventKind::Retrying { class, due_at: at },
+        EventKind::Failed { class },
+        EventKind::Completed,
+    ] {
+        let (task, queue) = (TaskName::parse("t:1").unwrap(), QueueName::default());
+        let event = JobEvent {
+            at,
+            job: JobId::from_parts(9, 9),
+            task,
+            queue,
+            kind,
+        };
+        let mut quick = Vec::new();
+        event_json(&mut quick, &event);
+        assert_eq!(
+            String::from_utf8(quick.clone()).unwrap(),
+            serde_json::to_string(&EventView::from(&event)).unwrap()
+        );
+        let value = serde_json::from_slice(&quick).unwrap();
+        assert!(keys(&value).is_subset(&keys(&schema("Event")["properties"])));
+    }
+}
+
+#[test]
+fn the_quick_answer_to_an_enqueue_is_a_row_of_a_list() {
+    let at = Timestamp::from_millis(1_800_000_000_123);
+    let id = JobId::from_parts(at.as_millis() << 12, 1);
+    let new = NewJob {
+        task: TaskName::parse("t").unwrap(),
+        payload: "{}".into(),
+        options: options(),
+        idempotency: None,
+    };
+    let row = JobSummary {
+        id,
+        state: JobState::Ready,
+        created_at: at,
+        due_at: at,
+        started_at: None,
+        finished_at: None,
+        attempt: 0,
+        reason: None,
+        failure: None,
+        ..job().summary
+    };
+    let quick = String::from_utf8(new_job_json(id, JobState::Ready, &new, at)).unwrap();
+    assert_eq!(quick, serde_json::to_string(&JobView::from(&row)).unwrap());
+}
+
+#[test]
+fn a_problem_has_the_fields_of_its_schema() {
+    let problem = Problem {
+        detail: "d".into(),
+        field: Some("/x".into()),
+        errors: vec![FieldProblem::new("/x", "d")],
+        retry_after: Some(1),
+        job: Some("j".into()),
+        ..Problem::default()
+    };
+    let value = serde_json::to_value(problem).unwrap();
+    assert_eq!(keys(&value), keys(&schema("Problem")["properties"]));
+    assert_eq!(
+        keys(&value["errors"][0]),
+        keys(&schema("FieldProblem")["properties"])
+    );
+}
