@@ -97,6 +97,166 @@ macro_rules! conformance {
                 queue_full_is_per_queue
                 queue_full_does_not_count_the_job_that_is_replaced
             ]
+            promote: [
+                makes_due_jobs_ready_and_names_the_next
+                an_empty_store_has_nothing_due
+                forgets_jobs_that_ended_before_their_time
+                promotes_in_paused_queues_too
+                keeps_the_due_time
+            ]
+            end_idle: [
+                cancel_of_a_scheduled_job_ends_it
+                cancel_of_a_ready_job_ends_it
+                cancel_of_a_completed_job_changes_nothing
+                cancel_of_a_failed_job_changes_nothing
+                cancel_of_a_cancelled_job_changes_nothing
+                cancel_of_an_expired_job_changes_nothing
+                expire_of_a_scheduled_job_ends_it
+                expire_of_a_ready_job_ends_it
+                expire_of_a_completed_job_changes_nothing
+                expire_of_a_failed_job_changes_nothing
+                expire_of_a_cancelled_job_changes_nothing
+                expire_of_an_expired_job_changes_nothing
+                cancel_of_a_running_job_marks_it
+                expire_of_a_running_job_marks_nothing
+                an_unknown_job_is_unknown
+                answers_in_the_order_of_the_batch
+                keeps_the_attempts_of_a_job_between_retries
+            ]
+            overdue: [
+                finds_idle_jobs_past_their_time
+                says_what_they_are
+                leaves_running_and_finished_jobs_alone
+                keeps_its_limit_and_comes_back_for_the_rest
+            ]
+            revive: [
+                failed_cancelled_and_expired_jobs_are_ready_now
+                a_job_that_never_came_due_is_ready_now
+                living_and_completed_jobs_are_not_touched
+                attempts_and_streak_start_at_zero
+                earlier_attempts_stay_on_record
+                takes_its_unique_key_again
+                a_key_that_another_job_holds_is_a_conflict
+                an_expiry_that_has_passed_is_lifted
+                goes_past_the_limit_of_the_queue
+                twice_in_one_batch_is_once
+                the_second_life_ends_like_the_first
+            ]
+            delete: [
+                final_jobs_are_gone
+                living_jobs_are_not_touched
+                answers_in_the_order_of_the_batch
+                a_deleted_job_is_not_revived
+                records_stay
+            ]
+            orphans: [
+                finds_the_running_jobs_of_other_nodes
+                idle_and_finished_jobs_are_no_orphans
+                keeps_its_limit
+                are_settled_by_their_old_lease
+                say_that_a_cancel_was_asked_for
+            ]
+            progress: [
+                the_last_note_is_shown
+                a_stale_note_is_ignored
+                the_note_goes_with_its_attempt
+            ]
+            prune: [
+                without_a_rule_everything_stays
+                completed_jobs_go_by_their_age
+                other_finished_jobs_go_by_their_own_age
+                the_oldest_go_first_by_count
+                the_count_is_of_what_age_has_left
+                goes_piece_by_piece
+                rows_that_stay_do_not_stop_the_others
+                living_jobs_never_go
+                a_revived_job_is_no_finished_one
+                an_idempotency_key_outlives_its_job
+                idempotency_keys_go_by_their_age
+            ]
+            query: [
+                an_unknown_job_is_none
+                an_id_with_another_lower_half_is_another_job
+                a_list_shows_what_the_job_shows
+                newest_come_first
+                by_task
+                by_queue
+                by_state
+                by_tag
+                by_class_of_the_last_failure
+                by_everything_at_once
+                pages_show_every_row_once
+                pages_show_every_row_once_while_rows_are_added
+                pages_show_every_row_once_while_jobs_end
+                a_filtered_list_has_pages_too
+                payloads_come_back_byte_by_byte
+                options_come_back_in_every_state
+            ]
+            queues: [
+                counts_follow_every_step
+                each_queue_has_its_own_row
+                a_paused_queue_is_listed_without_jobs
+                pausing_twice_is_once
+                a_paused_queue_takes_jobs_in_and_lets_running_ones_end
+                the_oldest_ready_job_is_by_due_time
+            ]
+            records: [
+                a_row_comes_back_whole
+                the_last_writer_wins
+                a_write_without_label_deletes
+                scans_go_in_byte_order
+                scans_filter_by_label
+                a_label_that_changed_is_found_by_the_new_one
+                counts_go_by_label
+                collections_do_not_mix
+                every_row_is_seen_once_while_rows_are_added
+            ]
+            wake: [
+                a_new_ready_job_is_hinted_at
+                jobs_that_fall_due_are_hinted_at
+                a_job_that_is_handed_back_is_hinted_at
+                a_revived_job_is_hinted_at
+                a_resumed_queue_is_hinted_at
+                a_new_hook_replaces_the_old_one
+            ]
+            limits: [
+                a_payload_of_one_mebibyte
+                a_result_of_one_mebibyte
+                the_longest_names_and_keys
+                the_longest_log_and_message
+                the_longest_record
+                the_last_instant_and_the_highest_numbers
+            ]
+            close: [
+                refuses_what_comes_after
+                answers_what_came_before
+            ]
+            survives: [
+                an_empty_store
+                every_state
+                options_and_payload
+                the_order_of_ready_jobs
+                the_order_of_due_times
+                a_promoted_job_is_had_again
+                unique_keys
+                unique_keys_that_were_released
+                a_unique_key_that_was_taken_again
+                idempotency_keys
+                pauses
+                the_counts_of_queues
+                the_limit_of_a_queue
+                attempts_history_and_streak
+                finished_jobs
+                running_jobs_are_orphans_of_the_old_node
+                a_settlement_that_was_answered
+                the_last_note
+                ids_keep_growing
+                leases_keep_growing
+                leases_grow_even_if_no_row_remembers_them
+                records
+                what_was_pruned_stays_gone
+                several_restarts
+            ]
         }
     };
 }

@@ -67,6 +67,7 @@ pub trait JobStore: Send + Sync + fmt::Debug {
 
     /// Makes scheduled jobs whose time has come ready; the engine calls its [`WakeHook`] if any.
     /// Until then they are shown as scheduled and not given out, however late they are.
+    /// A promotion need not outlive the process: the next one promotes again.
     fn promote(&self, now: Timestamp) -> Reply<Promoted>;
 
     /// Ends jobs that no executor has. A running job is marked (`cancelling`) by a cancel, so that
