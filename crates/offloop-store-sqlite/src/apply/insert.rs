@@ -1,0 +1,207 @@
+//! Taking jobs in: idempotency key, then unique key, then room in the queue.
+
+use offloop_job::limits::IDEMPOTENCY_KEEP;
+use offloop_job::{
+    IdempotencyKey, JobId, JobOptions, JobState, NewJob, OnConflict, Step, Timestamp,
+};
+use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs, codec};
+use rusqlite::OptionalExtension;
+use sha2::{Digest, Sha256};
+
+use super::Desk;
+use crate::errors::Failure;
+use crate::index::{Idle, ReadyKey, UniqueHash, unique_hash};
+use crate::tables::{INLINE_BYTES_MAX, payload_blob, write_blob};
+
+/// 16 bytes of SHA-256 over everything that makes two requests the same.
+type Fingerprint = [u8; 16];
+
+impl Desk<'_> {
+    pub(super) fn insert(&mut self, batch: &InsertBatch) -> Result<Vec<InsertOutcome>, Failure> {
+        let mut outcomes = Vec::with_capacity(batch.jobs.len());
+        for job in &batch.jobs {
+            outcomes.push(self.insert_one(batch.now, job)?);
+        }
+        self.write_records(batch.now, &batch.records)?;
+        Ok(outcomes)
+    }
+
+    fn insert_one(&mut self, now: Timestamp, job: &NewJob) -> Result<InsertOutcome, Failure> {
+        if let Some(key) = &job.idempotency
+            && let Some(outcome) = self.known_request(now, key, job)?
+        {
+            return Ok(outcome);
+        }
+        let unique = job.options.unique.as_ref();
+        let unique = unique.map(|unique| unique_hash(&job.task, unique.key.as_str()));
+        let replaced = match self.make_way(unique, job) {
+            Ok(replaced) => replaced,
+            Err(outcome) => return Ok(outcome),
+        };
+        if let Some(refusal) = self.queue_full(job, replaced)? {
+            return Ok(InsertOutcome::Refused(refusal));
+        }
+        if let Some(replaced) = replaced {
+            self.end_idle_job(now, replaced, Step::Cancel)?;
+        }
+        self.create(now, job, unique, replaced)
+    }
+
+    /// The answer to an idempotency key that was used not long ago.
+    fn known_request(
+        &mut self,
+        now: Timestamp,
+        key: &IdempotencyKey,
+        job: &NewJob,
+    ) -> Result<Option<InsertOutcome>, Failure> {
+        let sql = "SELECT job, rnd, fingerprint, at FROM idempotency WHERE key = ?1";
+        let mut query = self.conn.prepare_cached(sql)?;
+        let seen = query.query_row([key.as_str()], |row| {
+            let id = JobId::from_parts(row.get(0)?, row.get(1)?);
+            let fingerprint: Fingerprint = row.get(2)?;
+            Ok((id, fingerprint, Timestamp::from_millis(row.get(3)?)))
+        });
+        let Some((id, fingerprint, at)) = seen.optional()? else {
+            return Ok(None);
+        };
+        if now.since(at) >= IDEMPOTENCY_KEEP {
+            return Ok(None);
+        }
+        if fingerprint == fingerprint_of(job) {
+            let same = SameAs::IdempotencyKey;
+            return Ok(Some(InsertOutcome::Existing { id, same }));
+        }
+        let refusal = InsertRefusal::IdempotencyMismatch { holder: id };
+        Ok(Some(InsertOutcome::Refused(refusal)))
+    }
+
+    /// Which holder of the unique key is to be cancelled, or why there is no new job.
+    fn make_way(
+        &self,
+        unique: Option<UniqueHash>,
+        job: &NewJob,
+    ) -> Result<Option<JobId>, InsertOutcome> {
+        let holder = unique.and_then(|unique| self.index.holder(unique));
+        let (Some(holder), Some(unique)) = (holder, &job.options.unique) else {
+            return Ok(None);
+        };
+        let existing = InsertOutcome::Existing {
+            id: holder,
+            same: SameAs::UniqueKey,
+        };
+        match unique.on_conflict {
+            OnConflict::Keep => Err(existing),
+            OnConflict::Reject => Err(InsertOutcome::Refused(InsertRefusal::UniqueConflict {
+                holder,
+            })),
+            OnConflict::Replace if self.index.running.contains_key(&holder.order()) => {
+                Err(existing)
+            }
+            OnConflict::Replace => Ok(Some(holder)),
+        }
+    }
+
+    /// Counts every unfinished job but the one that is about to be replaced.
+    fn queue_full(
+        &mut self,
+        job: &NewJob,
+        replaced: Option<JobId>,
+    ) -> Result<Option<InsertRefusal>, Failure> {
+        let queue = &job.options.queue;
+        let at = match self.index.line_of(queue, &job.task) {
+            Some(line) => self.index.lines[line.0 as usize].queue,
+            None => self.index.queue_at(queue),
+        };
+        let limit = self.index.queue_jobs_max;
+        let mut live = self.index.queues[at].live;
+        if live < limit {
+            return Ok(None);
+        }
+        if let Some(replaced) = replaced {
+            let line = self.line_of_row(replaced.order())?;
+            if line.is_some_and(|line| self.index.lines[line.0 as usize].queue == at) {
+                live -= 1;
+            }
+        }
+        Ok((live >= limit).then(|| InsertRefusal::QueueFull {
+            queue: queue.clone(),
+            limit,
+        }))
+    }
+
+    fn create(
+        &mut self,
+        now: Timestamp,
+        job: &NewJob,
+        unique: Option<UniqueHash>,
+        replaced: Option<JobId>,
+    ) -> Result<InsertOutcome, Failure> {
+        let options = &job.options;
+        let line = self.line(&options.queue, &job.task)?;
+        let id = self.index.ids.next_id(now);
+        let row = id.order();
+        self.index.last_row = row;
+        let due = options.run_at.map_or(now, |at| at.max(now));
+        let key = ReadyKey::new(options.priority, due.as_millis());
+        let (idle, state) = if due > now {
+            (self.index.scheduled(key), JobState::Scheduled)
+        } else {
+            (Idle::Ready(key), JobState::Ready)
+        };
+        let inline = job.payload.len() <= INLINE_BYTES_MAX;
+        if !inline {
+            write_blob(self.conn, payload_blob(row), &job.payload)?;
+        }
+        let expires_at = options.expires_at.map(Timestamp::as_millis);
+        self.hot.insert.execute((
+            row as i64,
+            id.random() as i64,
+            line.0 + 1,
+            idle.code(),
+            options.priority,
+            due.as_millis() as i64,
+            options.run_at.map(|at| at.as_millis() as i64),
+            expires_at.map(|at| at as i64),
+            options.unique.as_ref().map(|unique| unique.key.as_str()),
+            codec::encode(options),
+            inline.then_some(&*job.payload),
+        ))?;
+        if let Some(unique) = unique {
+            self.index.hold(unique, id);
+        }
+        if let Some(key) = &job.idempotency {
+            let sql = "INSERT OR REPLACE INTO idempotency VALUES (?1, ?2, ?3, ?4, ?5)";
+            let now = now.as_millis() as i64;
+            let rnd = id.random() as i64;
+            let row = (key.as_str(), row as i64, rnd, fingerprint_of(job), now);
+            self.conn.prepare_cached(sql)?.execute(row)?;
+        }
+        self.index.queue_of(line).live += 1;
+        self.index.add_idle(row, line, idle, expires_at);
+        self.wake |= state == JobState::Ready;
+        Ok(InsertOutcome::Created {
+            id,
+            state,
+            replaced,
+        })
+    }
+}
+
+/// A repeated request differs in its trace, and in a `run_at` that was reckoned from a delay.
+fn fingerprint_of(job: &NewJob) -> Fingerprint {
+    let options = JobOptions {
+        trace: None,
+        ..job.options.clone()
+    };
+    let rare = codec::encode(&options).unwrap_or_default();
+    let mut hash = Sha256::new();
+    for part in [job.task.as_str(), options.queue.as_str(), &rare] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.update([options.priority]);
+    hash.update(&job.payload);
+    let mut short = Fingerprint::default();
+    short.copy_from_slice(&hash.finalize()[..16]);
+    short
+}

@@ -1,0 +1,312 @@
+//! What the writer knows without asking the file: ready order, timers, running jobs, unique keys,
+//! counts. Read from the rows at start; the rows hold the truth.
+//!
+//! Nothing here knows an idle job by its id alone: a ready job costs 16 bytes in its line's order,
+//! a scheduled one 24. Who needs more reads the row, which says where to look here.
+//!
+//! Must never: be used after a transaction failed. It is read anew.
+
+mod line;
+mod load;
+mod names;
+
+pub(crate) use line::{Line, LineId, Picked, ReadyKey};
+pub(crate) use names::{Labels, Words};
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use offloop_job::{JobId, JobIdSource, QueueName, TaskName};
+use sha2::{Digest, Sha256};
+
+/// A row number: [`JobId::order`].
+pub(crate) type Row = u64;
+
+/// A job that somebody runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    pub(crate) rnd: u64,
+    pub(crate) lease: u64,
+    pub(crate) node: u32,
+    pub(crate) line: LineId,
+    pub(crate) attempt: u16,
+    pub(crate) streak: u16,
+    pub(crate) ready: ReadyKey,
+    pub(crate) expires_at: Option<u64>,
+    /// The unique key that it holds.
+    pub(crate) unique: Option<UniqueHash>,
+    pub(crate) cancelling: bool,
+    /// A note of its progress is on file.
+    pub(crate) noted: bool,
+}
+
+/// Task and unique key, as 128 bits of SHA-256: a million keys take 50 MB as text.
+pub(crate) type UniqueHash = u128;
+
+pub(crate) fn unique_hash(task: &TaskName, key: &str) -> UniqueHash {
+    let mut hash = Sha256::new();
+    hash.update(task.as_str());
+    hash.update([0]);
+    hash.update(key);
+    let digest = hash.finalize();
+    digest
+        .iter()
+        .take(16)
+        .fold(0, |hash, byte| (hash << 8) | u128::from(*byte))
+}
+
+/// A scheduled job: when, which, and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Timer {
+    due: u64,
+    row: Row,
+    line: LineId,
+    priority: u8,
+}
+
+/// One queue as far as it is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    pub(crate) name: QueueName,
+    /// `None` until it is paused for the first time.
+    pub(crate) paused: Option<bool>,
+    /// Unfinished jobs.
+    pub(crate) live: u64,
+}
+
+pub(crate) struct Index {
+    pub(crate) lines: Vec<Line>,
+    line_ids: HashMap<QueueName, HashMap<TaskName, LineId>>,
+    lines_of_task: HashMap<TaskName, Vec<LineId>>,
+    pub(crate) queues: Vec<Queue>,
+    pub(crate) words: Words,
+    pub(crate) labels: Labels,
+    timers: BTreeSet<Timer>,
+    /// Scheduled jobs whose row says so although it is due before the promoted mark.
+    late: BTreeSet<Row>,
+    /// Idle jobs by `expires_at`.
+    expiries: BTreeSet<(u64, Row)>,
+    expires_at: HashMap<Row, u64>,
+    pub(crate) running: BTreeMap<Row, Running>,
+    unique: HashMap<UniqueHash, JobId>,
+    pub(crate) ids: JobIdSource,
+    pub(crate) last_lease: u64,
+    /// Leases up to this one are reserved on disk.
+    pub(crate) leases_reserved: u64,
+    /// Rows of scheduled jobs that are due by then are ready.
+    pub(crate) promoted: u64,
+    pub(crate) finished_rows: u64,
+    /// Largest row number that was given.
+    pub(crate) last_row: Row,
+    pub(crate) queue_jobs_max: u64,
+}
+
+impl Index {
+    /// The line of a queue and a task, if there is one.
+    pub(crate) fn line_of(&self, queue: &QueueName, task: &TaskName) -> Option<LineId> {
+        self.line_ids.get(queue)?.get(task).copied()
+    }
+
+    /// Adds a line whose id is the next one.
+    pub(crate) fn add_line(&mut self, queue: &QueueName, task: &TaskName) -> LineId {
+        let id = LineId(self.lines.len() as u32);
+        let queue_at = self.queue_at(queue);
+        self.lines.push(Line::new(queue_at, task.clone()));
+        let of_queue = self.line_ids.entry(queue.clone()).or_default();
+        of_queue.insert(task.clone(), id);
+        let of_task = self.lines_of_task.entry(task.clone()).or_default();
+        of_task.push(id);
+        id
+    }
+
+    /// Position of a queue; it is added if it is new.
+    pub(crate) fn queue_at(&mut self, name: &QueueName) -> usize {
+        if let Some(at) = self.queues.iter().position(|queue| queue.name == *name) {
+            return at;
+        }
+        self.queues.push(Queue {
+            name: name.clone(),
+            paused: None,
+            live: 0,
+        });
+        self.queues.len() - 1
+    }
+
+    pub(crate) fn line(&mut self, id: LineId) -> &mut Line {
+        &mut self.lines[id.0 as usize]
+    }
+
+    pub(crate) fn queue_of(&mut self, id: LineId) -> &mut Queue {
+        let at = self.lines[id.0 as usize].queue;
+        &mut self.queues[at]
+    }
+
+    pub(crate) fn task_and_queue(&self, id: LineId) -> (TaskName, QueueName) {
+        let line = &self.lines[id.0 as usize];
+        (line.task.clone(), self.queues[line.queue].name.clone())
+    }
+
+    /// An idle job of either kind is there now.
+    pub(crate) fn add_idle(&mut self, row: Row, line: LineId, idle: Idle, expires_at: Option<u64>) {
+        let ready = match idle {
+            Idle::Ready(key) => {
+                self.line(line).ready.insert((key, row));
+                key
+            }
+            Idle::Scheduled(key) | Idle::ScheduledLate(key) => {
+                self.line(line).scheduled += 1;
+                self.timers.insert(timer(row, line, key));
+                key
+            }
+        };
+        if let Idle::ScheduledLate(_) = idle {
+            self.late.insert(row);
+        }
+        if let Some(at) = expires_at {
+            self.expiries.insert((at, row));
+            self.expires_at.insert(row, at);
+        }
+        debug_assert!(ready.priority() <= offloop_job::limits::PRIORITY_MAX);
+    }
+
+    /// An idle job is there no more. `true` if it was known here.
+    pub(crate) fn remove_idle(&mut self, row: Row, line: LineId, key: ReadyKey) -> bool {
+        self.forget_expiry(row);
+        if self.line(line).ready.remove(&(key, row)) {
+            return true;
+        }
+        self.late.remove(&row);
+        let known = self.timers.remove(&timer(row, line, key));
+        if known {
+            self.line(line).scheduled -= 1;
+        }
+        known
+    }
+
+    /// Which kind of scheduled a job is that falls due at `due`.
+    pub(crate) fn scheduled(&self, key: ReadyKey) -> Idle {
+        if key.due() <= self.promoted {
+            Idle::ScheduledLate(key)
+        } else {
+            Idle::Scheduled(key)
+        }
+    }
+
+    pub(crate) fn forget_expiry(&mut self, row: Row) -> Option<u64> {
+        let at = self.expires_at.remove(&row)?;
+        self.expiries.remove(&(at, row));
+        Some(at)
+    }
+
+    /// Moves what is due to the ready order: how many, and the rows that must be told so.
+    pub(crate) fn promote(&mut self, now: u64) -> (u32, Vec<Row>) {
+        let mut jobs = 0;
+        let mut late = Vec::new();
+        while let Some(first) = self.timers.first().copied() {
+            if first.due > now {
+                break;
+            }
+            self.timers.pop_first();
+            if self.late.remove(&first.row) {
+                late.push(first.row);
+            }
+            let line = self.line(first.line);
+            line.scheduled -= 1;
+            let key = ReadyKey::new(first.priority, first.due);
+            line.ready.insert((key, first.row));
+            jobs += 1;
+        }
+        self.promoted = self.promoted.max(now);
+        (jobs, late)
+    }
+
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        self.timers.first().map(|timer| timer.due)
+    }
+
+    /// Rows of idle jobs that are too late, the latest first, at most `limit`, in age order.
+    pub(crate) fn overdue(&self, now: u64, limit: usize) -> Vec<Row> {
+        let late = self.expiries.range(..(now, 0)).map(|entry| entry.1);
+        let mut rows: Vec<Row> = late.take(limit).collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    /// Takes the best ready jobs of these tasks out of their lines.
+    pub(crate) fn pick(&mut self, tasks: &[TaskName], limit: usize, now: u64) -> Vec<Picked> {
+        let mut wanted: Vec<LineId> = Vec::new();
+        for task in tasks {
+            for id in self.lines_of_task.get(task).into_iter().flatten() {
+                let line = &self.lines[id.0 as usize];
+                let paused = self.queues[line.queue].paused == Some(true);
+                if !paused && !line.ready.is_empty() {
+                    wanted.push(*id);
+                }
+            }
+        }
+        let expires_at = &self.expires_at;
+        let is_late = |row: Row| expires_at.get(&row).is_some_and(|at| *at < now);
+        line::pick(&mut self.lines, wanted, limit, is_late)
+    }
+
+    pub(crate) fn hold(&mut self, unique: UniqueHash, id: JobId) {
+        self.unique.insert(unique, id);
+    }
+
+    pub(crate) fn holder(&self, unique: UniqueHash) -> Option<JobId> {
+        self.unique.get(&unique).copied()
+    }
+
+    pub(crate) fn release(&mut self, unique: UniqueHash) {
+        self.unique.remove(&unique);
+    }
+
+    /// Job counts of one queue are the sums of its lines.
+    pub(crate) fn live_queues(&self) -> BTreeMap<&QueueName, offloop_store::QueueStatus> {
+        let mut found = BTreeMap::new();
+        for (at, queue) in self.queues.iter().enumerate() {
+            if queue.paused.is_none() && queue.live == 0 {
+                continue;
+            }
+            let mut status = offloop_store::QueueStatus {
+                name: queue.name.clone(),
+                paused: queue.paused == Some(true),
+                counts: offloop_store::QueueCounts::default(),
+                oldest_ready: None,
+            };
+            for line in self.lines.iter().filter(|line| line.queue == at) {
+                line.add_to(&mut status);
+            }
+            found.insert(&queue.name, status);
+        }
+        found
+    }
+}
+
+/// The two ways of waiting, with the place in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    Ready(ReadyKey),
+    Scheduled(ReadyKey),
+    /// Due before the promoted mark, which therefore does not speak for it.
+    ScheduledLate(ReadyKey),
+}
+
+impl Idle {
+    /// As the row has it.
+    pub(crate) const fn code(self) -> i64 {
+        match self {
+            Self::ScheduledLate(_) => -1,
+            Self::Scheduled(_) => 1,
+            Self::Ready(_) => 2,
+        }
+    }
+}
+
+const fn timer(row: Row, line: LineId, key: ReadyKey) -> Timer {
+    Timer {
+        due: key.due(),
+        row,
+        line,
+        priority: key.priority(),
+    }
+}

@@ -1,0 +1,138 @@
+//! One line of jobs: a queue and a task, ready jobs in serving order.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
+use offloop_job::limits::PRIORITY_MAX;
+use offloop_job::{JobOptions, QueueName, TaskName, Timestamp};
+use offloop_store::QueueStatus;
+
+use super::Row;
+
+/// Position in [`super::Index::lines`]; row numbers in the file are one larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LineId(pub(crate) u32);
+
+/// Priority and due time in one number, so that a place in the order is 16 bytes.
+/// A timestamp has 48 bits (year 9999).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ReadyKey(u64);
+
+const DUE_BITS: u32 = 48;
+
+impl ReadyKey {
+    pub(crate) const fn new(priority: u8, due: u64) -> Self {
+        Self(((priority as u64) << DUE_BITS) | due)
+    }
+
+    pub(crate) const fn priority(self) -> u8 {
+        (self.0 >> DUE_BITS) as u8
+    }
+
+    pub(crate) const fn due(self) -> u64 {
+        self.0 & ((1 << DUE_BITS) - 1)
+    }
+}
+
+/// A job that was taken out of the ready order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Picked {
+    pub(crate) row: Row,
+    pub(crate) line: LineId,
+    pub(crate) key: ReadyKey,
+}
+
+pub(crate) struct Line {
+    /// Position in [`super::Index::queues`].
+    pub(crate) queue: usize,
+    pub(crate) task: TaskName,
+    pub(crate) ready: BTreeSet<(ReadyKey, Row)>,
+    pub(crate) scheduled: u64,
+    pub(crate) running: u64,
+    /// Shared by its jobs that ask for nothing special.
+    default_options: Option<Arc<JobOptions>>,
+}
+
+impl Line {
+    pub(crate) fn new(queue: usize, task: TaskName) -> Self {
+        Self {
+            queue,
+            task,
+            ready: BTreeSet::new(),
+            scheduled: 0,
+            running: 0,
+            default_options: None,
+        }
+    }
+
+    pub(crate) fn default_options(&mut self, queue: &QueueName) -> Arc<JobOptions> {
+        let make = || {
+            Arc::new(JobOptions {
+                queue: queue.clone(),
+                ..JobOptions::default()
+            })
+        };
+        Arc::clone(self.default_options.get_or_insert_with(make))
+    }
+
+    pub(crate) fn add_to(&self, status: &mut QueueStatus) {
+        status.counts.scheduled += self.scheduled;
+        status.counts.ready += self.ready.len() as u64;
+        status.counts.running += self.running;
+        if let Some(due) = self.oldest_ready() {
+            let due = Timestamp::from_millis(due);
+            status.oldest_ready = Some(status.oldest_ready.map_or(due, |oldest| oldest.min(due)));
+        }
+    }
+
+    /// The first of each priority is the oldest of it.
+    fn oldest_ready(&self) -> Option<u64> {
+        let firsts = (0..=PRIORITY_MAX).filter_map(|priority| {
+            let from = (ReadyKey::new(priority, 0), 0);
+            let (key, _) = self.ready.range(from..).next()?;
+            (key.priority() == priority).then(|| key.due())
+        });
+        firsts.min()
+    }
+}
+
+/// Takes the best `limit` jobs out of the wanted lines; those that are too late stay.
+pub(crate) fn pick(
+    lines: &mut [Line],
+    mut wanted: Vec<LineId>,
+    limit: usize,
+    is_late: impl Fn(Row) -> bool,
+) -> Vec<Picked> {
+    wanted.sort_unstable();
+    wanted.dedup();
+    let mut heads = BinaryHeap::with_capacity(wanted.len());
+    let mut late = Vec::new();
+    let mut next = |lines: &mut [Line], id: LineId| loop {
+        let (key, row) = lines[id.0 as usize].ready.pop_first()?;
+        if !is_late(row) {
+            return Some(Reverse((key, row, id)));
+        }
+        late.push((id, key, row));
+    };
+    if limit > 0 {
+        for id in wanted {
+            heads.extend(next(lines, id));
+        }
+    }
+    let mut picked = Vec::with_capacity(limit.min(64));
+    while let Some(Reverse((key, row, line))) = heads.pop() {
+        picked.push(Picked { row, line, key });
+        if picked.len() == limit {
+            break;
+        }
+        heads.extend(next(lines, line));
+    }
+    let unused = heads
+        .into_iter()
+        .map(|Reverse((key, row, id))| (id, key, row));
+    for (id, key, row) in unused.chain(late) {
+        lines[id.0 as usize].ready.insert((key, row));
+    }
+    picked
+}

@@ -1,0 +1,357 @@
+//! One job with everything, and pages of jobs.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use offloop_job::limits::{ATTEMPTS_KEPT_MAX, PAGE_ROWS_MAX};
+use offloop_job::{
+    Attempt, FinalReason, Job, JobId, JobOptions, JobState, JobSummary, Lease, LogTail, Progress,
+    QueueName, TaskName, Timestamp, Usage,
+};
+use offloop_store::{Cursor, JobFilter, JobPage, ListRequest};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::ReadError;
+use crate::meta;
+use crate::tables::{
+    OptionColumns, Unreadable, failure, node, payload_blob, read_bytes, result_blob, timestamp,
+};
+
+/// Rows that one page looks at: some 20 ms.
+const VISITED_MAX: usize = 20_000;
+
+/// Columns 0 to 17 of both tables, in the order that `summary` reads.
+const LIVE: &str = "SELECT j.id, j.rnd, j.line, j.state, j.priority, j.attempt, j.cancelling, \
+    j.due_at, j.run_at, j.claimed_at, NULL AS finished_at, NULL AS reason, j.class, j.exit_code, \
+    j.signal, j.options, j.message, j.lease";
+const ENDED: &str = "SELECT j.id, j.rnd, j.line, j.state, j.priority, j.attempt, 0, \
+    j.due_at, j.run_at, j.claimed_at, j.finished_at, j.reason, j.class, j.exit_code, \
+    j.signal, j.options, j.message, j.lease";
+
+/// What a row says before names are looked up.
+struct Found {
+    summary: JobSummary,
+    options: JobOptions,
+    lease: Option<u64>,
+}
+
+pub(super) type Answer<T> = Result<T, ReadError>;
+
+pub(crate) fn job(conn: &Connection, id: JobId) -> Answer<Option<Job>> {
+    let promoted = meta::read(conn, meta::PROMOTED)?;
+    if let Some(job) = live_job(conn, id, promoted)? {
+        return Ok(Some(job));
+    }
+    ended_job(conn, id, promoted)
+}
+
+fn live_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>> {
+    let sql = format!("{LIVE}, j.payload, j.node FROM jobs j WHERE j.id = ?1");
+    let mut query = conn.prepare_cached(&sql)?;
+    let mut rows = query.query([id.order() as i64])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let found = read(conn, row, promoted)?;
+    if found.summary.id != id {
+        return Ok(None);
+    }
+    let mut attempts = earlier_attempts(conn, id)?;
+    if let (JobState::Running, Some(lease), Some(started_at)) =
+        (found.summary.state, found.lease, found.summary.started_at)
+    {
+        attempts.push(Attempt {
+            number: found.summary.attempt,
+            lease: Lease(lease),
+            node: node(&word(conn, row.get(19)?)?),
+            lane: "".into(),
+            executor: "".into(),
+            started_at,
+            ended_at: None,
+            wait: started_at.since(found.summary.due_at),
+            usage: Usage::default(),
+            failure: None,
+            log: LogTail::default(),
+        });
+    }
+    keep_last(&mut attempts);
+    let sql = "SELECT at, note FROM progress WHERE job = ?1";
+    let mut query = conn.prepare_cached(sql)?;
+    let progress = query.query_row([id.order() as i64], |row| {
+        Ok(Progress {
+            at: Timestamp::from_millis(row.get(0)?),
+            note: row.get::<_, Vec<u8>>(1)?.into(),
+        })
+    });
+    let inline = row
+        .get_ref(18)?
+        .as_blob_or_null()
+        .map_err(rusqlite::Error::from)?;
+    Ok(Some(Job {
+        payload: read_bytes(conn, inline, payload_blob(id.order()))?.unwrap_or_default(),
+        summary: found.summary,
+        options: found.options,
+        attempts,
+        progress: progress.optional()?,
+        result: None,
+    }))
+}
+
+fn ended_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>> {
+    let sql = format!(
+        "{ENDED}, j.payload, j.result, j.attempt_failed, j.attempt_node, j.lane, j.executor, \
+         j.started_at, j.ended_at, j.wait_us, j.wall_us, j.cpu_us, j.max_rss, j.log_head, \
+         j.log_tail, j.log_dropped FROM history j WHERE j.id = ?1"
+    );
+    let mut query = conn.prepare_cached(&sql)?;
+    let mut rows = query.query([id.order() as i64])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let found = read(conn, row, promoted)?;
+    if found.summary.id != id {
+        return Ok(None);
+    }
+    let mut attempts = earlier_attempts(conn, id)?;
+    if let (Some(started_at), Some(lease)) = (timestamp(row, 24)?, found.lease) {
+        let failed: bool = row.get(20)?;
+        attempts.push(Attempt {
+            number: found.summary.attempt,
+            lease: Lease(lease),
+            node: node(&word(conn, row.get(21)?)?),
+            lane: word(conn, row.get(22)?)?,
+            executor: row.get(23)?,
+            started_at,
+            ended_at: timestamp(row, 25)?,
+            wait: Duration::from_micros(row.get(26)?),
+            usage: usage(row, 27)?,
+            failure: found.summary.failure.clone().filter(|_| failed),
+            log: log(row, 30)?,
+        });
+    }
+    keep_last(&mut attempts);
+    let inline = row
+        .get_ref(18)?
+        .as_blob_or_null()
+        .map_err(rusqlite::Error::from)?;
+    let payload = read_bytes(conn, inline, payload_blob(id.order()))?;
+    let mut result = None;
+    if found.summary.state == JobState::Completed {
+        let inline = row
+            .get_ref(19)?
+            .as_blob_or_null()
+            .map_err(rusqlite::Error::from)?;
+        result = read_bytes(conn, inline, result_blob(id.order()))?;
+    }
+    Ok(Some(Job {
+        summary: found.summary,
+        payload: payload.unwrap_or_default(),
+        options: found.options,
+        attempts,
+        progress: None,
+        result,
+    }))
+}
+
+fn keep_last(attempts: &mut Vec<Attempt>) {
+    let dropped = attempts.len().saturating_sub(ATTEMPTS_KEPT_MAX);
+    attempts.drain(..dropped);
+}
+
+fn earlier_attempts(conn: &Connection, id: JobId) -> Answer<Vec<Attempt>> {
+    let sql = "SELECT number, lease, n.text, l.text, executor, started_at, ended_at, wait_us, \
+               wall_us, cpu_us, max_rss, class, message, exit_code, signal, log_head, log_tail, \
+               log_dropped FROM attempts a JOIN words n ON n.id = a.node \
+               JOIN words l ON l.id = a.lane WHERE a.job = ?1 ORDER BY lease";
+    let mut query = conn.prepare_cached(sql)?;
+    let attempts = query.query_map([id.order() as i64], |row| {
+        let message = row.get_ref(12)?.as_str_or_null()?;
+        Ok(Attempt {
+            number: row.get(0)?,
+            lease: Lease(row.get(1)?),
+            node: node(row.get_ref(2)?.as_str()?),
+            lane: row.get(3)?,
+            executor: row.get(4)?,
+            started_at: timestamp(row, 5)?.unwrap_or_default(),
+            ended_at: timestamp(row, 6)?,
+            wait: Duration::from_micros(row.get(7)?),
+            usage: usage(row, 8)?,
+            failure: failure(row.get(11)?, message, row.get(13)?, row.get(14)?),
+            log: log(row, 15)?,
+        })
+    })?;
+    Ok(attempts.collect::<Result<_, _>>()?)
+}
+
+/// Three columns: wall, cpu, max_rss.
+fn usage(row: &Row<'_>, at: usize) -> rusqlite::Result<Usage> {
+    let cpu: Option<u64> = row.get(at + 1)?;
+    Ok(Usage {
+        wall: Duration::from_micros(row.get(at)?),
+        cpu: cpu.map(Duration::from_micros),
+        max_rss_bytes: row.get(at + 2)?,
+    })
+}
+
+/// Three columns: head, tail, dropped.
+fn log(row: &Row<'_>, at: usize) -> rusqlite::Result<LogTail> {
+    let bytes = |at| {
+        row.get::<_, Option<Vec<u8>>>(at)
+            .map(Option::unwrap_or_default)
+    };
+    Ok(LogTail {
+        head: bytes(at)?.into(),
+        tail: bytes(at + 1)?.into(),
+        dropped_bytes: row.get::<_, Option<u64>>(at + 2)?.unwrap_or(0),
+    })
+}
+
+fn word(conn: &Connection, id: Option<u32>) -> Answer<Box<str>> {
+    let mut query = conn.prepare_cached("SELECT text FROM words WHERE id = ?1")?;
+    let text = query.query_row([id], |row| row.get(0)).optional()?;
+    Ok(text.unwrap_or_default())
+}
+
+/// Columns 0 to 17.
+fn read(conn: &Connection, row: &Row<'_>, promoted: u64) -> Answer<Found> {
+    let order: u64 = row.get(0)?;
+    let unreadable = |what: String| Unreadable { row: order, what };
+    let mut names = conn.prepare_cached("SELECT queue, task FROM lines WHERE id = ?1")?;
+    let (queue, task): (String, String) = names.query_row([row.get::<_, i64>(2)?], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })?;
+    let queue = QueueName::parse(&queue).map_err(|error| unreadable(error.to_string()))?;
+    let task = TaskName::parse(&task).map_err(|error| unreadable(error.to_string()))?;
+    let text = |at| -> rusqlite::Result<Option<&str>> { Ok(row.get_ref(at)?.as_str_or_null()?) };
+    let columns = OptionColumns {
+        priority: row.get(4)?,
+        run_at: row.get(8)?,
+        text: text(15)?,
+    };
+    let options = columns.options(&queue).map_err(unreadable)?;
+    let due_at: u64 = row.get(7)?;
+    let state = state_of(row.get(3)?, due_at, promoted)
+        .ok_or_else(|| unreadable("its state is none".into()))?;
+    let reason: Option<u8> = row.get(11)?;
+    let summary = JobSummary {
+        id: JobId::from_parts(order, row.get(1)?),
+        task,
+        queue,
+        state,
+        priority: options.priority,
+        tags: options.tags.clone(),
+        created_at: JobId::from_parts(order, 0).created(),
+        due_at: Timestamp::from_millis(due_at),
+        started_at: timestamp(row, 9)?,
+        finished_at: timestamp(row, 10)?,
+        attempt: row.get(5)?,
+        max_attempts: options.retry.max_attempts,
+        reason: reason.and_then(FinalReason::from_code),
+        failure: failure(row.get(12)?, text(16)?, row.get(13)?, row.get(14)?),
+        cancelling: row.get(6)?,
+    };
+    let lease = row.get(17)?;
+    Ok(Found {
+        summary,
+        options,
+        lease,
+    })
+}
+
+fn state_of(code: i64, due_at: u64, promoted: u64) -> Option<JobState> {
+    match code {
+        -1 => Some(JobState::Scheduled),
+        1 if due_at <= promoted => Some(JobState::Ready),
+        code => JobState::from_code(u8::try_from(code).ok()?),
+    }
+}
+
+/// Newest first over both tables, merged by row number.
+pub(crate) fn page(conn: &Connection, ask: &ListRequest) -> Answer<JobPage> {
+    let empty = JobPage {
+        jobs: Vec::new(),
+        next: None,
+    };
+    let Some(lines) = lines(conn, &ask.filter)? else {
+        return Ok(empty);
+    };
+    let before = match &ask.cursor {
+        None => i64::MAX,
+        Some(cursor) => cursor.0.parse::<JobId>().map_or(0, |id| id.order() as i64),
+    };
+    let promoted = meta::read(conn, meta::PROMOTED)?;
+    let live = format!("{LIVE} FROM jobs j WHERE j.id < ?1");
+    let ended = format!("{ENDED} FROM history j WHERE j.id < ?1");
+    let sql = match ask.filter.state.map(JobState::is_final) {
+        None => format!("{live} UNION ALL {ended} ORDER BY 1 DESC"),
+        Some(true) => format!("{ended} ORDER BY 1 DESC"),
+        Some(false) => format!("{live} ORDER BY 1 DESC"),
+    };
+    let limit = usize::from(ask.limit.clamp(1, PAGE_ROWS_MAX));
+    let mut query = conn.prepare_cached(&sql)?;
+    let mut rows = query.query([before])?;
+    let mut jobs: Vec<JobSummary> = Vec::new();
+    let mut visited = 0;
+    let mut last: Option<JobId> = None;
+    while let Some(row) = rows.next()? {
+        if jobs.len() == limit || visited == VISITED_MAX {
+            let next = last.map(|id| Cursor(id.to_string().into()));
+            return Ok(JobPage { jobs, next });
+        }
+        visited += 1;
+        last = Some(JobId::from_parts(row.get(0)?, row.get(1)?));
+        if !lines.fit(row.get(2)?) || !fits(row, &ask.filter, promoted)? {
+            continue;
+        }
+        let found = read(conn, row, promoted)?;
+        let tag = ask.filter.tag.as_ref();
+        if tag.is_none_or(|tag| found.summary.tags.contains(tag)) {
+            jobs.push(found.summary);
+        }
+    }
+    Ok(JobPage { jobs, next: None })
+}
+
+/// What can be told by numbers, before names and options are read.
+fn fits(row: &Row<'_>, filter: &JobFilter, promoted: u64) -> Answer<bool> {
+    if let Some(state) = filter.state
+        && state_of(row.get(3)?, row.get(7)?, promoted) != Some(state)
+    {
+        return Ok(false);
+    }
+    if let Some(class) = filter.class
+        && row.get::<_, Option<u8>>(12)? != Some(class as u8)
+    {
+        return Ok(false);
+    }
+    Ok(filter.tag.is_none() || row.get_ref(15)?.data_type() != rusqlite::types::Type::Null)
+}
+
+/// Which lines a filter takes.
+enum Lines {
+    All,
+    Some(HashSet<i64>),
+}
+
+impl Lines {
+    fn fit(&self, line: i64) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(lines) => lines.contains(&line),
+        }
+    }
+}
+
+/// `None` if no job can fit.
+fn lines(conn: &Connection, filter: &JobFilter) -> Answer<Option<Lines>> {
+    if filter.task.is_none() && filter.queue.is_none() {
+        return Ok(Some(Lines::All));
+    }
+    let sql = "SELECT id FROM lines WHERE (?1 IS NULL OR task = ?1) AND (?2 IS NULL OR queue = ?2)";
+    let mut query = conn.prepare_cached(sql)?;
+    let task = filter.task.as_ref().map(TaskName::as_str);
+    let queue = filter.queue.as_ref().map(QueueName::as_str);
+    let lines = query.query_map((task, queue), |row| row.get(0))?;
+    let lines: HashSet<i64> = lines.collect::<Result<_, _>>()?;
+    Ok((!lines.is_empty()).then_some(Lines::Some(lines)))
+}
