@@ -23,7 +23,7 @@
 //! ```
 //!
 //! The words of `offloop-store` are the specification; a case only holds an engine to them. The
-//! cases of `model` compare whole random lives with the memory store.
+//! cases of [`model`] compare whole random lives with the memory store.
 //!
 //! Must never: name an engine but the oracle, read a clock for a decision, or wait without a bound.
 
@@ -31,6 +31,7 @@ pub mod cases;
 mod draft;
 mod harness;
 mod list;
+pub mod model;
 
 mod store;
 

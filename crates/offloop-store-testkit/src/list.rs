@@ -257,6 +257,10 @@ macro_rules! conformance {
                 what_was_pruned_stays_gone
                 several_restarts
             ]
+            model: [
+                agrees_with_the_oracle
+                agrees_across_restarts
+            ]
         }
     };
 }

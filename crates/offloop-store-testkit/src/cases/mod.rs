@@ -6,6 +6,7 @@ pub mod delete;
 pub mod end_idle;
 pub mod insert;
 pub mod limits;
+pub mod model;
 pub mod orphans;
 pub mod overdue;
 pub mod progress;

@@ -136,30 +136,25 @@ pub fn unique_keys(kit: &Kit) {
 }
 
 pub fn unique_keys_that_were_released(kit: &Kit) {
-    let started = |store: &Store<'_>| {
-        store.add(at(0), keyed(UniqueScope::UntilStarted));
-        let claimed = store.claim_one(at(1));
-        store.finish(at(2), &claimed, Verdict::HandBack);
-    };
-    across(kit, started, |store, ()| {
-        store.add(at(3), keyed(UniqueScope::UntilStarted));
-    });
-    let retried = |store: &Store<'_>| {
-        store.add(at(0), keyed(UniqueScope::UntilStarted));
-        let claimed = store.claim_one(at(1));
-        store.retry(at(2), &claimed, FailureClass::Error, at(9));
-    };
-    across(kit, retried, |store, ()| {
-        store.add(at(3), keyed(UniqueScope::UntilStarted));
-    });
-    let finished = |store: &Store<'_>| {
-        store.add(at(0), keyed(UniqueScope::UntilFinished));
-        let claimed = store.claim_one(at(1));
-        store.finish(at(2), &claimed, COMPLETED);
-    };
-    across(kit, finished, |store, ()| {
-        store.add(at(3), keyed(UniqueScope::UntilFinished));
-    });
+    use UniqueScope::{UntilFinished, UntilStarted};
+    let retry = Verdict::Retry { due: at(9) };
+    let rows = [
+        (UntilStarted, Verdict::HandBack, JobState::Ready),
+        (UntilStarted, retry, JobState::Scheduled),
+        (UntilFinished, COMPLETED, JobState::Completed),
+    ];
+    for (scope, verdict, state) in rows {
+        let run = |store: &Store<'_>| {
+            store.add(at(0), keyed(scope));
+            let claimed = store.claim_one(at(1));
+            store.finish(at(2), &claimed, verdict.clone());
+            claimed.id
+        };
+        across(kit, run, |store, id| {
+            assert_eq!(store.state(id), state);
+            store.add(at(3), keyed(scope));
+        });
+    }
 }
 
 pub fn a_unique_key_that_was_taken_again(kit: &Kit) {

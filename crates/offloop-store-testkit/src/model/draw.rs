@@ -1,0 +1,237 @@
+//! What the numbers of a plan stand for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use offloop_job::{
+    Backoff, BackoffKind, Collection, Failure, FailureClass, FinalReason, IdempotencyKey, JobState,
+    LogTail, NewJob, OnConflict, QueueName, RecordKey, RecordWrite, RetryPolicy, Tag, TaskName,
+    Timestamp, UniqueScope, Usage,
+};
+use offloop_store::{AttemptReport, Claimed, JobFilter, PruneRule, Settlement, Verdict};
+
+use super::plan::{Ask, Call, Draw, End, Row, Verb};
+use crate::{Draft, name};
+
+pub(super) fn shifted(now: Timestamp, shift: i64) -> Timestamp {
+    let span = Duration::from_millis(shift.unsigned_abs());
+    if shift < 0 {
+        now.minus(span)
+    } else {
+        now.plus(span)
+    }
+}
+
+pub(super) fn task(number: u8) -> TaskName {
+    name(["resize", "report", "hash"][usize::from(number) % 3])
+}
+
+pub(super) fn queue(number: u8) -> QueueName {
+    let names = ["default", "photos", "slow", "a.b:c-d_e"];
+    QueueName::parse(names[usize::from(number) % 4]).expect("a queue's name")
+}
+
+fn tag(number: u8) -> Tag {
+    Tag::parse(["nightly", "a, b;c=%", "ü"][usize::from(number) % 3]).expect("a tag")
+}
+
+pub(super) fn collection(number: u8) -> Collection {
+    name(["photos", "hotels"][usize::from(number) % 2])
+}
+
+pub(super) fn label(number: u8) -> TaskName {
+    name(["PENDING", "DONE", "FAILED"][usize::from(number) % 3])
+}
+
+pub(super) fn key(number: u8) -> RecordKey {
+    let keys: [&[u8]; 6] = [b"a", b"a\x00", b"/x/\xff", b"b", b"B", b"\xc5\xbe"];
+    Bytes::from_static(keys[usize::from(number) % 6])
+}
+
+fn class(number: u8) -> FailureClass {
+    FailureClass::ALL[usize::from(number) % FailureClass::ALL.len()]
+}
+
+/// Bytes of every value, so that none is special.
+fn bytes(len: usize) -> Bytes {
+    (0..len).map(|at| (at * 31 + len) as u8).collect()
+}
+
+pub(super) fn records(rows: &[Row]) -> Vec<RecordWrite> {
+    let write = |row: &Row| RecordWrite {
+        collection: collection(row.collection),
+        key: key(row.key),
+        label: row.label.map(label),
+        value: bytes(row.value_bytes),
+    };
+    rows.iter().map(write).collect()
+}
+
+pub(super) fn job(ask: &Ask, now: Timestamp, asked: &[NewJob]) -> NewJob {
+    let earlier = |back: &u16| {
+        let at = asked.len().checked_sub(usize::from(*back) + 1)?;
+        asked[..=at]
+            .iter()
+            .rev()
+            .find(|job| job.idempotency.is_some())
+    };
+    let missing = || crate::job("resize").idempotency("again");
+    match ask {
+        Ask::New(draw) => new_job(draw, now),
+        Ask::Again(back) => {
+            let again = earlier(back).cloned().unwrap_or_else(missing);
+            again.with(|options| {
+                options.run_at = options.run_at.map(|_| shifted(now, 30));
+                options.trace = Some(now.to_string().into());
+            })
+        }
+        Ask::Clash(back) => {
+            let other = earlier(back).cloned().unwrap_or_else(missing);
+            let payload = other.payload.iter().chain(b" ").copied().collect::<Bytes>();
+            other.payload(payload)
+        }
+    }
+}
+
+fn new_job(draw: &Draw, now: Timestamp) -> NewJob {
+    let mut job = crate::job(task(draw.task).as_str())
+        .queue(queue(draw.queue).as_str())
+        .priority(draw.priority)
+        .payload(bytes(draw.payload_bytes))
+        .with(|options| {
+            options.run_at = draw.run_at.map(|shift| shifted(now, shift));
+            options.expires_at = draw.expires_at.map(|shift| shifted(now, shift));
+            options.tags = draw.tags.iter().map(|number| tag(*number)).collect();
+        });
+    if let Some((key, started, conflict)) = draw.unique {
+        let scope = if started {
+            UniqueScope::UntilStarted
+        } else {
+            UniqueScope::UntilFinished
+        };
+        let rules = [OnConflict::Keep, OnConflict::Replace, OnConflict::Reject];
+        job = job.unique(&format!("{key}"), scope, rules[usize::from(conflict) % 3]);
+    }
+    if let Some(key) = draw.idempotency {
+        let key = IdempotencyKey::parse(&format!("request {key}"));
+        job.idempotency = key.ok();
+    }
+    job.with(|options| set_extras(options, draw.extras, now))
+}
+
+/// Options that no engine looks at, but has to give back.
+fn set_extras(options: &mut offloop_job::JobOptions, extras: u8, now: Timestamp) {
+    let on = |bit: u8| extras & (1 << bit) != 0;
+    let ms = |bit: u8| on(bit).then(|| Duration::from_millis(u64::from(extras) + 1));
+    if on(0) {
+        options.retry = RetryPolicy {
+            max_attempts: u16::from(extras),
+            backoff: Backoff {
+                kind: BackoffKind::Fixed,
+                jitter_percent: extras % 101,
+                ..Backoff::default()
+            },
+            by_class: vec![(class(extras), 1)],
+        };
+    }
+    options.timeout = ms(1);
+    options.cpu_limit = ms(2);
+    options.stall_timeout = ms(3);
+    options.memory_limit_bytes = on(4).then_some(u64::from(extras) << 20);
+    options.cores = if on(5) { 4 } else { 1 };
+    options.deadline = on(6).then(|| shifted(now, 1_000));
+    options.group_key = on(7).then(|| tag(extras));
+    options.trace = on(1).then(|| format!("00-{extras}").into());
+}
+
+pub(super) fn settlement(claimed: &Claimed, end: &End, now: Timestamp) -> Settlement {
+    let verdict = match end.verdict {
+        Verb::Complete(result) => Verdict::Completed {
+            result: result.map(bytes),
+        },
+        Verb::Retry(shift) => Verdict::Retry {
+            due: shifted(now, shift),
+        },
+        Verb::GiveUp(reason) => Verdict::GiveUp {
+            reason: FinalReason::ALL[usize::from(reason) % 3],
+        },
+        Verb::HandBack => Verdict::HandBack,
+        Verb::Abort => Verdict::Abort,
+    };
+    let failure = end.class.map(|number| {
+        let failure = Failure::new(class(number), format!("ended {number}, ž"));
+        failure.with_exit(
+            (number % 2 == 0).then_some(i32::from(number) - 3),
+            (number % 3 == 0).then_some(9),
+        )
+    });
+    let number = end.log_bytes as u64;
+    let report = AttemptReport {
+        node: claimed.node.clone(),
+        lane: "process".into(),
+        executor: format!("pid {number}").into(),
+        started_at: claimed.claimed_at.plus(Duration::from_millis(number % 7)),
+        ended_at: now,
+        wait: Duration::from_millis(number),
+        usage: Usage {
+            wall: Duration::from_millis(number * 3),
+            cpu: number
+                .is_multiple_of(2)
+                .then(|| Duration::from_millis(number)),
+            max_rss_bytes: number.is_multiple_of(3).then_some(number << 20),
+        },
+        failure,
+        log: LogTail {
+            head: bytes(end.log_bytes.min(16 << 10)),
+            tail: bytes(end.log_bytes / 2),
+            dropped_bytes: number / 5,
+        },
+    };
+    Settlement {
+        id: claimed.id,
+        lease: claimed.lease,
+        verdict,
+        report,
+        records: records(&end.rows),
+    }
+}
+
+pub(super) fn prune_rule(now: Timestamp, call: &Call) -> PruneRule {
+    let Call::Prune {
+        completed_for,
+        others_for,
+        rows_max,
+        rows_per_call,
+    } = call
+    else {
+        unreachable!("only for prunes")
+    };
+    PruneRule {
+        now,
+        completed_for: Duration::from_millis(*completed_for),
+        others_for: Duration::from_millis(*others_for),
+        rows_max: *rows_max,
+        rows_per_call: *rows_per_call,
+    }
+}
+
+pub(super) fn filter(call: &Call) -> JobFilter {
+    let Call::List {
+        task: by_task,
+        queue: by_queue,
+        state,
+        tag: by_tag,
+        class: by_class,
+        ..
+    } = call
+    else {
+        unreachable!("only for lists")
+    };
+    JobFilter {
+        task: by_task.map(task),
+        queue: by_queue.map(queue),
+        state: state.and_then(JobState::from_code),
+        tag: by_tag.map(tag),
+        class: by_class.map(class),
+    }
+}

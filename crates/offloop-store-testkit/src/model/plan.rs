@@ -1,0 +1,287 @@
+//! What is called, drawn at random: jobs, attempts and times by number, so that any plan that was
+//! cut down is still a plan.
+
+use proptest::collection::vec;
+use proptest::option::{of, weighted};
+use proptest::prelude::*;
+
+use super::Restarts;
+
+/// One life of a store.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) queue_jobs_max: u64,
+    pub(super) calls: Vec<Call>,
+}
+
+/// Milliseconds before or after now.
+type Shift = i64;
+
+/// Counted from the newest one back; past the end, an unknown one.
+type Back = u16;
+
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    /// Mostly forward, sometimes back, sometimes a day.
+    Tick(Shift),
+    Insert(Vec<Ask>, Vec<Row>),
+    Claim {
+        node: u8,
+        wants: Vec<(Vec<u8>, u16)>,
+    },
+    Settle(Vec<End>),
+    Note(Vec<(Back, u8)>),
+    Promote,
+    EndIdle(Vec<(Back, bool, Vec<Row>)>),
+    Overdue,
+    Revive(Vec<Back>),
+    Delete(Vec<Back>),
+    Orphans {
+        alive: u8,
+    },
+    Prune {
+        completed_for: u64,
+        others_for: u64,
+        rows_max: u64,
+        rows_per_call: u32,
+    },
+    Pause(u8, bool),
+    Write(Vec<Row>),
+    Look(Back),
+    List {
+        task: Option<u8>,
+        queue: Option<u8>,
+        state: Option<u8>,
+        tag: Option<u8>,
+        class: Option<u8>,
+        limit: u16,
+    },
+    Queues,
+    Record(u8, u8),
+    Scan {
+        collection: u8,
+        label: Option<u8>,
+        limit: u32,
+    },
+    Count(u8),
+    /// `true`: in order.
+    Restart(bool),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    New(Box<Draw>),
+    /// The same request once more, at another time and with another trace.
+    Again(Back),
+    /// The same idempotency key for something else.
+    Clash(Back),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Draw {
+    pub(super) task: u8,
+    pub(super) queue: u8,
+    pub(super) priority: u8,
+    pub(super) payload_bytes: usize,
+    pub(super) run_at: Option<Shift>,
+    pub(super) expires_at: Option<Shift>,
+    /// Key, scope, on_conflict.
+    pub(super) unique: Option<(u8, bool, u8)>,
+    pub(super) idempotency: Option<u8>,
+    pub(super) tags: Vec<u8>,
+    /// Bits: which of the options that no engine looks at are set.
+    pub(super) extras: u8,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    /// Which attempt; often one that has ended.
+    pub(super) attempt: Back,
+    pub(super) verdict: Verb,
+    pub(super) class: Option<u8>,
+    pub(super) log_bytes: usize,
+    pub(super) rows: Vec<Row>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Verb {
+    Complete(Option<usize>),
+    Retry(Shift),
+    GiveUp(u8),
+    HandBack,
+    Abort,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) collection: u8,
+    pub(super) key: u8,
+    /// `None` deletes.
+    pub(super) label: Option<u8>,
+    pub(super) value_bytes: usize,
+}
+
+pub(super) fn plans(calls: usize, restarts: Restarts) -> impl Strategy<Value = Plan> {
+    let limit = prop_oneof![1 => 1_u64..6, 3 => 6_u64..40, 3 => Just(1_000_000)];
+    let calls = vec(call(restarts), 1..=calls);
+    (limit, calls).prop_map(|(queue_jobs_max, calls)| Plan {
+        queue_jobs_max,
+        calls,
+    })
+}
+
+fn call(restarts: Restarts) -> impl Strategy<Value = Call> {
+    let restart_weight = if restarts == Restarts::Often { 6 } else { 0 };
+    let hot = prop_oneof![
+        20 => tick().prop_map(Call::Tick),
+        40 => (vec(ask(), 0..6), rows()).prop_map(|(jobs, rows)| Call::Insert(jobs, rows)),
+        30 => claim(),
+        40 => vec(end(), 1..5).prop_map(Call::Settle),
+        15 => Just(Call::Promote),
+    ];
+    let idle = prop_oneof![
+        8 => vec((back(), any::<bool>(), rows()), 1..4).prop_map(Call::EndIdle),
+        8 => vec(back(), 1..4).prop_map(Call::Revive),
+        4 => vec(back(), 1..4).prop_map(Call::Delete),
+        4 => (0_u8..4, any::<bool>()).prop_map(|(queue, paused)| Call::Pause(queue, paused)),
+        4 => vec((back(), any::<u8>()), 1..4).prop_map(Call::Note),
+        3 => prune(),
+        4 => vec(row(), 1..4).prop_map(Call::Write),
+    ];
+    let look = prop_oneof![
+        3 => back().prop_map(Call::Look),
+        3 => list(),
+        2 => Just(Call::Queues),
+        2 => Just(Call::Overdue),
+        2 => (0_u8..3).prop_map(|alive| Call::Orphans { alive }),
+        1 => (0_u8..2, 0_u8..6).prop_map(|(collection, key)| Call::Record(collection, key)),
+        1 => (0_u8..2, of(0_u8..3), 1_u32..9)
+            .prop_map(|(collection, label, limit)| Call::Scan { collection, label, limit }),
+        1 => (0_u8..2).prop_map(Call::Count),
+    ];
+    prop_oneof![
+        145 => hot,
+        35 => idle,
+        15 => look,
+        restart_weight => any::<bool>().prop_map(Call::Restart),
+    ]
+}
+
+fn tick() -> impl Strategy<Value = Shift> {
+    prop_oneof![
+        20 => 0_i64..150,
+        3 => -200_i64..0,
+        1 => Just(24 * 3_600_000),
+    ]
+}
+
+/// Near ones more often.
+fn back() -> impl Strategy<Value = Back> {
+    prop_oneof![6 => 0_u16..8, 3 => 0_u16..60, 1 => Just(u16::MAX)]
+}
+
+fn bytes() -> impl Strategy<Value = usize> {
+    prop_oneof![20 => 0_usize..40, 1 => 0_usize..70_000]
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let draw = (
+        (0_u8..3, 0_u8..4, prop_oneof![Just(5_u8), 0_u8..10], bytes()),
+        weighted(0.4, -50_i64..400),
+        weighted(0.25, -20_i64..400),
+        weighted(0.35, (0_u8..3, any::<bool>(), 0_u8..3)),
+        weighted(0.2, 0_u8..12),
+        vec(0_u8..3, 0..3),
+        any::<u8>(),
+    );
+    let draw = draw.prop_map(
+        |(base, run_at, expires_at, unique, idempotency, tags, extras)| {
+            let (task, queue, priority, payload_bytes) = base;
+            Ask::New(Box::new(Draw {
+                task,
+                queue,
+                priority,
+                payload_bytes,
+                run_at,
+                expires_at,
+                unique,
+                idempotency,
+                tags,
+                extras,
+            }))
+        },
+    );
+    prop_oneof![12 => draw, 2 => back().prop_map(Ask::Again), 1 => back().prop_map(Ask::Clash)]
+}
+
+fn claim() -> impl Strategy<Value = Call> {
+    let limit = prop_oneof![8 => 1_u16..5, 2 => 0_u16..40];
+    let want = (vec(0_u8..3, 1..4), limit);
+    (0_u8..3, vec(want, 1..3)).prop_map(|(node, wants)| Call::Claim { node, wants })
+}
+
+fn end() -> impl Strategy<Value = End> {
+    let verdict = prop_oneof![
+        3 => of(bytes()).prop_map(Verb::Complete),
+        4 => (-20_i64..300).prop_map(Verb::Retry),
+        2 => (0_u8..3).prop_map(Verb::GiveUp),
+        2 => Just(Verb::HandBack),
+        1 => Just(Verb::Abort),
+    ];
+    let class = weighted(0.8, 0_u8..9);
+    (back(), verdict, class, bytes(), rows()).prop_map(
+        |(attempt, verdict, class, log_bytes, rows)| End {
+            attempt,
+            verdict,
+            class,
+            log_bytes,
+            rows,
+        },
+    )
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    (0_u8..2, 0_u8..6, weighted(0.8, 0_u8..3), bytes()).prop_map(
+        |(collection, key, label, value_bytes)| Row {
+            collection,
+            key,
+            label,
+            value_bytes: value_bytes.min(1_000),
+        },
+    )
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    prop_oneof![4 => Just(vec![]), 1 => vec(row(), 1..3)]
+}
+
+fn prune() -> impl Strategy<Value = Call> {
+    let span = || prop_oneof![0_u64..500, Just(u64::MAX)];
+    let count = prop_oneof![0_u64..20, Just(u64::MAX)];
+    (span(), span(), count, 1_u32..30).prop_map(
+        |(completed_for, others_for, rows_max, rows_per_call)| Call::Prune {
+            completed_for,
+            others_for,
+            rows_max,
+            rows_per_call,
+        },
+    )
+}
+
+fn list() -> impl Strategy<Value = Call> {
+    let filter = (
+        weighted(0.3, 0_u8..3),
+        weighted(0.3, 0_u8..4),
+        weighted(0.3, 0_u8..8),
+        weighted(0.2, 0_u8..3),
+        weighted(0.2, 0_u8..9),
+    );
+    (filter, 1_u16..30).prop_map(|((task, queue, state, tag, class), limit)| Call::List {
+        task,
+        queue,
+        state,
+        tag,
+        class,
+        limit,
+    })
+}
