@@ -5,7 +5,7 @@
 #
 # CACHE_DIR is what xtask/corpus.sh filled. Needs node + npm, ImageMagick's `convert` and exiftool
 # (Debian: imagemagick, libimage-exiftool-perl); npm fetches sharp into CACHE_DIR/.bench once.
-# Sets: baseline = the sequential JPEGs of at least 1 MB in CACHE_DIR/good, progressive = the
+# Sets: baseline = the sequential JPEGs of at least 400 KB in CACHE_DIR/good, progressive = the
 # progressive ones, heads = the camera files of CACHE_DIR/exif hard-linked 200 times.
 # Everyone makes a 500 px q80 JPEG from memory-warm files; offloop also makes the 160 px one.
 set -eu
@@ -21,7 +21,7 @@ bench="$target/release/examples/bench_photos"
 
 if [ ! -d "$work/baseline" ]; then
     mkdir -p "$work/baseline" "$work/progressive" "$work/heads"
-    find "$cache/good" -iname '*.jp*g' -size +1000k | while read -r file; do
+    find "$cache/good" -iname '*.jp*g' -size +400k | while read -r file; do
         case $(identify -format '%[interlace]' "$file" 2>/dev/null) in
             JPEG | Line | Plane) kind=progressive ;;
             *) kind=baseline ;;

@@ -25,21 +25,37 @@ fn main() {
         return;
     };
     let number = |at: usize, default: usize| {
-        rest.get(at).and_then(|text: &String| text.parse().ok()).unwrap_or(default)
+        rest.get(at)
+            .and_then(|text: &String| text.parse().ok())
+            .unwrap_or(default)
     };
     let (threads, rounds) = (number(0, 2), number(1, 5));
     let root = Root::open(Path::new(folder)).expect("the folder opens");
     let mut rates = Vec::new();
-    let photos = if mode == "probe" { Vec::new() } else { load(&root) };
+    let photos = if mode == "probe" {
+        Vec::new()
+    } else {
+        load(&root)
+    };
     for _ in 0..rounds.max(1) {
         let started = Instant::now();
-        let count = if mode == "probe" { probe_all(&root) } else { convert_all(&photos, threads) };
+        let count = if mode == "probe" {
+            probe_all(&root)
+        } else {
+            convert_all(&photos, threads)
+        };
         rates.push(count as f64 / started.elapsed().as_secs_f64());
-        println!("round {:.1} files/s ({count} files)", rates[rates.len() - 1]);
+        println!(
+            "round {:.1} files/s ({count} files)",
+            rates[rates.len() - 1]
+        );
     }
     rates.sort_by(f64::total_cmp);
     let version = env!("CARGO_PKG_VERSION");
-    println!("offloop-photos {version} {mode} threads {threads}: {:.1} files/s", rates[rates.len() / 2]);
+    println!(
+        "offloop-photos {version} {mode} threads {threads}: {:.1} files/s",
+        rates[rates.len() / 2]
+    );
 }
 
 fn load(root: &Root) -> Vec<(Vec<u8>, Probe)> {

@@ -47,10 +47,15 @@ fn main() -> ExitCode {
         };
         let started = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let probe = prober.probe(&opened.file).map_err(|e| format!("NO PHOTO: {e}"))?;
+            let probe = prober
+                .probe(&opened.file)
+                .map_err(|e| format!("NO PHOTO: {e}"))?;
             let mut bytes = Vec::new();
             if probe.format.convertible() {
-                opened.file.read_to_end(&mut bytes).map_err(|e| format!("FAILED io: {e}"))?;
+                opened
+                    .file
+                    .read_to_end(&mut bytes)
+                    .map_err(|e| format!("FAILED io: {e}"))?;
             }
             let predicted = predict(&probe, opened.bytes, 500, &limits);
             let made = convert(&bytes, &probe, &recipe, &limits, &|| false)
@@ -96,12 +101,21 @@ fn main() -> ExitCode {
     }
     let peak = peak_kib();
     println!("slowest {:?} {}", slowest.0, slowest.1);
-    println!("peak resident {} MiB, budget {} MiB", peak >> 10, MEMORY_BUDGET_KIB >> 10);
-    if bad > 0 || peak > MEMORY_BUDGET_KIB { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    println!(
+        "peak resident {} MiB, budget {} MiB",
+        peak >> 10,
+        MEMORY_BUDGET_KIB >> 10
+    );
+    if bad > 0 || peak > MEMORY_BUDGET_KIB {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn peak_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0)
 }

@@ -54,11 +54,26 @@ pub struct TooLarge {
 const FIXED_BYTES: u64 = 8 << 20;
 
 /// Predicts the cost of `probe`'s picture for thumbnails whose long edge is `edge` pixels.
-pub fn predict(probe: &Probe, file_bytes: u64, edge: u32, limits: &Limits) -> Result<Prediction, TooLarge> {
+pub fn predict(
+    probe: &Probe,
+    file_bytes: u64,
+    edge: u32,
+    limits: &Limits,
+) -> Result<Prediction, TooLarge> {
     let (width, height) = (u64::from(probe.width), u64::from(probe.height));
     let source = width * height;
-    refuse("file_bytes_max", "bytes of file", file_bytes, limits.file_bytes_max)?;
-    refuse("source_pixels_max", "pixels", source, limits.source_pixels_max)?;
+    refuse(
+        "file_bytes_max",
+        "bytes of file",
+        file_bytes,
+        limits.file_bytes_max,
+    )?;
+    refuse(
+        "source_pixels_max",
+        "pixels",
+        source,
+        limits.source_pixels_max,
+    )?;
     let (pixels, per_pixel) = match probe.format {
         Format::Jpeg => {
             let target = crate::convert::fit((probe.width, probe.height), edge);
@@ -67,14 +82,23 @@ pub fn predict(probe: &Probe, file_bytes: u64, edge: u32, limits: &Limits) -> Re
             let side = |pixels: u64| pixels.div_ceil(32) * 32 * n / 8;
             let kept = crate::jpeg::coefficients_kept(n as usize);
             // Coefficients of progressive files: 2 bytes each and 8 per block of n x n samples.
-            let progressive = if probe.progressive { (kept * 2 + 8).div_ceil(n * n) } else { 0 };
+            let progressive = if probe.progressive {
+                (kept * 2 + 8).div_ceil(n * n)
+            } else {
+                0
+            };
             let components = u64::from(probe.components.max(1));
             (side(width) * side(height), components * (1 + progressive))
         }
         // Decoded pixels plus a second copy while depth or alpha are reduced.
         _ => (source, bytes_per_pixel(probe) + 3),
     };
-    refuse("decoded_pixels_max", "pixels", pixels, limits.decoded_pixels_max)?;
+    refuse(
+        "decoded_pixels_max",
+        "pixels",
+        pixels,
+        limits.decoded_pixels_max,
+    )?;
     let bytes = pixels
         .saturating_mul(per_pixel)
         .saturating_add(file_bytes)
@@ -89,6 +113,20 @@ fn bytes_per_pixel(probe: &Probe) -> u64 {
     components * u64::from(probe.bits_per_sample.max(8).div_ceil(8))
 }
 
-fn refuse(name: &'static str, what: &'static str, reading: u64, limit: u64) -> Result<(), TooLarge> {
-    if reading > limit { Err(TooLarge { name, what, limit, reading }) } else { Ok(()) }
+fn refuse(
+    name: &'static str,
+    what: &'static str,
+    reading: u64,
+    limit: u64,
+) -> Result<(), TooLarge> {
+    if reading > limit {
+        Err(TooLarge {
+            name,
+            what,
+            limit,
+            reading,
+        })
+    } else {
+        Ok(())
+    }
 }

@@ -29,7 +29,11 @@ pub struct WalkLimits {
 
 impl Default for WalkLimits {
     fn default() -> Self {
-        Self { depth_max: 64, entries_max: 50_000_000, path_bytes_max: 4095 }
+        Self {
+            depth_max: 64,
+            entries_max: 50_000_000,
+            path_bytes_max: 4095,
+        }
     }
 }
 
@@ -115,7 +119,10 @@ impl RelPath {
     /// `None` for an absolute, empty or climbing path.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let clean = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
-        bytes.split(|&b| b == b'/').all(clean).then(|| Self(bytes.into()))
+        bytes
+            .split(|&b| b == b'/')
+            .all(clean)
+            .then(|| Self(bytes.into()))
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -164,7 +171,11 @@ impl RelPath {
     }
 
     fn child(&self, name: &[u8]) -> Self {
-        if self.0.is_empty() { Self(name.into()) } else { Self([&self.0, name].join(&b'/').into()) }
+        if self.0.is_empty() {
+            Self(name.into())
+        } else {
+            Self([&self.0, name].join(&b'/').into())
+        }
     }
 }
 
@@ -174,8 +185,10 @@ impl std::fmt::Display for RelPath {
     }
 }
 
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 /// NONBLOCK: opening a FIFO that took a file's place must not wait for a writer.
 const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
@@ -205,16 +218,20 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(folder) => Ok(Self { folder }),
-            Err(errno) => {
-                Err(RootError::Open { path: path.display().to_string(), cause: errno.into() })
-            }
+            Err(errno) => Err(RootError::Open {
+                path: path.display().to_string(),
+                cause: errno.into(),
+            }),
         }
     }
 
     /// Opens a file for reading, one name at a time, following nothing, and proves by `fstat` that
     /// it is a regular file: what was walked and what is read cannot be swapped for a device.
     pub fn open_file(&self, path: &RelPath) -> Result<OpenedFile, OpenError> {
-        let io = |errno: Errno| OpenError::Io { path: path.clone(), cause: errno.into() };
+        let io = |errno: Errno| OpenError::Io {
+            path: path.clone(),
+            cause: errno.into(),
+        };
         let mut parts: Vec<&[u8]> = path.0.split(|&b| b == b'/').collect();
         let name = parts.pop().ok_or(OpenError::BadPath)?;
         let mut holder: Option<OwnedFd> = None;
@@ -254,7 +271,9 @@ fn open_regular<P: rustix::path::Arg>(
 }
 
 fn mtime_ns(stat: &rustix::fs::Stat) -> i64 {
-    stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64)
+    stat.st_mtime
+        .saturating_mul(1_000_000_000)
+        .saturating_add(stat.st_mtime_nsec as i64)
 }
 
 /// A file's place inside its open folder, so that it can be opened without walking from the root.
@@ -270,9 +289,10 @@ impl Here<'_> {
     pub fn open(&self) -> Result<OpenedFile, OpenError> {
         open_regular(self.folder, self.name).map_err(|refused| match refused {
             Refused::NotRegular => OpenError::NotRegular,
-            Refused::Errno(errno) => {
-                OpenError::Io { path: self.path.clone(), cause: errno.into() }
-            }
+            Refused::Errno(errno) => OpenError::Io {
+                path: self.path.clone(),
+                cause: errno.into(),
+            },
         })
     }
 }
@@ -301,7 +321,10 @@ pub fn walk(
     let mut levels = match Dir::read_from(&root.folder) {
         Ok(dir) => vec![Level { dir, path: top }],
         Err(errno) => {
-            return Err(RootError::Open { path: ".".to_owned(), cause: errno.into() });
+            return Err(RootError::Open {
+                path: ".".to_owned(),
+                cause: errno.into(),
+            });
         }
     };
     let mut seen = 0_u64;
@@ -315,7 +338,14 @@ pub fn walk(
                 // A folder that fails half-way is reported and left; its files stay unknown.
                 let path = level.path.clone();
                 levels.pop();
-                (Found::Problem { path, problem: problem_of(errno) }, None, None)
+                (
+                    Found::Problem {
+                        path,
+                        problem: problem_of(errno),
+                    },
+                    None,
+                    None,
+                )
             }
             Ok(entry) => {
                 if matches!(entry.file_name().to_bytes(), b"." | b"..") {
@@ -330,7 +360,9 @@ pub fn walk(
                     Step::Report(found) => (found, None, None),
                     Step::Enter(dir, path) => {
                         if levels.len() > usize::from(limits.depth_max) {
-                            let problem = Problem::TooDeep { limit: limits.depth_max };
+                            let problem = Problem::TooDeep {
+                                limit: limits.depth_max,
+                            };
                             (Found::Problem { path, problem }, None, None)
                         } else {
                             levels.push(Level { dir, path });
@@ -345,7 +377,11 @@ pub fn walk(
             (Found::File(file), Some(entry), Some(level)) => match level.dir.fd() {
                 Ok(folder) => {
                     let path = file.path.clone();
-                    let here = Here { folder, name: entry.file_name(), path: &path };
+                    let here = Here {
+                        folder,
+                        name: entry.file_name(),
+                        path: &path,
+                    };
                     visit(found, Some(here))
                 }
                 Err(_) => visit(found, None),
@@ -370,7 +406,12 @@ fn look(level: &Level, entry: &rustix::fs::DirEntry, limits: WalkLimits) -> Step
     let path = level.path.child(name.to_bytes());
     let problem = |path, problem| Step::Report(Found::Problem { path, problem });
     if path.0.len() > usize::from(limits.path_bytes_max) {
-        return problem(path, Problem::PathTooLong { limit: limits.path_bytes_max });
+        return problem(
+            path,
+            Problem::PathTooLong {
+                limit: limits.path_bytes_max,
+            },
+        );
     }
     let folder = match level.dir.fd() {
         Ok(folder) => folder,
@@ -400,7 +441,12 @@ fn look(level: &Level, entry: &rustix::fs::DirEntry, limits: WalkLimits) -> Step
             }
         }
         (FileType::Symlink, _) => problem(path, Problem::Symlink),
-        (other, _) => problem(path, Problem::Special { kind: kind_name(other) }),
+        (other, _) => problem(
+            path,
+            Problem::Special {
+                kind: kind_name(other),
+            },
+        ),
     }
 }
 
@@ -419,6 +465,8 @@ fn problem_of(errno: Errno) -> Problem {
         Errno::ACCESS | Errno::PERM => Problem::Denied,
         Errno::NOENT => Problem::Vanished,
         Errno::LOOP => Problem::Symlink,
-        other => Problem::Unreadable { message: io::Error::from(other).to_string() },
+        other => Problem::Unreadable {
+            message: io::Error::from(other).to_string(),
+        },
     }
 }

@@ -14,7 +14,13 @@ use offloop_photos::probe::Prober;
 
 fn thumbnails(bytes: &[u8]) -> Result<Thumbnails, ConvertError> {
     let probe = Prober::new().probe(bytes).expect("a known format");
-    convert(bytes, &probe, &Recipe::default(), &Limits::default(), &|| false)
+    convert(
+        bytes,
+        &probe,
+        &Recipe::default(),
+        &Limits::default(),
+        &|| false,
+    )
 }
 
 fn pixels(jpeg: &[u8]) -> RgbImage {
@@ -42,7 +48,10 @@ fn assert_near(thumbnail: &[u8], wanted: &RgbImage, floor: f64, what: &str) {
     let got = pixels(thumbnail);
     assert_eq!(got.dimensions(), wanted.dimensions(), "{what}");
     let quality = psnr(&got, wanted);
-    assert!(quality > floor, "{what}: {quality:.1} dB, at least {floor} wanted");
+    assert!(
+        quality > floor,
+        "{what}: {quality:.1} dB, at least {floor} wanted"
+    );
 }
 
 const MARGIN: f64 = 2.0;
@@ -54,18 +63,36 @@ fn assert_close_to_ideal(thumbnail: &[u8], wanted: &RgbImage, margin: f64, what:
     let mut encoder = jpeg_encoder::Encoder::new(&mut ideal, 80);
     encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_2_2);
     let (width, height) = (wanted.width() as u16, wanted.height() as u16);
-    encoder.encode(wanted, width, height, jpeg_encoder::ColorType::Rgb).expect("encodes");
+    encoder
+        .encode(wanted, width, height, jpeg_encoder::ColorType::Rgb)
+        .expect("encodes");
     let ceiling = psnr(&pixels(&ideal), wanted);
     let got = psnr(&pixels(thumbnail), wanted);
-    assert!(got > ceiling - margin, "{what}: {got:.1} dB, ideal {ceiling:.1} dB");
+    assert!(
+        got > ceiling - margin,
+        "{what}: {got:.1} dB, ideal {ceiling:.1} dB"
+    );
 }
 
 #[test]
 fn jpeg_thumbnails_match_a_slow_reference_at_every_scale() {
-    for (width, height) in [(4100, 800), (2400, 900), (1300, 900), (700, 520), (300, 200)] {
+    for (width, height) in [
+        (4100, 800),
+        (2400, 900),
+        (1300, 900),
+        (700, 520),
+        (300, 200),
+    ] {
         let picture = scene(width, height);
         for progressive in [false, true] {
-            let made = thumbnails(&jpeg(&picture, JpegKind { progressive, ..PLAIN })).expect("done");
+            let made = thumbnails(&jpeg(
+                &picture,
+                JpegKind {
+                    progressive,
+                    ..PLAIN
+                },
+            ))
+            .expect("done");
             let what = format!("{width}x{height} progressive {progressive}");
             assert_close_to_ideal(&made.large.jpeg, &reference(&picture, 500), MARGIN, &what);
             assert_close_to_ideal(&made.small.jpeg, &reference(&picture, 160), MARGIN, &what);
@@ -99,7 +126,12 @@ fn every_format_gives_the_same_picture() {
     assert_near(&made.large.jpeg, &wanted, 24.0, "gif");
     let gray = DynamicImage::ImageRgb8(picture).to_luma8();
     let wanted = reference(&DynamicImage::ImageLuma8(gray).to_rgb8(), 500);
-    assert_near(&thumbnails(&gray_jpeg(640, 400)).expect("gray").large.jpeg, &wanted, 30.0, "gray");
+    assert_near(
+        &thumbnails(&gray_jpeg(640, 400)).expect("gray").large.jpeg,
+        &wanted,
+        30.0,
+        "gray",
+    );
 }
 
 #[test]
@@ -119,26 +151,40 @@ fn all_eight_orientations_end_upright() {
         };
         let block = orientation_exif(value);
         let made = thumbnails(&jpeg_with(&stored, PLAIN, Some(&block), None)).expect("done");
-        assert_near(&made.large.jpeg, &upright, 28.0, &format!("orientation {value}"));
+        assert_near(
+            &made.large.jpeg,
+            &upright,
+            28.0,
+            &format!("orientation {value}"),
+        );
     }
 }
 
 #[test]
 fn transparent_parts_become_white_not_black() {
     let picture = RgbaImage::from_fn(100, 80, |x, _| {
-        if x < 50 { Rgba([10, 20, 30, 0]) } else { Rgba([10, 20, 200, 255]) }
+        if x < 50 {
+            Rgba([10, 20, 30, 0])
+        } else {
+            Rgba([10, 20, 200, 255])
+        }
     });
     for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif] {
         let made = thumbnails(&other(picture.clone(), format)).expect("done");
         let got = pixels(&made.large.jpeg);
-        assert!(got.get_pixel(10, 40).0.iter().all(|&c| c > 250), "{format:?}");
+        assert!(
+            got.get_pixel(10, 40).0.iter().all(|&c| c > 250),
+            "{format:?}"
+        );
         assert!(got.get_pixel(90, 40).0[0] < 40, "{format:?}");
     }
 }
 
 #[test]
 fn a_wide_gamut_profile_is_converted_not_dropped() {
-    let profile = moxcms::ColorProfile::new_display_p3().encode().expect("encodes");
+    let profile = moxcms::ColorProfile::new_display_p3()
+        .encode()
+        .expect("encodes");
     let green = RgbImage::from_pixel(64, 64, image::Rgb([60, 200, 60]));
     let made = thumbnails(&jpeg_with(&green, PLAIN, None, Some(&profile))).expect("done");
     let pixel = pixels(&made.large.jpeg).get_pixel(32, 32).0;
@@ -147,11 +193,16 @@ fn a_wide_gamut_profile_is_converted_not_dropped() {
     assert!(!contains(&made.large.jpeg, b"ICC_PROFILE"));
     let broken = thumbnails(&jpeg_with(&green, PLAIN, None, Some(&profile[..100]))).expect("done");
     let pixel = pixels(&broken.large.jpeg).get_pixel(32, 32).0;
-    assert!(pixel[0].abs_diff(60) < 6, "a broken profile is ignored: {pixel:?}");
+    assert!(
+        pixel[0].abs_diff(60) < 6,
+        "a broken profile is ignored: {pixel:?}"
+    );
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
 }
 
 #[test]
@@ -188,7 +239,10 @@ fn sizes_fit_and_never_grow() {
 /// The header of a baseline JPEG of any claimed size, with a little picture data.
 fn claiming(width: u16, height: u16) -> Vec<u8> {
     let mut bytes = jpeg(&scene(64, 64), PLAIN);
-    let at = bytes.windows(2).position(|w| w == [0xff, 0xc0]).expect("a frame header");
+    let at = bytes
+        .windows(2)
+        .position(|w| w == [0xff, 0xc0])
+        .expect("a frame header");
     bytes[at + 5..at + 7].copy_from_slice(&height.to_be_bytes());
     bytes[at + 7..at + 9].copy_from_slice(&width.to_be_bytes());
     bytes
@@ -199,7 +253,10 @@ fn a_giant_header_is_refused_and_a_panorama_is_decoded_small() {
     let error = thumbnails(&claiming(65535, 65535)).expect_err("refused");
     assert_eq!(error.class(), "too_large");
     let text = error.to_string();
-    assert!(text.contains("4294836225") && text.contains("source_pixels_max"), "{text}");
+    assert!(
+        text.contains("4294836225") && text.contains("source_pixels_max"),
+        "{text}"
+    );
     // 560 megapixels fit in memory at 1/8; this one then proves to be cut off.
     let error = thumbnails(&claiming(40000, 14000)).expect_err("cut off");
     assert_eq!(error.class(), "corrupt", "{error}");
@@ -232,6 +289,12 @@ fn a_stop_request_is_obeyed_between_rows() {
         asked.set(asked.get() + 1);
         asked.get() == 5
     };
-    let end = convert(&bytes, &probe, &Recipe::default(), &Limits::default(), &stop);
+    let end = convert(
+        &bytes,
+        &probe,
+        &Recipe::default(),
+        &Limits::default(),
+        &stop,
+    );
     assert!(matches!(end, Err(ConvertError::Cancelled)), "{end:?}");
 }

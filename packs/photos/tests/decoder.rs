@@ -16,7 +16,15 @@ fn oracle(bytes: &[u8], model: zune_core::colorspace::ColorSpace) -> (usize, usi
     (usize::from(info.width), usize::from(info.height), samples)
 }
 
-fn shrunk(full: &[u8], width: usize, channels: usize, channel: usize, n: usize, x: usize, y: usize) -> u8 {
+fn shrunk(
+    full: &[u8],
+    width: usize,
+    channels: usize,
+    channel: usize,
+    n: usize,
+    x: usize,
+    y: usize,
+) -> u8 {
     let side = 8 / n;
     let mut sum = 0;
     for v in y * side..(y + 1) * side {
@@ -29,7 +37,15 @@ fn shrunk(full: &[u8], width: usize, channels: usize, channel: usize, n: usize, 
 }
 
 /// PSNR of a plane against the oracle, over the samples that both have whole.
-fn quality(plane: &Plane, full: &[u8], width: usize, height: usize, channels: usize, channel: usize, n: usize) -> f64 {
+fn quality(
+    plane: &Plane,
+    full: &[u8],
+    width: usize,
+    height: usize,
+    channels: usize,
+    channel: usize,
+    n: usize,
+) -> f64 {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for y in 0..height * n / 8 {
         for x in 0..width * n / 8 {
@@ -41,7 +57,10 @@ fn quality(plane: &Plane, full: &[u8], width: usize, height: usize, channels: us
 }
 
 fn decode(bytes: &[u8], scale: Scale) -> Picture {
-    Decoder::new(bytes).expect("header").decode(scale, &|| false).expect("decodes")
+    Decoder::new(bytes)
+        .expect("header")
+        .decode(scale, &|| false)
+        .expect("decodes")
 }
 
 #[test]
@@ -57,9 +76,15 @@ fn every_coding_gives_the_same_picture_at_every_scale() {
                     // covers these files.
                     continue;
                 }
-                let kind = JpegKind { sampling, progressive, restart, optimized };
+                let kind = JpegKind {
+                    sampling,
+                    progressive,
+                    restart,
+                    optimized,
+                };
                 let bytes = jpeg(&picture, kind);
-                let (width, height, full) = oracle(&bytes, zune_core::colorspace::ColorSpace::YCbCr);
+                let (width, height, full) =
+                    oracle(&bytes, zune_core::colorspace::ColorSpace::YCbCr);
                 for (scale, floor) in [
                     (Scale::Eighth, 48.0),
                     (Scale::Quarter, 36.0),
@@ -87,9 +112,18 @@ fn interleaved_separate_and_progressive_scans_agree_to_the_bit() {
     for scale in [Scale::Eighth, Scale::Quarter, Scale::Half, Scale::Full] {
         let baseline = decode(&jpeg(&picture, PLAIN), scale);
         for kind in [
-            JpegKind { progressive: true, ..PLAIN },
-            JpegKind { optimized: true, ..PLAIN },
-            JpegKind { restart: 5, ..PLAIN },
+            JpegKind {
+                progressive: true,
+                ..PLAIN
+            },
+            JpegKind {
+                optimized: true,
+                ..PLAIN
+            },
+            JpegKind {
+                restart: 5,
+                ..PLAIN
+            },
         ] {
             let other = decode(&jpeg(&picture, kind), scale);
             for (a, b) in baseline.planes.iter().zip(&other.planes) {
@@ -105,9 +139,17 @@ fn gray_and_ink_files_keep_their_model() {
     assert_eq!((gray.model, gray.planes.len()), (ColorModel::Gray, 1));
     let picture = scene(64, 48);
     let inks = decode(&cmyk_jpeg(&picture, false), Scale::Full);
-    assert!(matches!(inks.model, ColorModel::Cmyk { .. }), "{:?}", inks.model);
+    assert!(
+        matches!(inks.model, ColorModel::Cmyk { .. }),
+        "{:?}",
+        inks.model
+    );
     let inks = decode(&cmyk_jpeg(&picture, true), Scale::Full);
-    assert!(matches!(inks.model, ColorModel::Ycck { .. }), "{:?}", inks.model);
+    assert!(
+        matches!(inks.model, ColorModel::Ycck { .. }),
+        "{:?}",
+        inks.model
+    );
 }
 
 #[test]
@@ -116,7 +158,10 @@ fn a_cut_file_is_named_truncated_not_shown_half() {
     for cut in [bytes.len() / 4, bytes.len() / 2, bytes.len() * 9 / 10] {
         for scale in [Scale::Eighth, Scale::Quarter, Scale::Full] {
             let end = Decoder::new(&bytes[..cut]).and_then(|d| d.decode(scale, &|| false));
-            assert!(matches!(end, Err(JpegError::Truncated { .. })), "{cut} {scale:?}: {end:?}");
+            assert!(
+                matches!(end, Err(JpegError::Truncated { .. })),
+                "{cut} {scale:?}: {end:?}"
+            );
         }
     }
 }
@@ -124,7 +169,13 @@ fn a_cut_file_is_named_truncated_not_shown_half() {
 #[test]
 fn a_stop_request_ends_the_decoding() {
     for progressive in [false, true] {
-        let bytes = jpeg(&scene(640, 480), JpegKind { progressive, ..PLAIN });
+        let bytes = jpeg(
+            &scene(640, 480),
+            JpegKind {
+                progressive,
+                ..PLAIN
+            },
+        );
         let asked = std::cell::Cell::new(0);
         let stop = || {
             asked.set(asked.get() + 1);

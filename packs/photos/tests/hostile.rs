@@ -25,10 +25,25 @@ static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let picture = scene(96, 72);
     let kinds = [
         PLAIN,
-        JpegKind { progressive: true, ..PLAIN },
-        JpegKind { restart: 2, sampling: SamplingFactor::F_1_1, ..PLAIN },
-        JpegKind { optimized: true, sampling: SamplingFactor::F_2_1, ..PLAIN },
-        JpegKind { progressive: true, restart: 3, ..PLAIN },
+        JpegKind {
+            progressive: true,
+            ..PLAIN
+        },
+        JpegKind {
+            restart: 2,
+            sampling: SamplingFactor::F_1_1,
+            ..PLAIN
+        },
+        JpegKind {
+            optimized: true,
+            sampling: SamplingFactor::F_2_1,
+            ..PLAIN
+        },
+        JpegKind {
+            progressive: true,
+            restart: 3,
+            ..PLAIN
+        },
     ];
     let mut seeds: Vec<Vec<u8>> = kinds.iter().map(|kind| jpeg(&picture, *kind)).collect();
     let gps = vec![
@@ -38,7 +53,9 @@ static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let taken = vec![(0x9003, common::Value::Text("2023:07:14 18:05:59"))];
     let block = exif(true, vec![(0x0112, common::Value::Short(6))], taken, gps);
     seeds.push(jpeg_with(&picture, PLAIN, Some(&block), None));
-    let profile = moxcms::ColorProfile::new_display_p3().encode().expect("encodes");
+    let profile = moxcms::ColorProfile::new_display_p3()
+        .encode()
+        .expect("encodes");
     seeds.push(jpeg_with(&picture, PLAIN, None, Some(&profile)));
     seeds.push(gray_jpeg(90, 70));
     seeds.push(cmyk_jpeg(&picture, true));
@@ -55,7 +72,9 @@ static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 });
 
 fn run(bytes: &[u8]) {
-    let Ok(probe) = Prober::new().probe(bytes) else { return };
+    let Ok(probe) = Prober::new().probe(bytes) else {
+        return;
+    };
     let _ = convert(bytes, &probe, &Recipe::default(), &LIMITS, &|| false);
     // The decoder must hold even when the probe would have refused.
     for scale in [Scale::Eighth, Scale::Half] {

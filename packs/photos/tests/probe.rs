@@ -6,6 +6,8 @@ use common::{JpegKind, PLAIN, Value, exif, jpeg, jpeg_with, other, scene};
 use image::ImageFormat;
 use offloop_photos::probe::{Format, Probe, ProbeError, Prober};
 
+type Tags = Vec<(u16, Value)>;
+
 fn probe(bytes: &[u8]) -> Probe {
     Prober::new().probe(bytes).expect("a known format")
 }
@@ -47,9 +49,21 @@ fn formats_are_told_by_content_with_size_and_depth() {
         let said = probe(&bytes);
         assert_eq!((said.format, said.width, said.height), (format, 61, 43));
         assert_eq!(said.defect, None, "{format:?}");
-        assert!(said.components >= 3 && said.bits_per_sample == 8, "{said:?}");
+        assert!(
+            said.components >= 3 && said.bits_per_sample == 8,
+            "{said:?}"
+        );
     }
-    assert!(probe(&jpeg(&scene(61, 43), JpegKind { progressive: true, ..PLAIN })).progressive);
+    assert!(
+        probe(&jpeg(
+            &scene(61, 43),
+            JpegKind {
+                progressive: true,
+                ..PLAIN
+            }
+        ))
+        .progressive
+    );
 }
 
 #[test]
@@ -71,7 +85,7 @@ fn exif_is_read_and_made_safe() {
 #[test]
 fn nonsense_in_exif_loses_the_field_only() {
     #[rustfmt::skip]
-    let table: [(&str, Vec<(u16, Value)>, Vec<(u16, Value)>); 5] = [
+    let table: [(&str, Tags, Tags); 5] = [
         ("a month 13", vec![], vec![]),
         ("latitude 95", vec![(2, Value::Rationals(vec![(95, 1), (0, 1), (0, 1)])), (4, Value::Rationals(vec![(1, 1), (0, 1), (0, 1)]))], vec![]),
         ("0/0 degrees", vec![(2, Value::Rationals(vec![(0, 0), (0, 1), (0, 1)])), (4, Value::Rationals(vec![(1, 1), (0, 1), (0, 1)]))], vec![]),
@@ -82,7 +96,12 @@ fn nonsense_in_exif_loses_the_field_only() {
         let child = vec![(0x9003, Value::Text("2023:13:14 18:05:59"))];
         let mut main = main;
         main.push((0x0110, Value::Text("Model X")));
-        let said = probe(&jpeg_with(&scene(40, 30), PLAIN, Some(&exif(true, main, child, gps)), None));
+        let said = probe(&jpeg_with(
+            &scene(40, 30),
+            PLAIN,
+            Some(&exif(true, main, child, gps)),
+            None,
+        ));
         assert_eq!(said.exif.position, None, "{what}");
         assert_eq!(said.exif.taken, None, "{what}");
         assert_eq!(said.exif.orientation.exif_value(), 1, "{what}");
@@ -94,9 +113,17 @@ fn nonsense_in_exif_loses_the_field_only() {
 #[test]
 fn directories_that_point_at_themselves_are_left_alone() {
     // The EXIF and GPS pointers, and the "next directory", all lead back to the first directory.
-    let mut block = exif(false, vec![(0x0110, Value::Text("Model X"))], vec![], vec![]);
+    let mut block = exif(
+        false,
+        vec![(0x0110, Value::Text("Model X"))],
+        vec![],
+        vec![],
+    );
     for tag in [0x8769_u16, 0x8825] {
-        let at = block.windows(2).position(|w| w == tag.to_le_bytes()).expect("the pointer");
+        let at = block
+            .windows(2)
+            .position(|w| w == tag.to_le_bytes())
+            .expect("the pointer");
         block[at + 8..at + 12].copy_from_slice(&8_u32.to_le_bytes());
     }
     let said = probe(&jpeg_with(&scene(40, 30), PLAIN, Some(&block), None));
@@ -128,7 +155,10 @@ fn a_frame_header_behind_large_segments_is_found() {
 fn what_is_no_photo_says_so() {
     let error = |bytes: &[u8]| Prober::new().probe(bytes).expect_err("no photo");
     assert!(matches!(error(b""), ProbeError::Empty));
-    assert!(matches!(error(b"hello, world; this is text"), ProbeError::UnknownFormat));
+    assert!(matches!(
+        error(b"hello, world; this is text"),
+        ProbeError::UnknownFormat
+    ));
     assert!(matches!(error(&[0; 4096]), ProbeError::UnknownFormat));
     assert!(probe(b"\xff\xd8\xff").defect.is_some());
     assert!(probe(b"\x89PNG\r\n\x1a\n").defect.is_some());

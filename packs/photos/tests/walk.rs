@@ -66,7 +66,11 @@ fn links_pipes_and_sockets_are_reported_and_never_touched() {
     assert!(matches!(open("out/hostname"), Err(OpenError::Io { .. })));
     assert!(matches!(open("a/b"), Err(OpenError::NotRegular)));
     let mut text = String::new();
-    open("a/b/one.jpg").expect("opens").file.read_to_string(&mut text).expect("reads");
+    open("a/b/one.jpg")
+        .expect("opens")
+        .file
+        .read_to_string(&mut text)
+        .expect("reads");
     assert_eq!(text, "1");
 }
 
@@ -77,15 +81,35 @@ fn limits_end_in_a_report_not_in_a_crash() {
     fs::create_dir_all(root.join("1/2/3/4")).expect("folders");
     fs::write(root.join("1/2/in.jpg"), b"x").expect("file");
     fs::write(root.join("1/2/3/4/deep.jpg"), b"x").expect("file");
-    let limits = WalkLimits { depth_max: 2, ..WalkLimits::default() };
+    let limits = WalkLimits {
+        depth_max: 2,
+        ..WalkLimits::default()
+    };
     let (end, files, problems) = collect(root, limits);
-    assert_eq!((end, files), (WalkEnd::Complete, vec!["1/2/in.jpg".to_owned()]));
-    assert_eq!(problems, [("1/2/3".to_owned(), Problem::TooDeep { limit: 2 })]);
-    let limits = WalkLimits { path_bytes_max: 5, ..WalkLimits::default() };
+    assert_eq!(
+        (end, files),
+        (WalkEnd::Complete, vec!["1/2/in.jpg".to_owned()])
+    );
+    assert_eq!(
+        problems,
+        [("1/2/3".to_owned(), Problem::TooDeep { limit: 2 })]
+    );
+    let limits = WalkLimits {
+        path_bytes_max: 5,
+        ..WalkLimits::default()
+    };
     let (_, files, problems) = collect(root, limits);
     assert!(files.is_empty());
-    assert!(problems.iter().all(|p| p.1 == Problem::PathTooLong { limit: 5 }), "{problems:?}");
-    let limits = WalkLimits { entries_max: 3, ..WalkLimits::default() };
+    assert!(
+        problems
+            .iter()
+            .all(|p| p.1 == Problem::PathTooLong { limit: 5 }),
+        "{problems:?}"
+    );
+    let limits = WalkLimits {
+        entries_max: 3,
+        ..WalkLimits::default()
+    };
     assert_eq!(collect(root, limits).0, WalkEnd::TooManyEntries);
 }
 
@@ -99,24 +123,46 @@ fn the_visitor_can_stop() {
     let mut seen = 0;
     let end = walk(&root, WalkLimits::default(), &mut |_, _| {
         seen += 1;
-        if seen == 4 { Next::Stop } else { Next::Continue }
+        if seen == 4 {
+            Next::Stop
+        } else {
+            Next::Continue
+        }
     });
     assert_eq!((end.expect("walks"), seen), (WalkEnd::Stopped, 4));
 }
 
 #[test]
 fn any_name_survives_as_text() {
-    for name in [&b"plain.jpg"[..], b"a b/\xff\xfe.jpg", b"100%/x%41.jpg", b"new\nline", "ü/日本.jpg".as_bytes()] {
+    for name in [
+        &b"plain.jpg"[..],
+        b"a b/\xff\xfe.jpg",
+        b"100%/x%41.jpg",
+        b"new\nline",
+        "ü/日本.jpg".as_bytes(),
+    ] {
         let path = RelPath::from_bytes(name).expect("a path");
         let text = path.to_text();
         assert!(!text.chars().any(char::is_control));
         assert_eq!(RelPath::from_text(&text).as_ref(), Some(&path), "{text}");
     }
-    for bad in [&b""[..], b"/etc/passwd", b"../x", b"a/../b", b"a//b", b"a/", b"./a", b"a\0b"] {
+    for bad in [
+        &b""[..],
+        b"/etc/passwd",
+        b"../x",
+        b"a/../b",
+        b"a//b",
+        b"a/",
+        b"./a",
+        b"a\0b",
+    ] {
         assert_eq!(RelPath::from_bytes(bad), None, "{bad:?}");
     }
     assert_eq!(RelPath::from_text("%2E%2E/x"), None);
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join(OsStr::from_bytes(b"\xf0\x28.jpg")), b"").expect("file");
-    assert_eq!(collect(folder.path(), WalkLimits::default()).1, ["%F0(.jpg"]);
+    assert_eq!(
+        collect(folder.path(), WalkLimits::default()).1,
+        ["%F0(.jpg"]
+    );
 }

@@ -11,9 +11,12 @@ use super::raster::{Model, Raster};
 
 /// sRGB pixels as RGB, YCbCr or gray.
 pub(super) fn to_srgb(mut raster: Raster) -> Raster {
-    let profile = raster.icc.take().and_then(|raw| ColorProfile::new_from_slice(&raw).ok());
+    let profile = raster
+        .icc
+        .take()
+        .and_then(|raw| ColorProfile::new_from_slice(&raw).ok());
     match (profile, raster.model) {
-        (Some(profile), _) if !is_srgb(&profile) => apply(profile, raster),
+        (Some(profile), _) if !is_srgb(&profile) => apply(&profile, raster),
         (_, Model::Cmyk) => cmyk_to_rgb(raster),
         _ => raster,
     }
@@ -44,14 +47,20 @@ fn curve_is_srgb(profile: &ColorProfile) -> bool {
             (middle - wanted).abs() < 0.004
         }
         Some(moxcms::ToneReprCurve::Parametric(values)) => {
-            values.len() == 5 && (values[0] - 2.4).abs() < 0.01 && (values[2] - 0.0521).abs() < 0.005
+            values.len() == 5
+                && (values[0] - 2.4).abs() < 0.01
+                && (values[2] - 0.0521).abs() < 0.005
         }
         _ => false,
     }
 }
 
-fn apply(profile: ColorProfile, raster: Raster) -> Raster {
-    let raster = if raster.model == Model::YCbCr { ycbcr_to_rgb(raster) } else { raster };
+fn apply(profile: &ColorProfile, raster: Raster) -> Raster {
+    let raster = if raster.model == Model::YCbCr {
+        ycbcr_to_rgb(raster)
+    } else {
+        raster
+    };
     let layout = match (profile.color_space, raster.model) {
         (DataColorSpace::Rgb, Model::Rgb) => Layout::Rgb,
         (DataColorSpace::Gray, Model::Gray) => Layout::Gray,
@@ -68,13 +77,21 @@ fn apply(profile: ColorProfile, raster: Raster) -> Raster {
     };
     let mut samples = vec![0; raster.width as usize * raster.height as usize * 3];
     match transform.transform(&raster.samples, &mut samples) {
-        Ok(()) => Raster { model: Model::Rgb, samples, ..raster },
+        Ok(()) => Raster {
+            model: Model::Rgb,
+            samples,
+            ..raster
+        },
         Err(_) => without_profile(raster),
     }
 }
 
 fn without_profile(raster: Raster) -> Raster {
-    if raster.model == Model::Cmyk { cmyk_to_rgb(raster) } else { raster }
+    if raster.model == Model::Cmyk {
+        cmyk_to_rgb(raster)
+    } else {
+        raster
+    }
 }
 
 /// Inks without a profile: what is left of the light after each ink and black.
@@ -84,7 +101,11 @@ fn cmyk_to_rgb(raster: Raster) -> Raster {
         let through = move |ink: u8| (((255 - u32::from(ink)) * light + 127) / 255) as u8;
         [through(pixel[0]), through(pixel[1]), through(pixel[2])]
     });
-    Raster { model: Model::Rgb, samples: samples.collect(), ..raster }
+    Raster {
+        model: Model::Rgb,
+        samples: samples.collect(),
+        ..raster
+    }
 }
 
 /// JFIF (BT.601, full range).
@@ -93,7 +114,10 @@ fn ycbcr_to_rgb(mut raster: Raster) -> Raster {
         let rgb = rgb_of([pixel[0], pixel[1], pixel[2]]);
         pixel.copy_from_slice(&rgb);
     }
-    Raster { model: Model::Rgb, ..raster }
+    Raster {
+        model: Model::Rgb,
+        ..raster
+    }
 }
 
 /// YCCK is RGB = 255 - CMY as YCbCr, beside an untouched K; an inverted file has all four

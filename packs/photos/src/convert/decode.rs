@@ -35,7 +35,9 @@ pub(super) fn decode(
         Format::Gif => read(gif::GifDecoder::new(reader()), limits),
         Format::Tiff => read(tiff::TiffDecoder::new(reader()), limits),
         Format::Bmp => read(bmp::BmpDecoder::new(reader()), limits),
-        _ => Err(ConvertError::Unsupported { message: "no decoder for this format".to_owned() }),
+        _ => Err(ConvertError::Unsupported {
+            message: "no decoder for this format".to_owned(),
+        }),
     }));
     match raster {
         Ok(raster) => raster.map(Decoded::Raster),
@@ -56,7 +58,13 @@ fn decode_jpeg(
     let reading = decoder.bytes_needed(scale);
     if reading > limits.bytes_max {
         let (name, what) = ("bytes_max", "bytes of memory");
-        return Err(TooLarge { name, what, limit: limits.bytes_max, reading }.into());
+        return Err(TooLarge {
+            name,
+            what,
+            limit: limits.bytes_max,
+            reading,
+        }
+        .into());
     }
     Ok(Decoded::Planes(decoder.decode(scale, stop)?, size))
 }
@@ -70,26 +78,44 @@ fn read<D: ImageDecoder>(
     let pixels = u64::from(width) * u64::from(height);
     if pixels > limits.decoded_pixels_max {
         let (limit, reading) = (limits.decoded_pixels_max, pixels);
-        return Err(
-            TooLarge { name: "decoded_pixels_max", what: "pixels", limit, reading }.into()
-        );
+        return Err(TooLarge {
+            name: "decoded_pixels_max",
+            what: "pixels",
+            limit,
+            reading,
+        }
+        .into());
     }
     let bytes = decoder.total_bytes();
     if bytes > limits.bytes_max {
         let (limit, reading) = (limits.bytes_max, bytes);
-        return Err(
-            TooLarge { name: "bytes_max", what: "bytes of memory", limit, reading }.into()
-        );
+        return Err(TooLarge {
+            name: "bytes_max",
+            what: "bytes of memory",
+            limit,
+            reading,
+        }
+        .into());
     }
     let mut bounds = image::Limits::default();
     bounds.max_alloc = Some(limits.bytes_max - bytes.min(limits.bytes_max / 2));
-    decoder.set_limits(bounds).map_err(|error| class_of(&error, limits))?;
+    decoder
+        .set_limits(bounds)
+        .map_err(|error| class_of(&error, limits))?;
     let icc = decoder.icc_profile().ok().flatten();
     let color = decoder.color_type();
     let mut samples = vec![0; bytes as usize];
-    decoder.read_image(&mut samples).map_err(|error| class_of(&error, limits))?;
+    decoder
+        .read_image(&mut samples)
+        .map_err(|error| class_of(&error, limits))?;
     let model = reduce(&mut samples, color)?;
-    Ok(Raster { width, height, model, samples, icc })
+    Ok(Raster {
+        width,
+        height,
+        model,
+        samples,
+        icc,
+    })
 }
 
 /// Brings samples to 8 bits without alpha, in place. Transparent parts become white.
@@ -127,7 +153,9 @@ fn reduce(samples: &mut Vec<u8>, color: ColorType) -> Result<Model, ConvertError
             });
             Ok(Model::Rgb)
         }
-        other => Err(ConvertError::Unsupported { message: format!("pixels of kind {other:?}") }),
+        other => Err(ConvertError::Unsupported {
+            message: format!("pixels of kind {other:?}"),
+        }),
     }
 }
 
@@ -144,11 +172,19 @@ fn compact(samples: &mut Vec<u8>, from: usize, to: usize, turn: impl Fn(&[u8; 4]
 
 fn class_of(error: &ImageError, limits: &Limits) -> ConvertError {
     match error {
-        ImageError::Unsupported(_) => ConvertError::Unsupported { message: brief(error) },
+        ImageError::Unsupported(_) => ConvertError::Unsupported {
+            message: brief(error),
+        },
         ImageError::Limits(_) => {
             let limit = limits.bytes_max;
             let (name, what) = ("bytes_max", "more bytes of memory than allowed were");
-            TooLarge { name, what, limit, reading: limit }.into()
+            TooLarge {
+                name,
+                what,
+                limit,
+                reading: limit,
+            }
+            .into()
         }
         _ => ConvertError::corrupt(brief(error)),
     }
@@ -156,5 +192,10 @@ fn class_of(error: &ImageError, limits: &Limits) -> ConvertError {
 
 /// A decoder's message may quote the file; it is capped and kept printable.
 fn brief(error: &ImageError) -> String {
-    error.to_string().chars().filter(|c| !c.is_control()).take(200).collect()
+    error
+        .to_string()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect()
 }

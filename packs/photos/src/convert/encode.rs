@@ -12,11 +12,17 @@ pub(super) fn encode(raster: &Raster, quality: u8) -> Result<Thumbnail, ConvertE
         Model::Gray => ColorType::Luma,
         Model::Rgb => ColorType::Rgb,
         Model::YCbCr => ColorType::Ycbcr,
-        Model::Cmyk => return Err(ConvertError::corrupt("inks were left after colour conversion")),
+        Model::Cmyk => {
+            return Err(ConvertError::corrupt(
+                "inks were left after colour conversion",
+            ));
+        }
     };
     let (Ok(width), Ok(height)) = (u16::try_from(raster.width), u16::try_from(raster.height))
     else {
-        return Err(ConvertError::corrupt("a thumbnail cannot be wider than 65535 pixels"));
+        return Err(ConvertError::corrupt(
+            "a thumbnail cannot be wider than 65535 pixels",
+        ));
     };
     let mut jpeg = Vec::with_capacity(32 * 1024);
     let mut encoder = Encoder::new(&mut jpeg, quality.clamp(1, 100));
@@ -24,5 +30,9 @@ pub(super) fn encode(raster: &Raster, quality: u8) -> Result<Thumbnail, ConvertE
     encoder
         .encode(&raster.samples, width, height, color)
         .map_err(|error| ConvertError::corrupt(format!("encoder: {error}")))?;
-    Ok(Thumbnail { width: raster.width, height: raster.height, jpeg })
+    Ok(Thumbnail {
+        width: raster.width,
+        height: raster.height,
+        jpeg,
+    })
 }

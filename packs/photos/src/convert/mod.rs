@@ -30,7 +30,11 @@ pub struct Recipe {
 
 impl Default for Recipe {
     fn default() -> Self {
-        Self { large_edge: 500, small_edge: 160, quality: 80 }
+        Self {
+            large_edge: 500,
+            small_edge: 160,
+            quality: 80,
+        }
     }
 }
 
@@ -74,8 +78,10 @@ impl ConvertError {
         }
     }
 
-    fn corrupt(message: impl ToString) -> Self {
-        Self::Corrupt { message: message.to_string() }
+    fn corrupt(message: impl std::fmt::Display) -> Self {
+        Self::Corrupt {
+            message: format!("{message}"),
+        }
     }
 }
 
@@ -83,7 +89,9 @@ impl From<JpegError> for ConvertError {
     fn from(error: JpegError) -> Self {
         match error {
             JpegError::Cancelled => Self::Cancelled,
-            JpegError::Unsupported(message) => Self::Unsupported { message: message.to_owned() },
+            JpegError::Unsupported(message) => Self::Unsupported {
+                message: message.to_owned(),
+            },
             other => Self::corrupt(other),
         }
     }
@@ -101,14 +109,25 @@ pub fn convert(
 ) -> Result<Thumbnails, ConvertError> {
     if !probe.format.convertible() {
         let name = probe.format.name();
-        return Err(ConvertError::Unsupported { message: format!("no decoder for {name} files") });
+        return Err(ConvertError::Unsupported {
+            message: format!("no decoder for {name} files"),
+        });
     }
     if let Some(defect) = probe.defect {
         return Err(ConvertError::corrupt(defect));
     }
-    let edges = (recipe.large_edge.clamp(1, 4096), recipe.small_edge.clamp(1, 4096));
+    let edges = (
+        recipe.large_edge.clamp(1, 4096),
+        recipe.small_edge.clamp(1, 4096),
+    );
     predict(probe, bytes.len() as u64, edges.0, limits)?;
-    let check = || if should_stop() { Err(ConvertError::Cancelled) } else { Ok(()) };
+    let check = || {
+        if should_stop() {
+            Err(ConvertError::Cancelled)
+        } else {
+            Ok(())
+        }
+    };
     check()?;
     let picture = decode::decode(bytes, probe, edges.0, limits, should_stop)?;
     check()?;
@@ -131,7 +150,8 @@ pub fn fit(from: (u32, u32), edge: u32) -> (u32, u32) {
         return (from.0.max(1), from.1.max(1));
     }
     let side = |pixels: u32| {
-        let scaled = (u64::from(pixels) * u64::from(edge) * 2 + u64::from(long)) / (2 * u64::from(long));
+        let scaled =
+            (u64::from(pixels) * u64::from(edge) * 2 + u64::from(long)) / (2 * u64::from(long));
         (scaled as u32).max(1)
     };
     (side(from.0), side(from.1))

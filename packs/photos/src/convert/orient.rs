@@ -11,8 +11,11 @@ pub(super) fn upright(raster: Raster, orientation: Orientation) -> Raster {
     }
     let (width, height) = (raster.width as usize, raster.height as usize);
     let channels = raster.model.channels();
-    let (new_width, new_height) =
-        if orientation.swaps_sides() { (height, width) } else { (width, height) };
+    let (new_width, new_height) = if orientation.swaps_sides() {
+        (height, width)
+    } else {
+        (width, height)
+    };
     let mut samples = Vec::with_capacity(raster.samples.len());
     for y in 0..new_height {
         for x in 0..new_width {
@@ -31,5 +34,10 @@ pub(super) fn upright(raster: Raster, orientation: Orientation) -> Raster {
             samples.extend_from_slice(&raster.samples[at..at + channels]);
         }
     }
-    Raster { width: new_width as u32, height: new_height as u32, samples, ..raster }
+    Raster {
+        width: new_width as u32,
+        height: new_height as u32,
+        samples,
+        ..raster
+    }
 }

@@ -35,7 +35,12 @@ fn shrink_raster(raster: Raster, size: (u32, u32)) -> Result<Raster, ConvertErro
     let whole = (f64::from(raster.width), f64::from(raster.height));
     let from = (raster.width, raster.height);
     let samples = run(&raster.samples, from, whole, kind, size)?;
-    Ok(Raster { width: size.0, height: size.1, samples, ..raster })
+    Ok(Raster {
+        width: size.0,
+        height: size.1,
+        samples,
+        ..raster
+    })
 }
 
 fn shrink_planes(picture: Picture, size: (u32, u32)) -> Result<Raster, ConvertError> {
@@ -58,14 +63,28 @@ fn shrink_planes(picture: Picture, size: (u32, u32)) -> Result<Raster, ConvertEr
         super::color::ycck_to_cmyk(&mut samples);
     }
     if inverted {
-        samples.iter_mut().for_each(|sample| *sample = 255 - *sample);
+        for sample in &mut samples {
+            *sample = 255 - *sample;
+        }
     }
-    Ok(Raster { width: size.0, height: size.1, model, samples, icc: picture.icc })
+    Ok(Raster {
+        width: size.0,
+        height: size.1,
+        model,
+        samples,
+        icc: picture.icc,
+    })
 }
 
 fn shrink_plane(plane: &Plane, size: (u32, u32)) -> Result<Vec<u8>, ConvertError> {
     let from = (plane.stride as u32, plane.lines as u32);
-    run(&plane.samples, from, (plane.width, plane.height), PixelType::U8, size)
+    run(
+        &plane.samples,
+        from,
+        (plane.width, plane.height),
+        PixelType::U8,
+        size,
+    )
 }
 
 /// `part` is the upper left part of the source that is picture.
@@ -83,6 +102,8 @@ fn run(
         .use_alpha(false)
         .crop(0.0, 0.0, part.0, part.1);
     let mut resizer = Resizer::new();
-    resizer.resize(&source, &mut target, &options).map_err(ConvertError::corrupt)?;
+    resizer
+        .resize(&source, &mut target, &options)
+        .map_err(ConvertError::corrupt)?;
     Ok(target.into_vec())
 }

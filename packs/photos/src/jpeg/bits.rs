@@ -25,7 +25,14 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 
 impl<'a> Bits<'a> {
     pub(super) fn new(data: &'a [u8], pos: usize) -> Self {
-        Self { data, pos, acc: 0, valid: 0, padding: 0, starved: false }
+        Self {
+            data,
+            pos,
+            acc: 0,
+            valid: 0,
+            padding: 0,
+            starved: false,
+        }
     }
 
     /// After this at least 56 bits are valid (perhaps invented).
@@ -39,7 +46,7 @@ impl<'a> Bits<'a> {
             if inverse.wrapping_sub(LOW) & word & HIGH == 0 {
                 self.acc |= word >> self.valid;
                 self.pos += ((63 - self.valid) >> 3) as usize;
-                self.valid |= 56;
+                self.valid |= 0x38; // 56..=63, as many as whole bytes were loaded
                 return;
             }
         }
@@ -55,21 +62,16 @@ impl<'a> Bits<'a> {
         }
         while self.valid <= 56 {
             let byte = match self.data.get(self.pos) {
-                Some(0xff) => match self.data.get(self.pos + 1) {
-                    Some(0x00) => {
-                        self.pos += 2;
-                        0xff
-                    }
-                    _ => {
-                        self.pad();
-                        return;
-                    }
-                },
-                Some(&byte) => {
+                Some(0xff) if self.data.get(self.pos + 1) == Some(&0x00) => {
+                    self.pos += 2;
+                    0xff
+                }
+                Some(&byte) if byte != 0xff => {
                     self.pos += 1;
                     byte
                 }
-                None => {
+                // A marker, or the end of the file.
+                _ => {
                     self.pad();
                     return;
                 }
@@ -131,7 +133,11 @@ impl<'a> Bits<'a> {
             return 0;
         }
         let raw = self.take(size) as i32;
-        if raw < 1 << (size - 1) { raw - (1 << size) + 1 } else { raw }
+        if raw < 1 << (size - 1) {
+            raw - (1 << size) + 1
+        } else {
+            raw
+        }
     }
 
     /// Whether bits were used that the file does not hold.
@@ -141,7 +147,9 @@ impl<'a> Bits<'a> {
 
     /// Jumps behind the next restart marker. `false` when another marker or the end comes first.
     pub(super) fn restart(&mut self) -> bool {
-        let Some(marker) = next_marker(self.data, self.pos) else { return false };
+        let Some(marker) = next_marker(self.data, self.pos) else {
+            return false;
+        };
         if !matches!(self.data[marker + 1], 0xd0..=0xd7) {
             return false;
         }

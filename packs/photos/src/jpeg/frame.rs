@@ -52,7 +52,9 @@ impl Frame {
             return Err(JpegError::Corrupt("the frame header is too short"));
         };
         if precision != 8 {
-            return Err(JpegError::Unsupported("JPEG with more than 8 bits per sample"));
+            return Err(JpegError::Unsupported(
+                "JPEG with more than 8 bits per sample",
+            ));
         }
         let width = usize::from(u16::from_be_bytes([w1, w0]));
         let height = usize::from(u16::from_be_bytes([h1, h0]));
@@ -60,7 +62,9 @@ impl Frame {
             return Err(JpegError::Corrupt("the frame has no width or no height"));
         }
         if !matches!(count, 1 | 3 | 4) {
-            return Err(JpegError::Unsupported("JPEG with other than 1, 3 or 4 components"));
+            return Err(JpegError::Unsupported(
+                "JPEG with other than 1, 3 or 4 components",
+            ));
         }
         if rest.len() < usize::from(count) * 3 {
             return Err(JpegError::Corrupt("the frame header is too short"));
@@ -87,7 +91,16 @@ impl Frame {
             c.stride_blocks = mcus_wide * c.h;
             c.rows_blocks = mcus_high * c.v;
         }
-        Ok(Self { width, height, h_max, v_max, mcus_wide, mcus_high, progressive, components })
+        Ok(Self {
+            width,
+            height,
+            h_max,
+            v_max,
+            mcus_wide,
+            mcus_high,
+            progressive,
+            components,
+        })
     }
 
     /// Bytes that [`Frame::allocate`] will take.
@@ -95,7 +108,11 @@ impl Frame {
         let n = scale.samples();
         let kept = super::idct::kept(n) as u64;
         let per_block = (n * n) as u64
-            + if self.progressive { kept * 2 + if n > 1 { 8 } else { 0 } } else { 0 };
+            + if self.progressive {
+                kept * 2 + if n > 1 { 8 } else { 0 }
+            } else {
+                0
+            };
         self.components
             .iter()
             .map(|c| (c.stride_blocks * c.rows_blocks) as u64 * per_block)

@@ -28,7 +28,9 @@ pub(super) struct Huffman {
 
 impl std::fmt::Debug for Huffman {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Huffman").field("limit", &self.limit).finish_non_exhaustive()
+        f.debug_struct("Huffman")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
     }
 }
 
@@ -42,7 +44,10 @@ impl Huffman {
             offset: [0; 17],
             symbols: Box::new([0; 256]),
         };
-        table.symbols.get_mut(..listed.len())?.copy_from_slice(listed);
+        table
+            .symbols
+            .get_mut(..listed.len())?
+            .copy_from_slice(listed);
         let mut code = 0_u32;
         let mut index = 0_usize;
         for length in 1..=16_u32 {
@@ -82,7 +87,9 @@ impl Huffman {
         for length in 1..=16_usize {
             if bits16 < self.limit[length] {
                 let index = (bits16 >> (16 - length)) as i32 + self.offset[length];
-                let symbol = usize::try_from(index).ok().and_then(|i| self.symbols.get(i));
+                let symbol = usize::try_from(index)
+                    .ok()
+                    .and_then(|i| self.symbols.get(i));
                 return symbol.map_or((0, 0), |&symbol| (length as u32, symbol));
             }
         }
@@ -103,6 +110,8 @@ impl Huffman {
 pub(super) struct SkipTable {
     /// `ends_block << 15 | coefficients << 8 | bits`; 0 when the first symbol is not whole.
     entries: Box<[u16; 1 << SKIP_BITS]>,
+    /// One whole symbol with its value: `value << 16 | run << 8 | bits`; 0 when it is none.
+    values: Box<[u32; 1 << LOOK_BITS]>,
 }
 
 const ENDS_BLOCK: u16 = 1 << 15;
@@ -125,10 +134,7 @@ impl SkipTable {
                 let (length, symbol) = ac.find(rest);
                 let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
                 let moved = if symbol == 0xf0 { 16 } else { run + 1 };
-                if length == 0
-                    || used + length + size > SKIP_BITS
-                    || coefficients + moved > 63
-                {
+                if length == 0 || used + length + size > SKIP_BITS || coefficients + moved > 63 {
                     break;
                 }
                 used += length + size;
@@ -140,7 +146,22 @@ impl SkipTable {
             }
             *entry = ends | (coefficients << 8) as u16 | used as u16;
         }
-        Self { entries }
+        Self {
+            entries,
+            values: values(ac),
+        }
+    }
+
+    /// Takes a symbol with its value in one step: `(zeros before it, value)`. `None`, and nothing
+    /// taken, when it is too long for the table or ends the block.
+    #[inline(always)]
+    pub(super) fn value(&self, bits: &mut Bits<'_>) -> Option<(usize, i32)> {
+        let entry = self.values[bits.peek(LOOK_BITS) as usize & ((1 << LOOK_BITS) - 1)];
+        if entry == 0 {
+            return None;
+        }
+        bits.skip(entry & 0xff);
+        Some(((entry >> 8 & 0xff) as usize, entry as i32 >> 16))
     }
 
     /// Passes over the rest of a block whose next coefficient is `next` (1..=63).
@@ -170,4 +191,24 @@ impl SkipTable {
             }
         }
     }
+}
+
+fn values(ac: &Huffman) -> Box<[u32; 1 << LOOK_BITS]> {
+    let mut values = Box::new([0_u32; 1 << LOOK_BITS]);
+    for (window, entry) in values.iter_mut().enumerate() {
+        let window = (window as u32) << (16 - LOOK_BITS);
+        let (length, symbol) = ac.find(window);
+        let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
+        if length == 0 || size == 0 || length + size > LOOK_BITS {
+            continue;
+        }
+        let raw = (window >> (16 - length - size)) as i32 & ((1 << size) - 1);
+        let value = if raw < 1 << (size - 1) {
+            raw - (1 << size) + 1
+        } else {
+            raw
+        };
+        *entry = (value << 16) as u32 | run << 8 | (length + size);
+    }
+    values
 }

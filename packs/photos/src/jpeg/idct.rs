@@ -6,25 +6,13 @@
 //! Must never: depend on the file's order of scans.
 
 use std::f64::consts::PI;
-use std::sync::LazyLock;
 
-/// `basis[k * N + x]`: weight of frequency `k` at sample `x`, the scale of N/8 included.
-struct Basis([[f32; 64]; 4]);
-
-static BASIS: LazyLock<Basis> = LazyLock::new(|| {
-    let mut all = [[0.0; 64]; 4];
-    for (slot, n) in [(0, 1_usize), (1, 2), (2, 4), (3, 8)] {
-        for k in 0..n {
-            let norm = if k == 0 { 1.0 } else { 2.0_f64 };
-            let scale = (norm / n as f64 * (n as f64 / 8.0)).sqrt();
-            for x in 0..n {
-                let angle = (2 * x + 1) as f64 * k as f64 * PI / (2 * n) as f64;
-                all[slot][k * n + x] = (scale * angle.cos()) as f32;
-            }
-        }
-    }
-    Basis(all)
-});
+/// The inverse transform at one size; made once per scan.
+#[derive(Debug)]
+pub(super) struct Inverse<const N: usize> {
+    /// `basis[k][x]`: weight of frequency `k` at sample `x`, the scale of N/8 included.
+    basis: [[f32; N]; N],
+}
 
 /// Rounds to a sample after the level shift. Adding 2^23 leaves the integer in the low bits.
 #[inline(always)]
@@ -38,44 +26,51 @@ pub(super) fn sample_of_dc(dc: i32, quant: f32) -> u8 {
     sample(dc as f32 * quant * 0.125)
 }
 
-/// Writes one block. `coefficients` is N x N, row-major and dequantised; `rows` has bit `r` set
-/// when row `r` holds something.
-#[inline(always)]
-pub(super) fn write_block<const N: usize>(
-    coefficients: &[f32; 64],
-    rows: u32,
-    out: &mut [u8],
-    stride: usize,
-) {
-    let basis = &BASIS.0[N.trailing_zeros() as usize];
-    let mut horizontal = [0.0_f32; 64];
-    for r in 0..N {
-        if rows >> r & 1 == 0 {
-            continue;
-        }
-        let mut sums = [0.0_f32; N];
-        for c in 0..N {
-            let weight = coefficients[r * N + c];
-            if weight != 0.0 {
-                for x in 0..N {
-                    sums[x] += weight * basis[c * N + x];
-                }
+impl<const N: usize> Inverse<N> {
+    pub(super) fn new() -> Self {
+        let mut basis = [[0.0; N]; N];
+        for (k, row) in basis.iter_mut().enumerate() {
+            let norm = if k == 0 { 1.0 } else { 2.0_f64 };
+            let scale = (norm / 8.0).sqrt();
+            for (x, weight) in row.iter_mut().enumerate() {
+                let angle = (2 * x + 1) as f64 * k as f64 * PI / (2 * N) as f64;
+                *weight = (scale * angle.cos()) as f32;
             }
         }
-        horizontal[r * N..r * N + N].copy_from_slice(&sums);
+        Self { basis }
     }
-    for y in 0..N {
-        let mut sums = [0.0_f32; N];
-        for r in 0..N {
-            if rows >> r & 1 != 0 {
-                let weight = basis[r * N + y];
+
+    /// Writes one block of dequantised coefficients. `last` is the zigzag index of the last one
+    /// that may be non-zero.
+    #[inline(always)]
+    pub(super) fn write(&self, block: &[[f32; N]; N], last: usize, out: &mut [u8], stride: usize) {
+        if last == 0 {
+            let flat = sample(block[0][0] * 0.125);
+            for line in out.chunks_mut(stride).take(N) {
+                line[..N].fill(flat);
+            }
+            return;
+        }
+        let mut horizontal = [[0.0_f32; N]; N];
+        for (sums, row) in horizontal.iter_mut().zip(block) {
+            // At 8 x 8 most rows are empty; below that a test costs more than the arithmetic.
+            if N == 8 && row.iter().all(|&weight| weight == 0.0) {
+                continue;
+            }
+            for (weight, basis) in row.iter().zip(&self.basis) {
                 for x in 0..N {
-                    sums[x] += weight * horizontal[r * N + x];
+                    sums[x] += weight * basis[x];
                 }
             }
         }
-        if let Some(line) = out.get_mut(y * stride..y * stride + N) {
-            for (pixel, value) in line.iter_mut().zip(sums) {
+        for (y, line) in out.chunks_mut(stride).take(N).enumerate() {
+            let mut sums = [0.0_f32; N];
+            for (row, basis) in horizontal.iter().zip(&self.basis) {
+                for x in 0..N {
+                    sums[x] += basis[y] * row[x];
+                }
+            }
+            for (pixel, value) in line[..N].iter_mut().zip(sums) {
                 *pixel = sample(value);
             }
         }

@@ -42,7 +42,11 @@ pub(super) fn end_of_scan(data: &[u8], from: usize) -> usize {
 
 /// Adobe's colour transform from an APP14 segment.
 pub(super) fn adobe(segment: &[u8]) -> Option<u8> {
-    if segment.starts_with(b"Adobe") { segment.get(11).copied() } else { None }
+    if segment.starts_with(b"Adobe") {
+        segment.get(11).copied()
+    } else {
+        None
+    }
 }
 
 /// Reads DQT, DHT and DRI; every other segment is none of our business.
@@ -130,6 +134,11 @@ impl IccParts {
             return None;
         }
         self.parts.sort_by_key(|(number, _)| *number);
-        Some(self.parts.into_iter().flat_map(|(_, content)| content).collect())
+        Some(
+            self.parts
+                .into_iter()
+                .flat_map(|(_, content)| content)
+                .collect(),
+        )
     }
 }

@@ -8,6 +8,15 @@
 //! components. Arithmetic, lossless, hierarchical and 12-bit files are `Unsupported`.
 //! Must never: allocate planes before [`Decoder::bytes_needed`] could be asked.
 
+#![allow(
+    clippy::inline_always,
+    reason = "a call per symbol costs more than the symbol; measured"
+)]
+#![allow(
+    clippy::many_single_char_names,
+    reason = "x, y, c, k, n are the names of the standard"
+)]
+
 mod bits;
 mod frame;
 mod huffman;
@@ -265,7 +274,12 @@ impl<'a> Decoder<'a> {
                 }
                 0xc0..=0xc2 => return Err(JpegError::Corrupt("a second frame header")),
                 _ => {
-                    read_tables(marker, segment, &mut self.tables, &mut self.restart_interval)?;
+                    read_tables(
+                        marker,
+                        segment,
+                        &mut self.tables,
+                        &mut self.restart_interval,
+                    )?;
                 }
             }
         }
@@ -367,7 +381,9 @@ impl<'a> Decoder<'a> {
         let model = color_model(&frame, self.adobe_transform);
         let shrink = n as f64 / 8.0;
         let part = |full: usize, factor: usize, max: usize, limit: usize| {
-            ((full * factor) as f64 / max as f64 * shrink).min(limit as f64).max(1.0)
+            ((full * factor) as f64 / max as f64 * shrink)
+                .min(limit as f64)
+                .max(1.0)
         };
         let (w, h, h_max, v_max) = (frame.width, frame.height, frame.h_max, frame.v_max);
         let planes = frame.components.into_iter().map(|c| {
@@ -380,7 +396,11 @@ impl<'a> Decoder<'a> {
                 height: part(h, c.v, v_max, lines),
             }
         });
-        Picture { planes: planes.collect(), model, icc: self.icc.join() }
+        Picture {
+            planes: planes.collect(),
+            model,
+            icc: self.icc.join(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 use super::bits::Bits;
 use super::frame::{Component, Frame};
 use super::huffman::Huffman;
-use super::idct::{ZIGZAG, kept, sample_of_dc, write_block};
+use super::idct::{Inverse, ZIGZAG, kept, sample_of_dc};
 use super::{JpegError, Scan, Tables};
 
 pub(super) fn decode_scan<'a, const N: usize>(
@@ -41,7 +41,11 @@ pub(super) fn decode_scan<'a, const N: usize>(
             }
             for selected in &scan.components {
                 let c = &mut frame.components[selected.index];
-                let (across, down) = if scan.components.len() == 1 { (1, 1) } else { (c.h, c.v) };
+                let (across, down) = if scan.components.len() == 1 {
+                    (1, 1)
+                } else {
+                    (c.h, c.v)
+                };
                 for y in row * down..(row + 1) * down {
                     for x in column * across..(column + 1) * across {
                         let block = y * c.stride_blocks + x;
@@ -61,7 +65,9 @@ pub(super) fn decode_scan<'a, const N: usize>(
         }
     }
     if scan.first == 0 && scan.low_bit == 0 {
-        scan.components.iter().for_each(|s| frame.components[s.index].dc_complete = true);
+        scan.components
+            .iter()
+            .for_each(|s| frame.components[s.index].dc_complete = true);
     }
     Ok(bits)
 }
@@ -100,9 +106,10 @@ fn ac_block<const N: usize>(
     end_of_band_run: &mut u32,
 ) {
     let at = block * kept(N);
-    let (Some(kept_values), Some(nonzero)) =
-        (c.coefficients.get_mut(at..at + kept(N)), c.nonzero.get_mut(block))
-    else {
+    let (Some(kept_values), Some(nonzero)) = (
+        c.coefficients.get_mut(at..at + kept(N)),
+        c.nonzero.get_mut(block),
+    ) else {
         return;
     };
     if scan.high_bit == 0 {
@@ -168,7 +175,7 @@ fn ac_refine(
             let symbol = table.symbol(bits);
             let mut run = u32::from(symbol >> 4);
             let mut value = 0;
-            if symbol & 15 == 0 {
+            if symbol.trailing_zeros() >= 4 {
                 if run < 15 {
                     *end_of_band_run = (1 << run) + bits.take(run);
                     break;
@@ -213,7 +220,11 @@ fn correct(bits: &mut Bits<'_>, kept_values: &mut [i16], k: usize, step: i16) {
         && let Some(value) = kept_values.get_mut(k)
         && *value & step == 0
     {
-        *value = if *value < 0 { value.wrapping_sub(step) } else { value.wrapping_add(step) };
+        *value = if *value < 0 {
+            value.wrapping_sub(step)
+        } else {
+            value.wrapping_add(step)
+        };
     }
 }
 
@@ -222,8 +233,11 @@ pub(super) fn finish<const N: usize>(
     frame: &mut Frame,
     stop: &dyn Fn() -> bool,
 ) -> Result<(), JpegError> {
+    let inverse = Inverse::<N>::new();
     for c in &mut frame.components {
-        let quant = c.quant.ok_or(JpegError::Corrupt("a component has no scan"))?;
+        let quant = c
+            .quant
+            .ok_or(JpegError::Corrupt("a component has no scan"))?;
         let stride = c.stride_blocks * N;
         for y in 0..c.rows_blocks {
             if stop() {
@@ -237,16 +251,16 @@ pub(super) fn finish<const N: usize>(
                     c.plane[at] = sample_of_dc(i32::from(values[0]), quant[0]);
                     continue;
                 }
-                let mut block = [0.0_f32; 64];
-                let mut rows = 0_u32;
+                let mut block = [[0.0_f32; N]; N];
+                let mut last = 0;
                 for (k, &value) in values.iter().enumerate() {
-                    let (r, column) = (usize::from(ZIGZAG[k] >> 3), usize::from(ZIGZAG[k] & 7));
-                    if value != 0 && r < N && column < N {
-                        block[r * N + column] = f32::from(value) * quant[k];
-                        rows |= 1 << r;
+                    let (row, column) = (usize::from(ZIGZAG[k] >> 3), usize::from(ZIGZAG[k] & 7));
+                    if value != 0 && row < N && column < N {
+                        block[row][column] = f32::from(value) * quant[k];
+                        last = k;
                     }
                 }
-                write_block::<N>(&block, rows, &mut c.plane[at..], stride);
+                inverse.write(&block, last, &mut c.plane[at..], stride);
             }
         }
         c.coefficients = Vec::new();

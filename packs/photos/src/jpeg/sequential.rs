@@ -6,7 +6,7 @@
 use super::bits::Bits;
 use super::frame::{Component, Frame};
 use super::huffman::{Huffman, SkipTable};
-use super::idct::{ZIGZAG, kept, sample_of_dc, write_block};
+use super::idct::{Inverse, ZIGZAG, kept, sample_of_dc};
 use super::{JpegError, Scan, Tables};
 
 /// Everything that one component's blocks need.
@@ -31,9 +31,12 @@ pub(super) fn decode_scan<'a, const N: usize>(
             dc: tables.dc(selected.dc)?,
             ac: tables.ac(selected.ac)?,
             skip: tables.skip(selected.ac)?,
-            quant: c.quant.ok_or(JpegError::Corrupt("a quantisation table is missing"))?,
+            quant: c
+                .quant
+                .ok_or(JpegError::Corrupt("a quantisation table is missing"))?,
         });
     }
+    let inverse = Inverse::<N>::new();
     let mut bits = Bits::new(data, scan.data_at);
     let (wide, high) = scan.grid(frame);
     let mut until_restart = scan.restart_interval;
@@ -54,10 +57,14 @@ pub(super) fn decode_scan<'a, const N: usize>(
             }
             for (selected, coder) in scan.components.iter().zip(&coders) {
                 let c = &mut frame.components[selected.index];
-                let (across, down) = if scan.components.len() == 1 { (1, 1) } else { (c.h, c.v) };
+                let (across, down) = if scan.components.len() == 1 {
+                    (1, 1)
+                } else {
+                    (c.h, c.v)
+                };
                 for y in row * down..(row + 1) * down {
                     for x in column * across..(column + 1) * across {
-                        decode_block::<N>(&mut bits, coder, c, x, y);
+                        decode_block::<N>(&mut bits, coder, &inverse, c, x, y);
                     }
                 }
             }
@@ -74,6 +81,7 @@ pub(super) fn decode_scan<'a, const N: usize>(
 fn decode_block<const N: usize>(
     bits: &mut Bits<'_>,
     coder: &Coder<'_>,
+    inverse: &Inverse<N>,
     c: &mut Component,
     x: usize,
     y: usize,
@@ -90,29 +98,34 @@ fn decode_block<const N: usize>(
         coder.skip.pass_block(coder.ac, bits, 1);
         return;
     }
-    let mut block = [0.0_f32; 64];
-    let mut rows = 1_u32;
-    block[0] = c.prediction as f32 * coder.quant[0];
+    let mut block = [[0.0_f32; N]; N];
+    block[0][0] = c.prediction as f32 * coder.quant[0];
+    let mut last = 0;
     let mut k = 1_usize;
     while k < kept(N) {
         bits.need32();
-        let symbol = coder.ac.symbol(bits);
-        let size = u32::from(symbol & 15);
-        if size == 0 {
-            if symbol != 0xf0 {
+        let value = if let Some((run, value)) = coder.skip.value(bits) {
+            k += run;
+            value
+        } else {
+            let symbol = coder.ac.symbol(bits);
+            let size = u32::from(symbol & 15);
+            if size == 0 {
+                k += 16;
+                if symbol == 0xf0 {
+                    continue;
+                }
                 k = 64;
                 break;
             }
-            k += 16;
-            continue;
-        }
-        k += usize::from(symbol >> 4);
-        let value = bits.take_signed(size);
+            k += usize::from(symbol >> 4);
+            bits.take_signed(size)
+        };
         if k < kept(N) {
-            let (r, column) = (usize::from(ZIGZAG[k] >> 3), usize::from(ZIGZAG[k] & 7));
-            if r < N && column < N {
-                block[r * N + column] = value as f32 * coder.quant[k];
-                rows |= 1 << r;
+            let (row, column) = (usize::from(ZIGZAG[k] >> 3), usize::from(ZIGZAG[k] & 7));
+            if row < N && column < N {
+                block[row][column] = value as f32 * coder.quant[k];
+                last = k;
             }
         }
         k += 1;
@@ -121,6 +134,6 @@ fn decode_block<const N: usize>(
         coder.skip.pass_block(coder.ac, bits, k as u32);
     }
     if let Some(out) = c.plane.get_mut(at..) {
-        write_block::<N>(&block, rows, out, stride);
+        inverse.write(&block, last, out, stride);
     }
 }

@@ -42,7 +42,9 @@ fn boxes(window: &Window<'_>, span: Span, mut take: impl FnMut([u8; 4], Span)) {
         if at.saturating_add(8) > span.1 {
             return;
         }
-        let Some([l3, l2, l1, l0, kind @ ..]) = window.array::<8>(at) else { return };
+        let Some([l3, l2, l1, l0, kind @ ..]) = window.array::<8>(at) else {
+            return;
+        };
         let (start, length) = match u64::from(u32::from_be_bytes([l3, l2, l1, l0])) {
             0 => (at + 8, span.1 - at),
             1 => match window.array(at + 8) {
@@ -51,7 +53,9 @@ fn boxes(window: &Window<'_>, span: Span, mut take: impl FnMut([u8; 4], Span)) {
             },
             short => (at + 8, short),
         };
-        let Some(end) = at.checked_add(length).filter(|end| *end >= start) else { return };
+        let Some(end) = at.checked_add(length).filter(|end| *end >= start) else {
+            return;
+        };
         take(kind, (start, end.min(span.1)));
         at = end;
     }
@@ -154,15 +158,26 @@ fn item_offset(window: &Window<'_>, span: Span, wanted: u32) -> Option<u64> {
     let sizes = table.number(2)?;
     let (offset_bytes, length_bytes) = ((sizes >> 12 & 15) as usize, (sizes >> 8 & 15) as usize);
     let base_bytes = (sizes >> 4 & 15) as usize;
-    let index_bytes = if version == 0 { 0 } else { (sizes & 15) as usize };
-    if [offset_bytes, length_bytes, base_bytes, index_bytes].iter().any(|&n| n > 8) {
+    let index_bytes = if version == 0 {
+        0
+    } else {
+        (sizes & 15) as usize
+    };
+    if [offset_bytes, length_bytes, base_bytes, index_bytes]
+        .iter()
+        .any(|&n| n > 8)
+    {
         return None;
     }
     let id_bytes = if version < 2 { 2 } else { 4 };
     let items = table.number(id_bytes)? as usize;
     for _ in 0..items.min(ITEMS_MAX) {
         let id = table.number(id_bytes)?;
-        let method = if version == 0 { 0 } else { table.number(2)? & 15 };
+        let method = if version == 0 {
+            0
+        } else {
+            table.number(2)? & 15
+        };
         table.number(2)?;
         let base = table.number(base_bytes)?;
         let extents = table.number(2)?;

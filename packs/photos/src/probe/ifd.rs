@@ -122,16 +122,28 @@ impl<'a> Tiff<'a> {
             b"MM" => false,
             _ => return None,
         };
-        let tiff = Self { window, base, little };
+        let tiff = Self {
+            window,
+            base,
+            little,
+        };
         Some((tiff, tiff.u32([header[4], header[5], header[6], header[7]])))
     }
 
     fn u16(self, raw: [u8; 2]) -> u16 {
-        if self.little { u16::from_le_bytes(raw) } else { u16::from_be_bytes(raw) }
+        if self.little {
+            u16::from_le_bytes(raw)
+        } else {
+            u16::from_be_bytes(raw)
+        }
     }
 
     fn u32(self, raw: [u8; 4]) -> u32 {
-        if self.little { u32::from_le_bytes(raw) } else { u32::from_be_bytes(raw) }
+        if self.little {
+            u32::from_le_bytes(raw)
+        } else {
+            u32::from_be_bytes(raw)
+        }
     }
 
     /// Calls `take` for each entry of the directory at `offset`; whether there was one.
@@ -225,7 +237,10 @@ impl<'a> Tiff<'a> {
     fn first_short(self, field: Field) -> u32 {
         if field.kind == 3 && field.count > 2 {
             let at = self.base + u64::from(self.u32(field.raw));
-            return self.window.array(at).map_or(0, |raw| u32::from(self.u16(raw)));
+            return self
+                .window
+                .array(at)
+                .map_or(0, |raw| u32::from(self.u16(raw)));
         }
         self.number(field)
     }
@@ -240,7 +255,9 @@ impl<'a> Tiff<'a> {
         }
         let at = self.base + u64::from(self.u32(field.raw));
         let mut scratch = Vec::new();
-        self.window.get(at, length, &mut scratch).map(<[u8]>::to_vec)
+        self.window
+            .get(at, length, &mut scratch)
+            .map(<[u8]>::to_vec)
     }
 
     /// Three rationals: degrees, minutes, seconds.
@@ -248,7 +265,9 @@ impl<'a> Tiff<'a> {
         if !matches!(field.kind, 5 | 10) || field.count != 3 {
             return None;
         }
-        let raw = self.window.array::<24>(self.base + u64::from(self.u32(field.raw)))?;
+        let raw = self
+            .window
+            .array::<24>(self.base + u64::from(self.u32(field.raw)))?;
         let mut sum = 0.0;
         for (part, unit) in raw.chunks_exact(8).zip([1.0, 60.0, 3600.0]) {
             let above = self.u32([part[0], part[1], part[2], part[3]]);

@@ -50,12 +50,9 @@ impl Format {
     pub const fn convertible(self) -> bool {
         match self {
             Self::Jpeg | Self::Png | Self::WebP | Self::Gif | Self::Tiff | Self::Bmp => true,
-            Self::Heic
-            | Self::Avif
-            | Self::Raw
-            | Self::Jpeg2000
-            | Self::JpegXl
-            | Self::Psd => false,
+            Self::Heic | Self::Avif | Self::Raw | Self::Jpeg2000 | Self::JpegXl | Self::Psd => {
+                false
+            }
         }
     }
 
@@ -84,7 +81,11 @@ pub struct Orientation(u8);
 impl Orientation {
     /// Values outside 1..=8 mean "as it is".
     pub const fn from_exif(value: u16) -> Self {
-        if value >= 1 && value <= 8 { Self(value as u8 - 1) } else { Self(0) }
+        if value >= 1 && value <= 8 {
+            Self(value as u8 - 1)
+        } else {
+            Self(0)
+        }
     }
 
     /// 1..=8.
@@ -167,7 +168,9 @@ impl Default for Prober {
 
 impl Prober {
     pub fn new() -> Self {
-        Self { head: vec![0; HEAD_BYTES] }
+        Self {
+            head: vec![0; HEAD_BYTES],
+        }
     }
 
     /// Reads the head of `source` and what it says.
@@ -264,6 +267,7 @@ impl Window<'_> {
     /// As [`Window::get`] for a few bytes.
     fn array<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
         let mut scratch = Vec::new();
-        self.get(offset, N, &mut scratch).and_then(|bytes| bytes.try_into().ok())
+        self.get(offset, N, &mut scratch)
+            .and_then(|bytes| bytes.try_into().ok())
     }
 }

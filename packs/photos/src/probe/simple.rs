@@ -33,7 +33,9 @@ pub(super) fn png(window: &Window<'_>, probe: &mut Probe) {
     };
     let mut at = 33_u64;
     for _ in 0..CHUNKS_MAX {
-        let Some([l3, l2, l1, l0, kind @ ..]) = window.array::<8>(at) else { return };
+        let Some([l3, l2, l1, l0, kind @ ..]) = window.array::<8>(at) else {
+            return;
+        };
         match &kind {
             b"eXIf" => return ifd::exif_block(window, at + 8, &mut probe.exif),
             // EXIF may follow the pixels, but then a reader of heads has to do without.
@@ -105,7 +107,8 @@ pub(super) fn bmp(window: &Window<'_>, probe: &mut Probe) {
         probe.defect = CUT_OFF;
         return;
     };
-    let word = |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+    let word =
+        |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
     let bits = if word(0) == 12 {
         probe.width = word(4) & 0xffff;
         probe.height = word(4) >> 16;

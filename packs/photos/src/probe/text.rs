@@ -45,8 +45,12 @@ pub(super) fn local_time(raw: &[u8]) -> Option<String> {
         && [13, 16].iter().all(|&i| raw[i] == b':');
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let in_range = year >= 1 && (1..=12).contains(&month) && (1..=31).contains(&day)
-        && hour < 24 && minute < 60 && second <= 60;
+    let in_range = year >= 1
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second <= 60;
     (separators && in_range)
         .then(|| format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"))
 }

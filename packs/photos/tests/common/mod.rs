@@ -10,7 +10,10 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 /// top-right, blue bottom-left, white bottom-right corner.
 pub fn scene(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
-        let (u, v) = (f64::from(x) / f64::from(width), f64::from(y) / f64::from(height));
+        let (u, v) = (
+            f64::from(x) / f64::from(width),
+            f64::from(y) / f64::from(height),
+        );
         let wave = |f: f64, p: f64| 20.0 * ((u * f).sin() * (v * f * 0.7 + p).cos());
         let corner = |cu: f64, cv: f64| (u - cu).abs() < 0.25 && (v - cv).abs() < 0.25;
         let base = if corner(0.0, 0.0) {
@@ -69,7 +72,9 @@ pub fn jpeg_with(
         encoder.add_icc_profile(icc).expect("profile fits");
     }
     let (width, height) = (picture.width() as u16, picture.height() as u16);
-    encoder.encode(picture, width, height, ColorType::Rgb).expect("encodes");
+    encoder
+        .encode(picture, width, height, ColorType::Rgb)
+        .expect("encodes");
     bytes
 }
 
@@ -77,17 +82,25 @@ pub fn gray_jpeg(width: u16, height: u16) -> Vec<u8> {
     let picture = DynamicImage::ImageRgb8(scene(u32::from(width), u32::from(height))).to_luma8();
     let mut bytes = Vec::new();
     let encoder = Encoder::new(&mut bytes, 92);
-    encoder.encode(&picture, width, height, ColorType::Luma).expect("encodes");
+    encoder
+        .encode(&picture, width, height, ColorType::Luma)
+        .expect("encodes");
     bytes
 }
 
 /// CMYK as the inks of `picture` without black; `ycck` stores them the way Adobe programs do.
 pub fn cmyk_jpeg(picture: &RgbImage, ycck: bool) -> Vec<u8> {
-    let inks: Vec<u8> =
-        picture.pixels().flat_map(|p| [255 - p[0], 255 - p[1], 255 - p[2], 0]).collect();
+    let inks: Vec<u8> = picture
+        .pixels()
+        .flat_map(|p| [255 - p[0], 255 - p[1], 255 - p[2], 0])
+        .collect();
     let mut bytes = Vec::new();
     let encoder = Encoder::new(&mut bytes, 95);
-    let kind = if ycck { ColorType::CmykAsYcck } else { ColorType::Cmyk };
+    let kind = if ycck {
+        ColorType::CmykAsYcck
+    } else {
+        ColorType::Cmyk
+    };
     let (width, height) = (picture.width() as u16, picture.height() as u16);
     encoder.encode(&inks, width, height, kind).expect("encodes");
     bytes
@@ -95,7 +108,10 @@ pub fn cmyk_jpeg(picture: &RgbImage, ycck: bool) -> Vec<u8> {
 
 pub fn other(picture: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.into().write_to(&mut bytes, format).expect("encodes");
+    picture
+        .into()
+        .write_to(&mut bytes, format)
+        .expect("encodes");
     bytes.into_inner()
 }
 
@@ -114,9 +130,25 @@ pub fn exif(
     child: Vec<(u16, Value)>,
     gps: Vec<(u16, Value)>,
 ) -> Vec<u8> {
-    let u16b = |v: u16| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
-    let u32b = |v: u32| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
-    let mut out = if big_endian { b"MM\0*".to_vec() } else { b"II*\0".to_vec() };
+    let u16b = |v: u16| {
+        if big_endian {
+            v.to_be_bytes()
+        } else {
+            v.to_le_bytes()
+        }
+    };
+    let u32b = |v: u32| {
+        if big_endian {
+            v.to_be_bytes()
+        } else {
+            v.to_le_bytes()
+        }
+    };
+    let mut out = if big_endian {
+        b"MM\0*".to_vec()
+    } else {
+        b"II*\0".to_vec()
+    };
     out.extend(u32b(8));
     let mut main = main;
     main.push((0x8769, Value::Long(0)));
@@ -164,13 +196,26 @@ pub fn exif(
 }
 
 pub fn orientation_exif(value: u16) -> Vec<u8> {
-    exif(value % 2 == 0, vec![(0x0112, Value::Short(value))], vec![], vec![])
+    exif(
+        value.is_multiple_of(2),
+        vec![(0x0112, Value::Short(value))],
+        vec![],
+        vec![],
+    )
 }
 
 /// Peak signal-to-noise ratio in decibels.
 pub fn psnr(a: &[u8], b: &[u8]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum();
+    let sum: f64 = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2))
+        .sum();
     let mean = sum / a.len() as f64;
-    if mean == 0.0 { 99.0 } else { 10.0 * (255.0 * 255.0 / mean).log10() }
+    if mean == 0.0 {
+        99.0
+    } else {
+        10.0 * (255.0 * 255.0 / mean).log10()
+    }
 }
