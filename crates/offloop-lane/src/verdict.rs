@@ -82,7 +82,7 @@ pub fn outcome_of(
         },
         Some(Stopped::Limit(class)) => {
             let limit = overrun.map_or("passed a limit", |overrun| &overrun.message);
-            let message = format!("{limit}; the task said: {}", error.message);
+            let message = format!("{limit}; at its end: {}", error.message);
             Outcome::Failed(Failure::new(class, message))
         }
         None => Outcome::Failed(Failure::new(own_class(error.class), error.message)),
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(timeout.0, FailureClass::Timeout);
         assert_eq!(
             &*timeout.1,
-            "ran for 1.2s; its limit is 1s of wall time; the task said: late"
+            "ran for 1.2s; its limit is 1s of wall time; at its end: late"
         );
         assert_eq!(class(TaskError::stopped(), None).0, FailureClass::Error);
         assert_eq!(

@@ -1,0 +1,102 @@
+//! What the tests start: the shim, a child that speaks the protocol, and a server to be killed.
+//!
+//! An example and not a binary, so that the workspace has one program to run.
+
+#![allow(unsafe_code, reason = "the channel arrives as a descriptor number")]
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::fd::FromRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use offloop_job::{JobId, Lease, TaskName};
+use offloop_lane::{Lane, LaneEvent, LaneSink, TaskInfo, Work, WorkLimits};
+use offloop_lane_process::{Host, HostConfig, ProcessLane, ProcessSpec, SHIM_COMMAND, shim_main};
+
+type Fallible = Result<(), Box<dyn std::error::Error>>;
+
+fn main() -> Fallible {
+    let mut args = std::env::args_os().skip(1);
+    let command = args.next().unwrap_or_default();
+    match command.to_str() {
+        Some(SHIM_COMMAND) => shim_main(args),
+        Some("echo") => echo(),
+        Some("server") => server(args),
+        _ => Err("a helper of the tests: echo | server FOLDER COMMAND...".into()),
+    }
+}
+
+/// Answers each job with its payload.
+fn echo() -> Fallible {
+    // SAFETY: descriptor 3 is the channel, given to this process and owned by nobody else in it.
+    let mut channel = unsafe { UnixStream::from_raw_fd(3) };
+    send(&mut channel, br#"{"type":"ready","protocol":1}"#)?;
+    let mut frame = Vec::new();
+    loop {
+        let mut length = [0; 4];
+        if channel.read_exact(&mut length).is_err() {
+            return Ok(());
+        }
+        frame.resize(u32::from_le_bytes(length) as usize, 0);
+        channel.read_exact(&mut frame)?;
+        let cut = frame.iter().position(|byte| *byte == b'\n');
+        let header = String::from_utf8_lossy(&frame[..cut.unwrap_or(frame.len())]).into_owned();
+        if header.contains(r#""type":"run""#) {
+            let lease = header.split(r#""lease":"#).nth(1).unwrap_or("0");
+            let lease: String = lease.chars().take_while(char::is_ascii_digit).collect();
+            let mut body = format!("{{\"type\":\"result\",\"lease\":{lease}}}\n").into_bytes();
+            body.extend_from_slice(&frame[cut.map_or(frame.len(), |at| at + 1)..]);
+            send(&mut channel, &body)?;
+        }
+    }
+}
+
+fn send(channel: &mut UnixStream, body: &[u8]) -> std::io::Result<()> {
+    let frame = [&(body.len() as u32).to_le_bytes()[..], body].concat();
+    channel.write_all(&frame)
+}
+
+#[derive(Debug)]
+struct Printer;
+
+impl LaneSink for Printer {
+    fn send(&self, event: LaneEvent) {
+        if let LaneEvent::Started { executor, .. } = event {
+            println!("started {executor}");
+        }
+    }
+}
+
+/// Runs one command and then stands still, to be killed.
+fn server(mut args: impl Iterator<Item = OsString>) -> Fallible {
+    let folder = args.next().ok_or("no folder")?;
+    let host = Host::open(HostConfig::new(folder).environment(std::env::vars_os()))?;
+    let name = TaskName::parse("victim")?;
+    let info = TaskInfo {
+        name: name.clone(),
+        timeout: None,
+        about: "runs until it is killed".into(),
+    };
+    let lane = ProcessLane::new(ProcessSpec::exec(info, args), host);
+    lane.open(Arc::new(Printer))?;
+    lane.start(vec![Work {
+        job: JobId::from_parts(1, 1),
+        lease: Lease(1),
+        attempt: 1,
+        task: name,
+        payload: "null".into(),
+        priority: 5,
+        limits: WorkLimits {
+            timeout: Duration::from_secs(600),
+            cpu: None,
+            memory_bytes: None,
+            stall: None,
+        },
+        trace: None,
+    }]);
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,148 @@
+//! Ends what a killed server left running.
+//!
+//! Its direct children died with it (parent-death signal); what they had started themselves did
+//! not. Two ways lead to it: the roster, and the marker in the environment of each process. Every
+//! kill goes through a pidfd that was opened before the process was identified.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::MARKER_VARIABLE;
+use crate::procfs::{self, Stat};
+
+/// Nothing that can be killed lives longer after its SIGKILL.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A child that a dead server had: its file, its pid and its start time.
+struct Entry {
+    file: PathBuf,
+    pid: i32,
+    start: u64,
+}
+
+pub(super) fn clear(roster: &Path, place: &str) -> Result<u32, String> {
+    let entries = read_roster(roster)?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut ended = HashSet::new();
+    loop {
+        let found = find(&entries, place);
+        if found.is_empty() {
+            break;
+        }
+        for stat in &found {
+            ended.insert((stat.pid, stat.start));
+            kill_if_same(stat);
+        }
+        if Instant::now() > deadline {
+            let pids: Vec<String> = found.iter().map(|stat| stat.pid.to_string()).collect();
+            return Err(format!(
+                "processes {} do not die within {PATIENCE:?} of SIGKILL",
+                pids.join(", ")
+            ));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    for entry in &entries {
+        let _ = std::fs::remove_file(&entry.file); // a stale entry harms nobody
+    }
+    Ok(ended.len() as u32)
+}
+
+/// Entries of servers that are dead.
+fn read_roster(roster: &Path) -> Result<Vec<Entry>, String> {
+    let error = |e: std::io::Error| format!("cannot read the roster {}: {e}", roster.display());
+    let boot = procfs::boot_id();
+    let mut entries = Vec::new();
+    for file in std::fs::read_dir(roster).map_err(error)? {
+        let file = file.map_err(error)?.path();
+        let name = file.file_name().and_then(|name| name.to_str());
+        let run = name
+            .and_then(|name| name.rsplit_once('.'))
+            .map(|(run, _)| run);
+        if run.is_none_or(is_alive) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        let (pid, start) = match fields[..] {
+            [pid, start, its_boot, _] if its_boot == boot => (pid.parse(), start.parse()),
+            _ => (Ok(0), Ok(0)), // torn, or of another boot: only the file is to be removed
+        };
+        entries.push(Entry {
+            file,
+            pid: pid.unwrap_or(0),
+            start: start.unwrap_or(0),
+        });
+    }
+    Ok(entries)
+}
+
+/// Whether the server of a run, `PID-START-NUMBER`, still lives.
+fn is_alive(run: &str) -> bool {
+    let mut parts = run.split('-');
+    let pid = parts.next().and_then(|pid| pid.parse().ok());
+    let start: Option<u64> = parts.next().and_then(|start| start.parse().ok());
+    let now = pid.and_then(procfs::stat);
+    now.is_some_and(|stat| Some(stat.start) == start && !stat.is_dead())
+}
+
+/// Living processes of dead servers of this place, with everything below them.
+fn find(entries: &[Entry], place: &str) -> Vec<Stat> {
+    let all = procfs::all();
+    let by_roster = entries.iter().filter_map(|entry| {
+        let stat = all.get(&entry.pid)?;
+        (stat.start == entry.start).then_some(entry.pid)
+    });
+    let by_marker = all.keys().copied().filter(|pid| {
+        let marker = procfs::variable(*pid, MARKER_VARIABLE);
+        marker.is_some_and(|marker| is_leftover(&marker, place))
+    });
+    let mut hit: HashSet<i32> = by_roster.chain(by_marker).collect();
+    add_descendants(&all, &mut hit);
+    hit.remove(&(std::process::id() as i32)); // a server that was started by such a task
+    hit.iter()
+        .filter_map(|pid| all.get(pid).copied())
+        .filter(|stat| !stat.is_dead())
+        .collect()
+}
+
+/// `PLACE.RUN:NUMBER` of a run whose server is dead.
+fn is_leftover(marker: &str, place: &str) -> bool {
+    let run = marker
+        .strip_prefix(place)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .and_then(|rest| rest.split_once(':'));
+    run.is_some_and(|(run, _)| !is_alive(run))
+}
+
+fn add_descendants(all: &HashMap<i32, Stat>, hit: &mut HashSet<i32>) {
+    loop {
+        let before = hit.len();
+        for stat in all.values() {
+            if hit.contains(&stat.parent) {
+                hit.insert(stat.pid);
+            }
+        }
+        if hit.len() == before {
+            return;
+        }
+    }
+}
+
+/// Kills a process if it is still the one that was identified.
+fn kill_if_same(seen: &Stat) {
+    let Some(pid) = Pid::from_raw(seen.pid) else {
+        return;
+    };
+    let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
+    // Held now: if this pid is still that process, the descriptor is too.
+    if procfs::stat(seen.pid).is_some_and(|now| now.start == seen.start) {
+        let _ = pidfd_send_signal(&held, Signal::KILL);
+    }
+}

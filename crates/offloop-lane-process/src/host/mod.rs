@@ -1,0 +1,235 @@
+//! The one place of a server that starts and buries children.
+//!
+//! Three parts: the spawner (a thread that never ends while the host lives, because the parent-death
+//! signal of a child is bound to the thread that started it), the undertaker (kills what escaped,
+//! reaps, and only then says that a tree is gone), and the roster (what a next server needs to find
+//! the children of a killed one).
+
+mod family;
+mod leftovers;
+mod spawner;
+mod undertaker;
+
+pub(crate) use spawner::{SpawnOrder, Spawned};
+pub(crate) use undertaker::{Burial, Buried};
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{Access, access};
+
+use crate::shim::SHIM_COMMAND;
+use crate::{harness, procfs};
+
+/// The variable that marks each process of a tree.
+pub(crate) const MARKER_VARIABLE: &str = "OFFLOOP_EXECUTOR";
+/// What children get of the server's environment. Secrets stay here.
+const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
+
+/// Where a host works and how it reaches the shim.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    run_dir: PathBuf,
+    shim_program: PathBuf,
+    shim_args: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl HostConfig {
+    /// `run_dir`: a folder of this data directory alone; made if it is not there. The shim is this
+    /// program's own [`SHIM_COMMAND`].
+    pub fn new(run_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            run_dir: run_dir.into(),
+            // Not a path on disk: an upgrade may have replaced or removed that.
+            shim_program: "/proc/self/exe".into(),
+            shim_args: vec![SHIM_COMMAND.into()],
+            environment: Vec::new(),
+        }
+    }
+
+    /// Another program that calls [`crate::shim_main`] with what follows `args`.
+    #[must_use]
+    pub fn shim(
+        mut self,
+        program: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Self {
+        self.shim_program = program.into();
+        self.shim_args = args.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The server's environment, of which children get PATH, HOME, LANG, TZ and TMPDIR.
+    #[must_use]
+    pub fn environment(mut self, all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let passed = |name: &OsStr| PASSED_ON.iter().any(|known| name == *known);
+        self.environment = all.into_iter().filter(|(name, _)| passed(name)).collect();
+        self
+    }
+}
+
+/// A host that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("cannot use the folder {path} for children's files")]
+    Folder {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("the system refuses what a host of children needs ({what})")]
+    System {
+        what: &'static str,
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+/// Starts and buries the children of all process lanes of a server. See the module's page.
+#[derive(Debug)]
+pub struct Host {
+    run_dir: PathBuf,
+    /// Names the data directory: device and inode of its folder.
+    place: String,
+    /// Names this run of the server on top.
+    run: String,
+    environment: Vec<(OsString, OsString)>,
+    numbers: AtomicU64,
+    spawner: Sender<SpawnOrder>,
+    undertaker: Sender<Burial>,
+    /// How many leftovers were cleared, once that was done.
+    cleared: Mutex<Option<u32>>,
+}
+
+static RUNS: AtomicU64 = AtomicU64::new(1);
+
+impl Host {
+    /// Makes this process the adopter of daemonised grandchildren (PR_SET_CHILD_SUBREAPER).
+    pub fn open(config: HostConfig) -> Result<Arc<Self>, HostError> {
+        let folder = |path: &Path, cause| HostError::Folder {
+            path: path.to_owned(),
+            cause,
+        };
+        let system = |what| move |cause| HostError::System { what, cause };
+        let run_dir = &config.run_dir;
+        std::fs::create_dir_all(run_dir.join("roster")).map_err(|e| folder(run_dir, e))?;
+        let run_dir = std::path::absolute(run_dir).map_err(|e| folder(run_dir, e))?;
+        harness::write_files(&run_dir).map_err(|e| folder(&run_dir, e))?;
+        let stat = rustix::fs::stat(&run_dir).map_err(|e| folder(&run_dir, e.into()))?;
+        let me = std::process::id();
+        let start = procfs::stat(me as i32).map_or(0, |stat| stat.start);
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|e| system("PR_SET_CHILD_SUBREAPER")(e.into()))?;
+        let (orders, spawn_inbox) = channel();
+        let (burials, burial_inbox) = channel();
+        let shim = spawner::Shim {
+            program: config.shim_program,
+            args: config.shim_args,
+        };
+        let also_burials = burials.clone();
+        spawn_thread("offloop-spawner", move || {
+            spawner::run(&spawn_inbox, &shim, &also_burials);
+        })
+        .map_err(system("the spawner thread"))?;
+        spawn_thread("offloop-burial", move || undertaker::run(&burial_inbox))
+            .map_err(system("the undertaker thread"))?;
+        Ok(Arc::new(Self {
+            run_dir,
+            place: format!("{:x}-{:x}", stat.st_dev, stat.st_ino),
+            run: format!("{me}-{start}-{}", RUNS.fetch_add(1, Ordering::Relaxed)),
+            environment: config.environment,
+            numbers: AtomicU64::new(1),
+            spawner: orders,
+            undertaker: burials,
+            cleared: Mutex::new(None),
+        }))
+    }
+
+    /// Ends every process that an earlier server of this data directory left, and returns when
+    /// they are gone. Answers how many there were; a second call finds nothing.
+    ///
+    /// The caller holds the data directory: a server that still lives keeps its children.
+    pub fn clear_leftovers(&self) -> Result<u32, String> {
+        let mut cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
+        if cleared.is_some() {
+            return Ok(0);
+        }
+        let count = leftovers::clear(&self.run_dir.join("roster"), &self.place)?;
+        *cleared = Some(count);
+        Ok(count)
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
+        &self.environment
+    }
+
+    /// A new executor's marker, and its place on the roster.
+    pub(crate) fn next_marker(&self) -> (String, PathBuf) {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let roster = self.run_dir.join("roster");
+        let file = roster.join(format!("{}.{number}", self.run));
+        (format!("{}.{}:{number}", self.place, self.run), file)
+    }
+
+    /// The reply comes on the spawner's thread.
+    pub(crate) fn spawn(&self, order: SpawnOrder) {
+        if let Err(refused) = self.spawner.send(order) {
+            let gone = std::io::Error::other("the spawner has ended");
+            (refused.0.reply)(Err(gone));
+        }
+    }
+
+    /// For a child whose pidfd says that it is dead, and that nobody has reaped.
+    pub(crate) fn bury(&self, burial: Burial) {
+        let _ = self.undertaker.send(burial); // it lives as long as this host
+    }
+
+    /// The program that a command's first word means.
+    pub(crate) fn find_program(&self, word: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, String> {
+        let shown = word.to_string_lossy();
+        if word.is_empty() {
+            return Err("the command is empty".into());
+        }
+        if shown.contains('/') {
+            let base = cwd.map_or_else(PathBuf::new, Path::to_owned);
+            let path = std::path::absolute(base.join(word)).map_err(|e| e.to_string())?;
+            return match executable(&path) {
+                Ok(()) => Ok(path),
+                Err(why) => Err(format!("cannot run {}: {why}", path.display())),
+            };
+        }
+        let path = self.environment.iter().find(|(name, _)| name == "PATH");
+        let path = path.map_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"), |(_, v)| v);
+        std::env::split_paths(path)
+            .filter(|folder| folder.is_absolute())
+            .map(|folder| folder.join(word))
+            .find(|file| executable(file).is_ok())
+            .ok_or_else(|| {
+                let path = path.to_string_lossy();
+                format!("cannot find the command `{shown}` in PATH ({path})")
+            })
+    }
+}
+
+fn executable(path: &Path) -> Result<(), String> {
+    let file = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if !file.is_file() {
+        return Err("it is not a file".into());
+    }
+    access(path, Access::EXEC_OK).map_err(|_| "it is not executable".into())
+}
+
+fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map(drop)
+}

@@ -1,0 +1,196 @@
+//! Sees to it that of a dead child's tree nothing is left, and says so only then.
+//!
+//! The leader is dead and not yet reaped, so its pid and its group's number cannot be given to
+//! anybody else: signals to the group hit its own. What has left the group was adopted by this
+//! process (child subreaper) when its parent died, so it is found among our own children: a living
+//! descendant always has a topmost living ancestor, and that one is our child. When a look finds no
+//! such child, none is left.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use super::MARKER_VARIABLE;
+use super::family::{self, Family};
+use crate::procfs::{self, Stat};
+use crate::sys::{self, Exit, Spent};
+
+/// Between two looks at a tree that does not want to die.
+const PAUSE_MIN: Duration = Duration::from_micros(500);
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+/// Between two looks for adopted processes that ended by themselves.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A tree that is gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buried {
+    pub(crate) exit: Exit,
+    pub(crate) spent: Spent,
+}
+
+/// A dead child to be seen off.
+pub(crate) struct Burial {
+    pub(crate) pid: i32,
+    pub(crate) marker: String,
+    pub(crate) roster: PathBuf,
+    pub(crate) reply: Box<dyn FnOnce(Buried) + Send>,
+}
+
+struct Open {
+    burial: Burial,
+    /// Processes outside the group that were killed for it.
+    hunted: Vec<i32>,
+    spent: Spent,
+}
+
+pub(super) fn run(inbox: &Receiver<Burial>) {
+    let me = Me::read();
+    let mut open: Vec<Open> = Vec::new();
+    let mut pause = PAUSE_MIN;
+    loop {
+        let wait = if open.is_empty() { SWEEP } else { pause };
+        match inbox.recv_timeout(wait) {
+            Ok(burial) => {
+                open.push(Open {
+                    burial,
+                    hunted: Vec::new(),
+                    spent: Spent::default(),
+                });
+                pause = PAUSE_MIN;
+            }
+            Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(PAUSE_MAX),
+            Err(RecvTimeoutError::Disconnected) if open.is_empty() => return,
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(pause),
+        }
+        if open.is_empty() {
+            me.sweep(&mut family::lock());
+        }
+        let (mut waiting, mut gone) = (Vec::new(), Vec::new());
+        for mut one in open {
+            match me.bury(&mut one) {
+                Some(buried) => gone.push((one.burial.reply, buried)),
+                None => waiting.push(one),
+            }
+        }
+        open = waiting;
+        for (reply, buried) in gone {
+            reply(buried);
+        }
+    }
+}
+
+/// What does not change while the process lives.
+struct Me {
+    pid: i32,
+    group: i32,
+    no_new_privs: bool,
+}
+
+impl Me {
+    fn read() -> Self {
+        let pid = std::process::id() as i32;
+        Self {
+            pid,
+            group: procfs::stat(pid).map_or(0, |stat| stat.group),
+            no_new_privs: procfs::no_new_privs(pid),
+        }
+    }
+
+    /// One look at a tree; the answer when nothing of it is left.
+    fn bury(&self, open: &mut Open) -> Option<Buried> {
+        let mut family = family::lock();
+        signal_group(open.burial.pid);
+        while self.hunt(&family, open)? {}
+        let (exit, mut spent) = sys::reap(open.burial.pid)?;
+        spent.cpu += open.spent.cpu;
+        spent.max_rss_bytes = spent.max_rss_bytes.max(open.spent.max_rss_bytes);
+        family.known.remove(&open.burial.pid);
+        family.live.remove(&open.burial.marker);
+        drop(family);
+        let _ = std::fs::remove_file(&open.burial.roster); // the shim may not have come that far
+        Some(Buried { exit, spent })
+    }
+
+    /// Kills and reaps what belongs to the tree among our adopted children. `None`: something was
+    /// killed and must die first. True: something was reaped, whose children may be ours now.
+    fn hunt(&self, family: &Family, open: &mut Open) -> Option<bool> {
+        let (mut reaped, mut alive) = (false, false);
+        for stat in self.adopted(family) {
+            if stat.is_dead() {
+                reaped |= Self::reap_adopted(&stat, open);
+            } else if self.belongs(&stat, family, &open.burial.marker) {
+                alive = true;
+                if !open.hunted.contains(&stat.pid) {
+                    open.hunted.push(stat.pid);
+                }
+                hit(&stat);
+            }
+        }
+        (!alive).then_some(reaped)
+    }
+
+    /// Our children that no spawner started.
+    fn adopted(&self, family: &Family) -> Vec<Stat> {
+        procfs::children_of_thread(self.pid, self.pid)
+            .into_iter()
+            .filter(|pid| !family.known.contains(pid))
+            .filter_map(procfs::stat)
+            // A child of some other part of this program is born into our group; one that a task
+            // left was born into the task's.
+            .filter(|stat| stat.parent == self.pid && stat.group != self.group)
+            .collect()
+    }
+
+    fn reap_adopted(stat: &Stat, open: &mut Open) -> bool {
+        let Some((_, spent)) = sys::reap(stat.pid) else {
+            return false;
+        };
+        let its_group = stat.group == open.burial.pid;
+        if its_group || open.hunted.contains(&stat.pid) {
+            open.spent.cpu += spent.cpu;
+            open.spent.max_rss_bytes = open.spent.max_rss_bytes.max(spent.max_rss_bytes);
+        }
+        true
+    }
+
+    /// Whether a living adopted process is of this tree, or of none that lives.
+    fn belongs(&self, stat: &Stat, family: &Family, marker: &str) -> bool {
+        match procfs::variable(stat.pid, MARKER_VARIABLE) {
+            Some(its) if its == marker => true,
+            Some(its) => !family.live.contains(&its),
+            // It was started with another environment. The shim's no_new_privs cannot be shed.
+            None => self.no_new_privs || procfs::no_new_privs(stat.pid),
+        }
+    }
+
+    /// Reaps adopted processes that ended by themselves, and ends those whose tree is buried.
+    fn sweep(&self, family: &mut Family) {
+        for stat in self.adopted(family) {
+            if stat.is_dead() {
+                let _ = sys::reap(stat.pid);
+            } else if procfs::variable(stat.pid, MARKER_VARIABLE)
+                .is_some_and(|its| !family.live.contains(&its))
+            {
+                hit(&stat);
+            }
+        }
+    }
+}
+
+/// Kills an unreaped child of ours, with its group if it leads one.
+fn hit(stat: &Stat) {
+    if stat.group == stat.pid {
+        signal_group(stat.pid);
+    }
+    if let Some(pid) = Pid::from_raw(stat.pid) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+fn signal_group(group: i32) {
+    if let Some(pid) = Pid::from_raw(group) {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}

@@ -1,0 +1,269 @@
+//! One child and the job on it.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use offloop_job::Usage;
+use offloop_lane::{Overrun, Stopped, TaskError, TaskOutput, Work};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::channel::{Channel, Stdin};
+use crate::frame::Breach;
+use crate::log::Log;
+use crate::spec::ExecExit;
+use crate::sys;
+
+/// Where a child stands in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// `exec`: Rust code makes the command.
+    Planning,
+    /// The spawner has the order.
+    Spawning,
+    /// It runs and has not said that it is ready.
+    Starting {
+        until: Instant,
+    },
+    /// Ready for a job.
+    Idle {
+        since: Instant,
+        /// A ping is out since then.
+        pinged: Option<Instant>,
+    },
+    Busy,
+    /// Dead, with the undertaker: no signal may be sent any more.
+    Dead,
+    /// `exec`: gone, and Rust code reads what it left.
+    Reading,
+}
+
+/// How far up the kill ladder a child is; docs/adr/0005.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rung {
+    Calm,
+    /// It was told; SIGTERM follows.
+    Asked {
+        until: Instant,
+    },
+    /// SIGTERM was sent; SIGKILL follows.
+    Termed {
+        until: Instant,
+    },
+    Killed {
+        at: Instant,
+    },
+}
+
+/// A job on a child.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) work: Arc<Work>,
+    pub(super) submitted: Instant,
+    /// When the child had it.
+    pub(super) began: Option<Instant>,
+    pub(super) progress: Instant,
+    pub(super) stop: Option<Stopped>,
+    pub(super) overrun: Option<Overrun>,
+    /// Said by a child that is on its way out; counts once it is gone.
+    pub(super) answer: Option<Result<TaskOutput, TaskError>>,
+    pub(super) max_rss: u64,
+    /// Used until the last look.
+    pub(super) cpu_seen: Duration,
+    /// What the child's tree had used when the job began.
+    pub(super) cpu_from: Duration,
+}
+
+impl Flight {
+    pub(super) fn new(work: Arc<Work>, submitted: Instant) -> Self {
+        Self {
+            work,
+            submitted,
+            began: None,
+            progress: submitted,
+            stop: None,
+            overrun: None,
+            answer: None,
+            max_rss: 0,
+            cpu_seen: Duration::ZERO,
+            cpu_from: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn queued(&self, now: Instant) -> Duration {
+        let began = self.began.unwrap_or(now);
+        began.saturating_duration_since(self.submitted)
+    }
+
+    pub(super) fn usage(&self, now: Instant, cpu: Duration, rss: u64) -> Usage {
+        let Some(began) = self.began else {
+            return Usage::default();
+        };
+        let rss = rss.max(self.max_rss);
+        Usage {
+            wall: now.saturating_duration_since(began),
+            cpu: Some(cpu.max(self.cpu_seen)),
+            max_rss_bytes: (rss > 0).then_some(rss),
+        }
+    }
+
+    /// When the next limit may be passed, or the one that was.
+    pub(super) fn check(&self, now: Instant) -> Result<Option<Instant>, Overrun> {
+        let Some(began) = self.began.filter(|_| self.stop.is_none()) else {
+            return Ok(None);
+        };
+        let limits = &self.work.limits;
+        let ran = now.saturating_duration_since(began);
+        if ran >= limits.timeout {
+            return Err(Overrun::timeout(limits.timeout, ran));
+        }
+        let by_timeout = began.checked_add(limits.timeout);
+        let Some(stall) = limits.stall else {
+            return Ok(by_timeout);
+        };
+        let silent = now.saturating_duration_since(self.progress);
+        if silent >= stall {
+            return Err(Overrun::stalled(stall, silent));
+        }
+        let by_stall = self.progress.checked_add(stall);
+        Ok(by_timeout.into_iter().chain(by_stall).min())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) marker: String,
+    pub(super) roster: PathBuf,
+    /// 0 until it runs.
+    pub(super) pid: i32,
+    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) channel: Option<Channel>,
+    pub(super) stdin: Option<Stdin>,
+    /// `exec`: what goes there once it runs.
+    pub(super) stdin_data: Option<Bytes>,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) phase: Phase,
+    pub(super) rung: Rung,
+    pub(super) flight: Option<Flight>,
+    pub(super) log: Log,
+    /// `exec`: what it prints may be the result.
+    pub(super) captures: bool,
+    pub(super) printed: Vec<u8>,
+    pub(super) printed_cut: bool,
+    /// `exec`: what it said last, for the failure's message.
+    pub(super) said: Log,
+    /// Jobs answered.
+    pub(super) served: u64,
+    pub(super) breach: Option<Breach>,
+    /// Of its descendants, live and waited for, at the last look.
+    pub(super) cpu_below: Duration,
+}
+
+impl Child {
+    pub(super) fn new(marker: String, roster: PathBuf, phase: Phase) -> Self {
+        Self {
+            marker,
+            roster,
+            pid: 0,
+            pidfd: None,
+            channel: None,
+            stdin: None,
+            stdin_data: None,
+            stdout: None,
+            stderr: None,
+            phase,
+            rung: Rung::Calm,
+            flight: None,
+            log: Log::default(),
+            captures: false,
+            printed: Vec::new(),
+            printed_cut: false,
+            said: Log::default(),
+            served: 0,
+            breach: None,
+            cpu_below: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn executor(&self) -> Box<str> {
+        match self.pid {
+            0 => "".into(),
+            pid => format!("pid {pid}").into(),
+        }
+    }
+
+    /// It will get no other job.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Dead | Phase::Reading)
+            || matches!(self.rung, Rung::Termed { .. } | Rung::Killed { .. })
+    }
+
+    /// When the next limit of its job may be passed, or the one that was. Only while the job runs
+    /// and nobody asked it to stop.
+    pub(super) fn check(&self, now: Instant) -> Result<Option<Instant>, Overrun> {
+        match &self.flight {
+            Some(flight) if matches!(self.phase, Phase::Busy) && self.rung == Rung::Calm => {
+                flight.check(now)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Processor time of the tree as far as it is known without a look around.
+    pub(super) fn cpu_now(&self) -> Duration {
+        sys::cpu_time_of(self.pid).unwrap_or_default() + self.cpu_below
+    }
+
+    /// Signals the group while its leader cannot have been reaped: its number is nobody else's.
+    fn signal(&self, signal: Signal) {
+        if matches!(self.phase, Phase::Dead | Phase::Reading) {
+            return;
+        }
+        if let Some(pid) = Pid::from_raw(self.pid) {
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+
+    pub(super) fn term(&mut self, until: Instant) {
+        self.signal(Signal::TERM);
+        self.rung = Rung::Termed { until };
+    }
+
+    pub(super) fn kill(&mut self, now: Instant) {
+        if !matches!(self.rung, Rung::Killed { .. }) {
+            self.signal(Signal::KILL);
+            self.rung = Rung::Killed { at: now };
+        }
+    }
+}
+
+/// How a process ended, in words.
+pub(super) fn exit_words(exit: ExecExit) -> String {
+    match exit {
+        ExecExit::Code(code) => format!("exit code {code}"),
+        ExecExit::Signal(signal) => format!("signal {signal}{}", signal_name(signal)),
+    }
+}
+
+/// The names that an operator meets; others keep their number.
+const fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGHUP => " (SIGHUP)",
+        libc::SIGINT => " (SIGINT)",
+        libc::SIGILL => " (SIGILL)",
+        libc::SIGABRT => " (SIGABRT)",
+        libc::SIGBUS => " (SIGBUS)",
+        libc::SIGFPE => " (SIGFPE)",
+        libc::SIGKILL => " (SIGKILL)",
+        libc::SIGSEGV => " (SIGSEGV)",
+        libc::SIGPIPE => " (SIGPIPE)",
+        libc::SIGTERM => " (SIGTERM)",
+        libc::SIGXCPU => " (SIGXCPU)",
+        libc::SIGXFSZ => " (SIGXFSZ)",
+        libc::SIGSYS => " (SIGSYS)",
+        _ => "",
+    }
+}

@@ -1,0 +1,214 @@
+//! The pool's state: its children, the jobs that wait for one, and the news that wait to be told.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use offloop_job::{Failure, FailureClass, LogTail, Outcome, StopReason, Usage};
+use offloop_lane::{Ended, Gone, LaneEvent, LaneStatus, Proof, Work};
+
+use super::child::{Child, Flight, Phase, Rung};
+
+/// The pool's thread looks up this often while it has children: callers that push a job need not
+/// call it for the next sample.
+const SLEEP_MAX: Duration = Duration::from_millis(250);
+const SLEEP_EMPTY: Duration = Duration::from_secs(60);
+/// A young job is looked at sooner, so that short commands have a figure too.
+const SAMPLE_YOUNG: Duration = Duration::from_millis(10);
+/// Between two looks at memory and processor time.
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+/// After SIGKILL, a tree that is still there counts as stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// A job that waits for a child.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) work: Arc<Work>,
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    /// By number: the token of their descriptors.
+    pub(super) children: BTreeMap<u64, Child>,
+    pub(super) next_number: u64,
+    /// Most recently idle on top: its memory is warm.
+    pub(super) idle: Vec<u64>,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) news: Vec<LaneEvent>,
+    pub(super) delivering: bool,
+    pub(super) closed: bool,
+    pub(super) ending: bool,
+    /// Children in a row that ended without having served.
+    pub(super) failures: u32,
+    pub(super) no_start_before: Option<Instant>,
+    pub(super) sleeps_until: Instant,
+    pub(super) next_sample: Instant,
+}
+
+impl Pool {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            children: BTreeMap::new(),
+            next_number: 1,
+            idle: Vec::new(),
+            waiting: VecDeque::new(),
+            news: Vec::new(),
+            delivering: false,
+            closed: false,
+            ending: false,
+            failures: 0,
+            no_start_before: None,
+            sleeps_until: now,
+            next_sample: now,
+        }
+    }
+
+    pub(super) fn add(&mut self, child: Child) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.children.insert(number, child);
+        number
+    }
+
+    /// Jobs that this lane has to answer for.
+    pub(super) fn held(&self) -> usize {
+        let flights = self.children.values().filter(|c| c.flight.is_some());
+        flights.count() + self.waiting.len()
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.children.is_empty() && self.news.is_empty() && !self.delivering
+    }
+
+    /// Into the line, before those of a later priority.
+    pub(super) fn wait(&mut self, waiting: Waiting) {
+        let after = |other: &Waiting| other.work.priority <= waiting.work.priority;
+        let at = self.waiting.partition_point(after);
+        self.waiting.insert(at, waiting);
+    }
+
+    pub(super) fn status(&self, now: Instant) -> LaneStatus {
+        let children = self.children.values();
+        let stuck = children.clone().filter(|child| match child.rung {
+            Rung::Killed { at } => now.saturating_duration_since(at) > STUCK_AFTER,
+            _ => false,
+        });
+        LaneStatus {
+            running: children.clone().filter(|c| c.flight.is_some()).count() as u32,
+            queued: self.waiting.len() as u32,
+            stuck: stuck.count() as u32,
+            executors: children.filter(|child| child.pid != 0).count() as u32,
+        }
+    }
+
+    /// When the pool's thread is needed, apart from samples.
+    pub(super) fn due_without_samples(&self) -> Instant {
+        let calm = if self.children.is_empty() {
+            SLEEP_EMPTY
+        } else {
+            SLEEP_MAX
+        };
+        let now = Instant::now();
+        let mut due = now + calm;
+        let mut sooner = |at: Option<Instant>| due = at.map_or(due, |at| at.min(due));
+        if !self.closed {
+            sooner(self.no_start_before);
+        }
+        for child in self.children.values() {
+            match child.rung {
+                Rung::Asked { until } | Rung::Termed { until } => sooner(Some(until)),
+                Rung::Calm | Rung::Killed { .. } => {}
+            }
+            if let Phase::Starting { until } = child.phase
+                && !child.is_leaving()
+            {
+                sooner(Some(until));
+            }
+            sooner(child.check(now).unwrap_or(Some(now)));
+        }
+        due
+    }
+
+    pub(super) fn due(&self) -> Instant {
+        let due = self.due_without_samples();
+        let any = self.children.values().any(|child| child.flight.is_some());
+        if any { due.min(self.next_sample) } else { due }
+    }
+
+    pub(super) fn sample_again(&mut self, now: Instant, soonest: Option<Duration>) {
+        let age = |child: &Child| {
+            let began = child.flight.as_ref()?.began?;
+            Some(now.saturating_duration_since(began))
+        };
+        // After half of the youngest one's age, between 10 and 100 ms.
+        let youngest = self.children.values().filter_map(age).min();
+        let calm = youngest.map_or(SAMPLE_EVERY, |age| {
+            (age / 2).clamp(SAMPLE_YOUNG, SAMPLE_EVERY)
+        });
+        self.next_sample = now + soonest.map_or(calm, |soon| soon.min(calm));
+    }
+
+    /// A child ended without having served: the next one waits.
+    pub(super) fn back_off(&mut self, now: Instant) {
+        let wait = BACKOFF_FIRST * 2_u32.saturating_pow(self.failures.min(16));
+        self.failures += 1;
+        self.no_start_before = Some(now + wait.min(BACKOFF_MAX));
+    }
+
+    pub(super) fn has_proven_child(&self) -> bool {
+        let proven = |child: &Child| matches!(child.phase, Phase::Idle { .. } | Phase::Busy);
+        self.children.values().any(|c| proven(c) && !c.is_leaving())
+    }
+
+    pub(super) fn tell_started(&mut self, number: u64) {
+        let Some(child) = self.children.get(&number) else {
+            return;
+        };
+        if let Some(flight) = &child.flight {
+            self.news.push(LaneEvent::Started {
+                job: flight.work.job,
+                lease: flight.work.lease,
+                executor: child.executor(),
+            });
+        }
+    }
+
+    pub(super) fn tell_end(&mut self, ended: Ended) {
+        self.news.push(LaneEvent::Ended(Box::new(ended)));
+    }
+
+    /// The end of a job that no child had.
+    pub(super) fn tell_never_started(&mut self, work: &Work, queued: Duration, outcome: Outcome) {
+        self.tell_end(Ended {
+            job: work.job,
+            lease: work.lease,
+            outcome,
+            executor: "".into(),
+            queued,
+            usage: Usage::default(),
+            log: LogTail::default(),
+            gone: Gone::proven(Proof::NeverStarted),
+        });
+    }
+
+    /// The end of a flight that no child had. Its child is to be removed.
+    pub(super) fn tell_unflown(&mut self, flight: &Flight, now: Instant, outcome: Outcome) {
+        let queued = flight.queued(now);
+        self.tell_never_started(&flight.work, queued, outcome);
+    }
+}
+
+/// Of a job that was stopped before it began.
+pub(super) fn unstarted(reason: StopReason) -> Outcome {
+    let why = match reason {
+        StopReason::Cancel => "cancelled before it began",
+        StopReason::Shutdown => "handed back before it began: the lane takes no more work",
+    };
+    Outcome::Stopped {
+        reason,
+        failure: Failure::new(FailureClass::Cancelled, why),
+    }
+}

@@ -1,0 +1,186 @@
+//! What a process or exec lane is declared with.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use offloop_job::{LogTail, Usage};
+use offloop_lane::{TaskError, TaskInfo, TaskOutput, Work};
+
+/// How the command serves jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Children stay warm and speak the protocol.
+    Process,
+    /// One run of the command per job: the payload on its standard input, the result on its
+    /// standard output.
+    Exec,
+}
+
+/// What stands between the lane and the command's file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Harness {
+    /// Node or Python if the command is `node FILE` or `python3 FILE` and FILE does not mention
+    /// `OFFLOOP_FD`, the name by which a program that speaks the protocol finds its channel.
+    #[default]
+    Auto,
+    /// The command speaks the protocol itself.
+    None,
+    Node,
+    Python,
+}
+
+/// One declared task: the lane that runs it.
+#[derive(Clone, Debug)]
+pub struct ProcessSpec {
+    pub task: TaskInfo,
+    pub mode: Mode,
+    /// Argv, never a shell line. The first is a path, or a name that is looked up in PATH once.
+    /// Empty only with [`ProcessSpec::hooks`].
+    pub command: Vec<OsString>,
+    /// Children at a time, 1 to 256.
+    pub processes: u16,
+    pub harness: Harness,
+    /// On top of PATH, HOME, LANG, TZ and TMPDIR.
+    pub env: BTreeMap<String, OsString>,
+    /// Default: the server's.
+    pub cwd: Option<PathBuf>,
+    /// Until a child must be ready.
+    pub start_timeout: Duration,
+    /// From the wish to stop to the first signal that can be ignored, and for `exec`, where the
+    /// wish is SIGTERM, to SIGKILL.
+    pub grace: Duration,
+    /// From SIGTERM to SIGKILL, for `process`.
+    pub term_grace: Duration,
+    /// Hard cap on the child's own private memory (RLIMIT_DATA). Leave it well over the jobs'
+    /// limit, which is watched on the whole tree and fails with a sentence; this one fails with an
+    /// allocation that is refused.
+    pub data_limit_bytes: Option<u64>,
+    /// `exec`: each string of the payload's array `args` becomes one argument after the command's.
+    pub args_from_payload: bool,
+    /// `exec`: a Rust program that makes the command and reads its end.
+    pub hooks: Option<ExecCommand>,
+}
+
+impl ProcessSpec {
+    /// `process`, with one child and the defaults.
+    pub fn process(task: TaskInfo, command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            task,
+            mode: Mode::Process,
+            command: command.into_iter().map(Into::into).collect(),
+            processes: 1,
+            harness: Harness::Auto,
+            env: BTreeMap::new(),
+            cwd: None,
+            start_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(2),
+            term_grace: Duration::from_millis(500),
+            data_limit_bytes: None,
+            args_from_payload: false,
+            hooks: None,
+        }
+    }
+
+    /// `exec`, one command at a time and the defaults.
+    pub fn exec(task: TaskInfo, command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            mode: Mode::Exec,
+            ..Self::process(task, command)
+        }
+    }
+
+    /// `exec` by Rust code.
+    pub fn hooked(task: TaskInfo, hooks: ExecCommand) -> Self {
+        Self {
+            hooks: Some(hooks),
+            ..Self::exec(task, [] as [OsString; 0])
+        }
+    }
+
+    pub(crate) fn lane_name(&self) -> Box<str> {
+        let kind = match self.mode {
+            Mode::Process => "process",
+            Mode::Exec => "exec",
+        };
+        format!("{kind}:{}", self.task.name).into()
+    }
+}
+
+/// One run of a command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecPlan {
+    /// The program and its arguments. A name without a slash is looked up in PATH.
+    pub argv: Vec<OsString>,
+    /// On top of the spec's.
+    pub env: BTreeMap<String, OsString>,
+    pub stdin: Bytes,
+    /// Default: the spec's.
+    pub cwd: Option<PathBuf>,
+}
+
+/// How a command ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecExit {
+    Code(i32),
+    Signal(i32),
+}
+
+/// What a command left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExecResult {
+    pub exit: ExecExit,
+    /// The first 1 MiB.
+    pub stdout: Bytes,
+    /// It printed more than that.
+    pub stdout_cut: bool,
+    /// The end of what it said, both streams.
+    pub said: String,
+    pub log: LogTail,
+    pub usage: Usage,
+}
+
+type PlanHook = dyn Fn(&Work) -> Result<ExecPlan, TaskError> + Send + Sync;
+type ExitHook = dyn Fn(&Work, &ExecResult) -> Result<TaskOutput, TaskError> + Send + Sync;
+
+/// The Rust side of an exec task. Both run on a thread of the lane, one call at a time: they make
+/// ready and tidy up, they do not compute.
+#[derive(Clone)]
+pub struct ExecCommand {
+    pub(crate) plan: Arc<PlanHook>,
+    pub(crate) on_exit: Option<Arc<ExitHook>>,
+}
+
+impl ExecCommand {
+    /// `plan` makes the command of one job. An error ends the job before anything was started.
+    pub fn new(
+        plan: impl Fn(&Work) -> Result<ExecPlan, TaskError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            plan: Arc::new(plan),
+            on_exit: None,
+        }
+    }
+
+    /// `on_exit` reads what the command left, whatever its exit code. It is not called for a
+    /// command that was stopped or that passed a limit. Without it the rule of declared commands
+    /// holds.
+    #[must_use]
+    pub fn on_exit(
+        mut self,
+        read: impl Fn(&Work, &ExecResult) -> Result<TaskOutput, TaskError> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_exit = Some(Arc::new(read));
+        self
+    }
+}
+
+impl fmt::Debug for ExecCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecCommand").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,90 @@
+//! The few system calls that have no safe wrapper.
+
+#![allow(
+    unsafe_code,
+    reason = "wait4, getrusage, the clock of another process, close_range, dup2"
+)]
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+/// What a reaped process used, with everything that it had waited for itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spent {
+    pub(crate) cpu: Duration,
+    /// 0 where it cannot be told from the server's own.
+    pub(crate) max_rss_bytes: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+/// Reaps one child of ours, if it is dead.
+pub(crate) fn reap(pid: i32) -> Option<(Exit, Spent)> {
+    let mut status = 0;
+    // SAFETY: all zeroes is a valid rusage, a struct of plain numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to locals that outlive the call.
+    let got = unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    if got != pid {
+        return None;
+    }
+    let exit = if libc::WIFSIGNALED(status) {
+        Exit::Signal(libc::WTERMSIG(status))
+    } else {
+        Exit::Code(libc::WEXITSTATUS(status))
+    };
+    let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1_000);
+    // A spawned child inherits the figure of the memory that it shared until its exec: the
+    // server's. Only what is more than that is its own.
+    let max_rss = usage.ru_maxrss as u64 * 1_024;
+    let own = max_rss > own_max_rss_bytes();
+    let spent = Spent {
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        max_rss_bytes: if own { max_rss } else { 0 },
+    };
+    Some((exit, spent))
+}
+
+/// The most that this process ever held.
+pub(crate) fn own_max_rss_bytes() -> u64 {
+    // SAFETY: all zeroes is a valid rusage, a struct of plain numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a local that outlives the call.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    usage.ru_maxrss as u64 * 1_024
+}
+
+/// Processor time of a process, all its threads, to the nanosecond.
+pub(crate) fn cpu_time_of(pid: i32) -> Option<Duration> {
+    let mut clock: libc::clockid_t = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: both pointers are to locals that outlive the calls.
+    let failed = unsafe {
+        libc::clock_getcpuclockid(pid, &raw mut clock) != 0
+            || libc::clock_gettime(clock, &raw mut time) != 0
+    };
+    (!failed).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+/// Closes every descriptor from `first` up. Only for a process that is about to exec.
+pub(crate) fn close_from(first: u32) {
+    // SAFETY: no memory is passed. Descriptors owned by Rust values are closed under them, which
+    // is why only the shim may call this: it owns none and never returns.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, 0);
+    }
+}
+
+/// Makes `to` a copy of `from`. Only for a process that is about to exec.
+pub(crate) fn copy_descriptor(from: RawFd, to: RawFd) -> bool {
+    // SAFETY: no memory is passed; see `close_from` for ownership.
+    unsafe { libc::dup2(from, to) == to }
+}
