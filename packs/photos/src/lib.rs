@@ -4,7 +4,9 @@
 //! their heads, [`budget`] predicts what a conversion costs, [`convert`] makes thumbnails with
 //! the decoder of [`jpeg`] and those of the `image` crate.
 //!
-//! Must never: read the clock or the environment, start a process, or hold state between photos.
+//! [`PhotosPack`] is the library around it: rows, tasks, routes, a page.
+//!
+//! The engine must never: read the clock or the environment, start a process, or hold state between photos.
 
 pub mod budget;
 pub mod convert;
@@ -12,3 +14,4 @@ pub mod jpeg;
 pub mod probe;
 pub mod source;
 pub mod walk;
+

@@ -33,7 +33,10 @@ pub(super) fn decode(
         Format::Png => read(png::PngDecoder::new(reader()), limits),
         Format::WebP => read(webp::WebPDecoder::new(reader()), limits),
         Format::Gif => read(gif::GifDecoder::new(reader()), limits),
-        Format::Tiff => read(tiff::TiffDecoder::new(reader()), limits),
+        Format::Tiff => match read(tiff::TiffDecoder::new(reader()), limits) {
+            Err(ConvertError::Unsupported { .. }) => super::tiff::decode(bytes, limits),
+            other => other,
+        },
         Format::Bmp => read(bmp::BmpDecoder::new(reader()), limits),
         _ => Err(ConvertError::Unsupported {
             message: "no decoder for this format".to_owned(),

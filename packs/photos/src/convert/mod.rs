@@ -13,6 +13,7 @@ mod encode;
 mod orient;
 mod raster;
 mod resize;
+mod tiff;
 
 use crate::budget::{Limits, TooLarge, predict};
 use crate::jpeg::JpegError;

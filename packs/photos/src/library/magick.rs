@@ -57,8 +57,7 @@ pub(super) fn lane(
         .on_exit(move |work, result| read_end(&reader, work, result, &read_folder));
     let mut spec = ProcessSpec::hooked(task, hooks);
     spec.processes = library.concurrency.min(256);
-    let lane = ProcessLane::new(spec, Arc::clone(host)).map_err(|error| fail(error.to_string()))?;
-    Ok(Arc::new(lane))
+    Ok(Arc::new(ProcessLane::new(spec, Arc::clone(host))))
 }
 
 /// Where programs are looked for: fixed, so that the environment of the server has no say.

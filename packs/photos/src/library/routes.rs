@@ -7,11 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use offloop::http::axum::Router;
 use offloop::http::axum::body::Body;
+use offloop::http::axum::extract::rejection::QueryRejection;
 use offloop::http::axum::extract::{Path, Query, State};
 use offloop::http::axum::http::{HeaderMap, Response, StatusCode, header};
 use offloop::http::axum::response::IntoResponse;
 use offloop::http::axum::routing::{get, post};
-use offloop::http::{PackPage, PackRoutes, Problem};
+use offloop::http::{PackPage, PackRoutes, Refusal};
 use offloop::job::JobState;
 use offloop::store::{InsertOutcome, JobFilter, ListRequest, RecordScan};
 use offloop::{JobOptions, NewJob, NewJobExt, OnConflict, RuntimeHandle, Unique, UniqueKey, UniqueScope};
@@ -22,7 +23,7 @@ use super::Library;
 use super::rows::{Row, Status, id_of};
 use super::scan::ScanRequest;
 
-type Answer = Result<Response<Body>, Problem>;
+type Answer = Result<Response<Body>, Refusal>;
 
 pub(crate) fn routes(library: Arc<Library>) -> PackRoutes {
     let router = Router::new()
@@ -32,7 +33,7 @@ pub(crate) fn routes(library: Arc<Library>) -> PackRoutes {
         .route("/v1/photos/{id}/thumbnail", get(thumbnail))
         .with_state(library);
     PackRoutes {
-        name: "photos",
+        name: "photos".into(),
         router,
         page: Some(PackPage { title: "Photos", module: include_str!("page.js") }),
         openapi: Some(openapi()),
@@ -67,8 +68,8 @@ fn openapi() -> Value {
     })
 }
 
-fn server(library: &Library) -> Result<&RuntimeHandle, Problem> {
-    library.server().map_err(|error| Problem::unavailable(error.message))
+fn server(library: &Library) -> Result<&RuntimeHandle, Refusal> {
+    library.server().map_err(|error| Refusal::unavailable(error.message))
 }
 
 fn answer(status: StatusCode, body: &Value) -> Answer {
@@ -77,18 +78,18 @@ fn answer(status: StatusCode, body: &Value) -> Answer {
 
 async fn scan(State(library): State<Arc<Library>>, body: Bytes) -> Answer {
     let request: ScanRequest = serde_json::from_slice(&body)
-        .map_err(|error| Problem::invalid("/path", format!("{error}; give {{\"path\": \"/a/folder\"}}")))?;
+        .map_err(|error| Refusal::invalid("/path", format!("{error}; give {{\"path\": \"/a/folder\"}}")))?;
     if !request.path.starts_with('/') || request.path.contains('\0') {
-        return Err(Problem::invalid("/path", "give the absolute path of a folder on the server's machine"));
+        return Err(Refusal::invalid("/path", "give the absolute path of a folder on the server's machine"));
     }
     // One look at one directory entry: whether the scan can begin, said at the door.
     match std::fs::metadata(&request.path) {
         Ok(found) if found.is_dir() => {}
-        Ok(_) => return Err(Problem::invalid("/path", "is not a folder")),
-        Err(error) => return Err(Problem::invalid("/path", format!("cannot be read: {error}"))),
+        Ok(_) => return Err(Refusal::invalid("/path", "is not a folder")),
+        Err(error) => return Err(Refusal::invalid("/path", format!("cannot be read: {error}"))),
     }
     let unique = UniqueKey::parse(&id_of(request.path.trim_end_matches('/').as_bytes()))
-        .map_err(|error| Problem::invalid("/path", error.to_string()))?;
+        .map_err(|error| Refusal::invalid("/path", error.to_string()))?;
     let mut options = JobOptions { queue: library.queue.clone(), priority: 1, ..JobOptions::default() };
     options.unique = Some(Unique {
         key: unique,
@@ -96,14 +97,14 @@ async fn scan(State(library): State<Arc<Library>>, body: Bytes) -> Answer {
         on_conflict: OnConflict::Keep,
     });
     let job = NewJob::of(library.names.scan.as_str(), &request)
-        .map_err(|error| Problem::invalid("/path", error.to_string()))?
+        .map_err(|error| Refusal::invalid("/path", error.to_string()))?
         .with(options);
-    let outcomes = server(&library)?.enqueue(vec![job]).await.map_err(Problem::from)?;
+    let outcomes = server(&library)?.enqueue(vec![job]).await.map_err(Refusal::from)?;
     let (id, known) = match outcomes.into_iter().next() {
         Some(InsertOutcome::Created { id, .. }) => (id, false),
         Some(InsertOutcome::Existing { id, .. }) => (id, true),
-        Some(InsertOutcome::Refused(refusal)) => return Err(Problem::unavailable(refusal.to_string())),
-        None => return Err(Problem::unavailable("the store did not answer")),
+        Some(InsertOutcome::Refused(refusal)) => return Err(Refusal::unavailable(refusal.to_string())),
+        None => return Err(Refusal::unavailable("the store did not answer")),
     };
     let body = json!({ "job": id.to_string(), "path": request.path, "already_running": known });
     answer(StatusCode::ACCEPTED, &body)
@@ -111,7 +112,7 @@ async fn scan(State(library): State<Arc<Library>>, body: Bytes) -> Answer {
 
 async fn status(State(library): State<Arc<Library>>) -> Answer {
     let server = server(&library)?;
-    let counted = server.record_counts(library.names.collection.clone()).await.map_err(Problem::from)?;
+    let counted = server.record_counts(library.names.collection.clone()).await.map_err(Refusal::from)?;
     let converting = library.converting_now().len() as u64;
     let of = |status: Status| {
         let found = counted.iter().find(|count| count.label.as_str() == status.as_str());
@@ -143,14 +144,14 @@ async fn status(State(library): State<Arc<Library>>) -> Answer {
 }
 
 /// The newest scan: its state and what it has seen.
-async fn last_scan(library: &Library, server: &RuntimeHandle) -> Result<Value, Problem> {
+async fn last_scan(library: &Library, server: &RuntimeHandle) -> Result<Value, Refusal> {
     let filter = JobFilter { task: Some(library.names.scan.clone()), ..JobFilter::default() };
     let ask = ListRequest { now: server.now(), filter, limit: 1, cursor: None };
-    let page = server.jobs(ask).await.map_err(Problem::from)?;
+    let page = server.jobs(ask).await.map_err(Refusal::from)?;
     let Some(newest) = page.jobs.first() else {
         return Ok(json!({ "state": "none" }));
     };
-    let Some(job) = server.job(newest.id).await.map_err(Problem::from)? else {
+    let Some(job) = server.job(newest.id).await.map_err(Refusal::from)? else {
         return Ok(json!({ "state": "none" }));
     };
     let seen = match job.summary.state {
@@ -187,23 +188,26 @@ struct ListQuery {
 /// A page is found by looking at this many rows at most, so that it is always quick.
 const ROWS_LOOKED_AT_MAX: usize = 10_000;
 
-async fn list(State(library): State<Arc<Library>>, query: Result<Query<ListQuery>, offloop::http::axum::extract::rejection::QueryRejection>) -> Answer {
-    let Query(query) = query.map_err(|error| Problem::invalid("", error.body_text()))?;
+async fn list(
+    State(library): State<Arc<Library>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer {
+    let Query(query) = query.map_err(|error| Refusal::parameter("query", error.body_text()))?;
     let wanted = match &query.status {
         None => None,
         Some(name) => Some(Status::from_name(name).ok_or_else(|| {
             let known: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
-            Problem::invalid("status", format!("{name:?} is not one of {}", known.join(", ")))
+            Refusal::parameter("status", format!("{name:?} is not one of {}", known.join(", ")))
         })?),
     };
     let limit = usize::from(query.limit.unwrap_or(50));
     if limit == 0 || limit > 500 {
-        return Err(Problem::invalid("limit", "give 1 to 500"));
+        return Err(Refusal::parameter("limit", "give 1 to 500"));
     }
     let mut after = match &query.cursor {
         None => None,
         Some(text) => Some(decode_cursor(text).ok_or_else(|| {
-            Problem::invalid("cursor", "was not made by this list; start again without it")
+            Refusal::parameter("cursor", "was not made by this list; start again without it")
         })?),
     };
     let server = server(&library)?;
@@ -223,7 +227,7 @@ async fn list(State(library): State<Arc<Library>>, query: Result<Query<ListQuery
                 limit: (limit - photos.len()) as u32,
             })
             .await
-            .map_err(Problem::from)?;
+            .map_err(Refusal::from)?;
         looked_at += page.records.len();
         for record in page.records {
             let Ok(row) = serde_json::from_slice::<Row>(&record.value) else { continue };
@@ -282,21 +286,22 @@ struct ThumbnailQuery {
 async fn thumbnail(
     State(library): State<Arc<Library>>,
     Path(id): Path<String>,
-    Query(query): Query<ThumbnailQuery>,
+    query: Result<Query<ThumbnailQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Answer {
+    let Query(query) = query.map_err(|error| Refusal::parameter("query", error.body_text()))?;
     let size = query.size.unwrap_or(500);
     if !matches!(size, 160 | 500) {
-        return Err(Problem::invalid("size", "give 160 or 500"));
+        return Err(Refusal::parameter("size", "give 160 or 500"));
     }
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if id.len() != 32 || !id.bytes().all(hex) {
-        return Err(Problem::not_found("a photo's id has 32 hexadecimal digits"));
+        return Err(Refusal::not_found("a photo's id has 32 hexadecimal digits"));
     }
     // A few tens of kilobytes from the page cache: shorter than a hop to another thread.
     let path = library.thumbs.path(&id, size);
     let Ok(bytes) = std::fs::read(&path) else {
-        return Err(Problem::not_found("no thumbnail: the photo is unknown or was not converted"));
+        return Err(Refusal::not_found("no thumbnail: the photo is unknown or was not converted"));
     };
     let tag = format!("\"{}\"", &id_of(&bytes)[..16]);
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|sent| sent.as_bytes() == tag.as_bytes());
