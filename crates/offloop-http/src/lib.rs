@@ -1,1 +1,24 @@
-//! Skeleton.
+//! The HTTP door: routes, server-sent events, the dashboard.
+//!
+//! A request goes accept -> guard -> auth -> route -> [`offloop_runtime::RuntimeHandle`]. Must
+//! never: reach past the handle to a store or a lane, run a task, keep state that a restart would
+//! miss, or hold anything without a bound.
+
+mod auth;
+mod body;
+mod config;
+mod conn;
+mod door;
+mod guard;
+mod metrics;
+mod pack;
+mod problem;
+mod query;
+mod routes;
+mod service;
+
+pub use axum;
+pub use config::{DoorConfig, DoorError, TOKEN_BYTES_MIN};
+pub use door::{Door, DoorReport};
+pub use pack::{PackPage, PackRoutes};
+pub use problem::Refusal;

@@ -1,0 +1,166 @@
+//! The door as a whole: what it holds, how it is opened, how it is closed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use offloop_runtime::RuntimeHandle;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::auth::Keeper;
+use crate::body::Pace;
+use crate::config::{DoorConfig, DoorError};
+use crate::conn::{Clock, Registry, Rules, accept_loop};
+use crate::metrics::Metrics;
+use crate::pack::{PackPage, PackRoutes};
+use crate::routes;
+
+/// A door that is being built.
+#[derive(Debug)]
+pub struct Door {
+    handle: RuntimeHandle,
+    config: DoorConfig,
+    packs: Vec<PackRoutes>,
+}
+
+/// How the door was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorReport {
+    /// Connections that ended in time.
+    pub drained: usize,
+    /// Connections that were cut at the deadline.
+    pub cut: usize,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) handle: RuntimeHandle,
+    pub(crate) config: DoorConfig,
+    pub(crate) keeper: Option<Keeper>,
+    pub(crate) clock: Clock,
+    pub(crate) rules: Rules,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Metrics,
+    /// `true` once the door closes: streams end, connections are told.
+    pub(crate) closing: watch::Sender<bool>,
+    /// `true` a little earlier: `readyz` says no.
+    pub(crate) leaving: watch::Sender<bool>,
+    pub(crate) subscribers: Arc<Semaphore>,
+    pub(crate) bulks: Arc<Semaphore>,
+    /// KiB for bodies that are being collected.
+    pub(crate) collecting: Arc<Semaphore>,
+    pub(crate) pages: Vec<(String, PackPage)>,
+    pub(crate) openapi: bytes::Bytes,
+}
+
+/// Waits until it is set; for ever if nobody can set it any more.
+pub(crate) async fn is_set(flag: &mut watch::Receiver<bool>) {
+    if flag.wait_for(|set| *set).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Door {
+    pub fn new(handle: RuntimeHandle, config: DoorConfig) -> Self {
+        Self {
+            handle,
+            config,
+            packs: Vec::new(),
+        }
+    }
+
+    /// Adds a pack's routes and page.
+    #[must_use]
+    pub fn pack(mut self, pack: PackRoutes) -> Self {
+        self.packs.push(pack);
+        self
+    }
+
+    /// Listens at the configured address.
+    pub async fn listen(config: &DoorConfig) -> Result<TcpListener, DoorError> {
+        let listen = config.listen;
+        if let Some(problem) = config.problem(listen) {
+            return Err(problem);
+        }
+        TcpListener::bind(listen)
+            .await
+            .map_err(|cause| DoorError::Listen { listen, cause })
+    }
+
+    /// Serves until `closing` is done, then lets what is in hand finish within the configured time.
+    /// Runs on the caller's runtime.
+    ///
+    /// - Errors: at once, for a configuration that would leave the door open to strangers.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        closing: impl Future<Output = ()> + Send,
+    ) -> Result<DoorReport, DoorError> {
+        let at = listener.local_addr().unwrap_or(self.config.listen);
+        let lame_duck = self.config.lame_duck;
+        let (inner, routes) = self.build(at)?;
+        let accepting = tokio::spawn(accept_loop(listener, Arc::clone(&inner), routes));
+        closing.await;
+        inner.leaving.send_replace(true);
+        tokio::time::sleep(lame_duck).await;
+        inner.closing.send_replace(true);
+        let drained = accepting.await;
+        let (drained, cut) = drained.map_or((0, 0), |drained| (drained.in_time, drained.cut));
+        Ok(DoorReport { drained, cut })
+    }
+
+    fn build(self, at: SocketAddr) -> Result<(Arc<Inner>, Router), DoorError> {
+        let Self {
+            handle,
+            mut config,
+            packs,
+        } = self;
+        if let Some(problem) = config.problem(at) {
+            return Err(problem);
+        }
+        config.listen = at;
+        for (index, pack) in packs.iter().enumerate() {
+            if packs[..index].iter().any(|other| other.name == pack.name) {
+                return Err(DoorError::PackTwice {
+                    name: pack.name.clone(),
+                });
+            }
+        }
+        let clock = Clock::start();
+        let rules = Rules {
+            header: config.header_timeout,
+            idle: config.idle_timeout,
+            pace: Pace {
+                window: config.slow_window,
+                rate: config.rate_min,
+            },
+        };
+        let registry = Registry::new(clock, config.connections_max, config.connections_per_ip_max);
+        let mut inner = Inner {
+            keeper: config.token.as_deref().map(Keeper::new),
+            clock,
+            rules,
+            registry: Arc::new(registry),
+            metrics: Metrics::default(),
+            closing: watch::Sender::new(false),
+            leaving: watch::Sender::new(false),
+            subscribers: Arc::new(Semaphore::new(config.subscribers_max)),
+            bulks: Arc::new(Semaphore::new(config.bulk_max)),
+            collecting: Arc::new(Semaphore::new(config.collecting_bytes_max / 1024)),
+            pages: Vec::new(),
+            openapi: routes::openapi::document(&packs),
+            handle,
+            config,
+        };
+        let mut routers = Vec::new();
+        for pack in packs {
+            inner.pages.extend(pack.page.map(|page| (pack.name, page)));
+            routers.push(pack.router);
+        }
+        let inner = Arc::new(inner);
+        let routes = routes::all(&inner, routers);
+        Ok((inner, routes))
+    }
+}

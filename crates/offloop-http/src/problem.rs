@@ -1,0 +1,257 @@
+//! What went wrong, as an answer: RFC 9457 with types that never change.
+
+use std::fmt::Write as _;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use offloop_runtime::EnqueueError;
+use offloop_store::{InsertRefusal, StoreError};
+use offloop_wire::{BodyError, FieldProblem, Problem};
+
+/// Every kind of problem that the door tells: one row, one type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    InvalidJson,
+    InvalidJob,
+    InvalidBody,
+    UnknownTask,
+    InvalidParameter,
+    TooLarge,
+    TooSlow,
+    BodyCut,
+    MediaType,
+    NotFound,
+    Method,
+    Conflict,
+    UniqueConflict,
+    IdempotencyMismatch,
+    QueueFull,
+    TooMany,
+    ShuttingDown,
+    Busy,
+    StoreFailed,
+    DiskFull,
+    Internal,
+    Unauthorized,
+    TooManyAttempts,
+    CrossSite,
+    WrongHost,
+    TimedOut,
+}
+
+impl Kind {
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 26] = [
+        Self::InvalidJson,
+        Self::InvalidJob,
+        Self::InvalidBody,
+        Self::UnknownTask,
+        Self::InvalidParameter,
+        Self::TooLarge,
+        Self::TooSlow,
+        Self::BodyCut,
+        Self::MediaType,
+        Self::NotFound,
+        Self::Method,
+        Self::Conflict,
+        Self::UniqueConflict,
+        Self::IdempotencyMismatch,
+        Self::QueueFull,
+        Self::TooMany,
+        Self::ShuttingDown,
+        Self::Busy,
+        Self::StoreFailed,
+        Self::DiskFull,
+        Self::Internal,
+        Self::Unauthorized,
+        Self::TooManyAttempts,
+        Self::CrossSite,
+        Self::WrongHost,
+        Self::TimedOut,
+    ];
+
+    /// Name, status, title, and seconds after which to try again.
+    #[rustfmt::skip]
+    pub(crate) const fn row(self) -> (&'static str, u16, &'static str, Option<u64>) {
+        match self {
+            Self::InvalidJson => ("invalid-json", 400, "The body is not the JSON that belongs here", None),
+            Self::InvalidJob => ("invalid-job", 422, "The job cannot be as it is asked for", None),
+            Self::InvalidBody => ("invalid-body", 422, "The request cannot be as it is asked for", None),
+            Self::UnknownTask => ("unknown-task", 422, "No such task is declared here", None),
+            Self::InvalidParameter => ("invalid-parameter", 400, "A parameter cannot be", None),
+            Self::TooLarge => ("too-large", 413, "The body is over its limit", None),
+            Self::TooSlow => ("too-slow", 408, "The body came too slowly", None),
+            Self::BodyCut => ("body-cut", 400, "The body ended before its end", None),
+            Self::MediaType => ("media-type", 415, "The body's type is not taken here", None),
+            Self::NotFound => ("not-found", 404, "There is no such thing here", None),
+            Self::Method => ("method-not-allowed", 405, "The method is not taken here", None),
+            Self::Conflict => ("state-conflict", 409, "The job is not in a state for that", None),
+            Self::UniqueConflict => ("unique-conflict", 409, "Another job holds the unique key", None),
+            Self::IdempotencyMismatch => ("idempotency-mismatch", 422, "The Idempotency-Key belongs to another request", None),
+            Self::QueueFull => ("queue-full", 429, "The queue is full", Some(5)),
+            Self::TooMany => ("too-many", 429, "Too many of these are under way", Some(5)),
+            Self::ShuttingDown => ("shutting-down", 503, "The server is shutting down", Some(5)),
+            Self::Busy => ("busy", 503, "The server has no room at the moment", Some(1)),
+            Self::StoreFailed => ("store-failed", 503, "The store failed", Some(2)),
+            Self::DiskFull => ("disk-full", 507, "The disk is full", Some(30)),
+            Self::Internal => ("internal", 500, "The server failed", None),
+            Self::Unauthorized => ("unauthorized", 401, "A token is needed", None),
+            Self::TooManyAttempts => ("too-many-attempts", 429, "Too many wrong tokens", Some(10)),
+            Self::CrossSite => ("cross-site", 403, "The request comes from another site", None),
+            Self::WrongHost => ("wrong-host", 421, "The Host header names another server", None),
+            Self::TimedOut => ("timed-out", 503, "The answer took too long", Some(5)),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn status(self) -> u16 {
+        self.row().1
+    }
+
+    pub(crate) fn say(self, detail: impl Into<String>) -> Problem {
+        let (name, status, title, retry_after) = self.row();
+        Problem {
+            r#type: format!("urn:offloop:problem:{name}"),
+            title: title.into(),
+            status,
+            detail: detail.into(),
+            retry_after,
+            ..Problem::default()
+        }
+    }
+}
+
+/// A problem on its way out of a handler. A pack answers with it too.
+#[derive(Debug)]
+pub struct Refusal(pub(crate) Box<Problem>);
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response<Body> {
+        respond(&self.0)
+    }
+}
+
+pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+pub(crate) fn respond(problem: &Problem) -> Response<Body> {
+    let body = serde_json::to_vec(problem).unwrap_or_default(); // plain texts and numbers
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() =
+        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
+    if let Some(seconds) = problem.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if problem.status == 401 {
+        const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"offloop\"");
+        headers.insert(header::WWW_AUTHENTICATE, BEARER);
+    }
+    response
+}
+
+pub(crate) fn with_fields(mut problem: Problem, errors: Vec<FieldProblem>) -> Problem {
+    problem.field = errors.first().map(|first| first.pointer.clone());
+    if problem.detail.is_empty() {
+        for error in &errors {
+            let gap = if problem.detail.is_empty() { "" } else { "; " };
+            let name = error.pointer.trim_start_matches('/');
+            let _ = write!(problem.detail, "{gap}{name} {}", error.detail);
+        }
+    }
+    problem.errors = errors;
+    problem
+}
+
+pub(crate) fn of_body(error: BodyError) -> Problem {
+    match error {
+        BodyError::Syntax { detail } => Kind::InvalidJson.say(detail),
+        BodyError::Fields(errors) => with_fields(Kind::InvalidJob.say(""), errors),
+    }
+}
+
+pub(crate) fn of_enqueue(error: &EnqueueError) -> Problem {
+    let detail = error.to_string();
+    let field = |kind: Kind, name: &str| {
+        let text = detail.strip_prefix(&format!("{name}: ")).unwrap_or(&detail);
+        let errors = vec![FieldProblem::new(format!("/{name}"), text)];
+        with_fields(kind.say(detail.as_str()), errors)
+    };
+    match error {
+        EnqueueError::UnknownTask { .. } => field(Kind::UnknownTask, "task"),
+        EnqueueError::PayloadTooLarge { .. } => field(Kind::TooLarge, "payload"),
+        EnqueueError::Options(found) => {
+            let errors = found.iter().map(|problem| {
+                FieldProblem::new(format!("/{}", problem.field), problem.message.as_str())
+            });
+            with_fields(Kind::InvalidJob.say(""), errors.collect())
+        }
+        EnqueueError::ShuttingDown => Kind::ShuttingDown.say(detail),
+        EnqueueError::Store(error) => of_store(error),
+        _ => {
+            tracing::error!(%error, "a job was refused for a reason that the door should prevent");
+            Kind::Internal.say("the server could not take the job in; its log says why")
+        }
+    }
+}
+
+pub(crate) fn of_store(error: &StoreError) -> Problem {
+    let kind = match error {
+        StoreError::DiskFull { .. } => Kind::DiskFull,
+        StoreError::Broken { .. } => Kind::StoreFailed,
+        StoreError::Closed => Kind::ShuttingDown,
+        StoreError::Busy { .. } => Kind::Busy,
+        other => {
+            tracing::error!(error = %other, cause = ?std::error::Error::source(other), "the store failed");
+            return Kind::Internal.say("the store could not do it; the server's log says why");
+        }
+    };
+    kind.say(error.to_string())
+}
+
+pub(crate) fn of_refusal(refusal: &InsertRefusal) -> Problem {
+    let (kind, holder) = match refusal {
+        InsertRefusal::UniqueConflict { holder } => (Kind::UniqueConflict, Some(holder)),
+        InsertRefusal::IdempotencyMismatch { holder } => (Kind::IdempotencyMismatch, Some(holder)),
+        InsertRefusal::QueueFull { .. } => (Kind::QueueFull, None),
+    };
+    let mut problem = kind.say(refusal.to_string());
+    problem.job = holder.map(ToString::to_string);
+    problem
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        of_store(&error).into()
+    }
+}
+
+impl From<EnqueueError> for Refusal {
+    fn from(error: EnqueueError) -> Self {
+        of_enqueue(&error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_problem_has_a_type_and_a_title_of_its_own() {
+        let mut seen = HashSet::new();
+        for kind in Kind::ALL {
+            let (name, status, title, _) = kind.row();
+            assert!(seen.insert(name) && seen.insert(title), "{kind:?}");
+            assert!((400..600).contains(&status), "{kind:?}");
+            assert_eq!(respond(&kind.say("x")).status().as_u16(), kind.status());
+        }
+    }
+}

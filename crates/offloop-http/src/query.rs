@@ -1,0 +1,74 @@
+//! Parameters of a URL: known by name, given once, or refused.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use axum::http::Uri;
+
+use crate::problem::{Kind, Refusal};
+
+/// The parameters of one request.
+#[derive(Debug)]
+pub(crate) struct Query<'u> {
+    pairs: Vec<(Cow<'u, str>, Cow<'u, str>)>,
+}
+
+impl<'u> Query<'u> {
+    /// Refuses what is not among `known`, and what is given twice.
+    pub(crate) fn read(uri: &'u Uri, known: &[&str]) -> Result<Self, Refusal> {
+        let text = uri.query().unwrap_or_default();
+        let mut pairs: Vec<(Cow<'u, str>, Cow<'u, str>)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+            if !known.contains(&&*name) {
+                let name = &name[..name.floor_char_boundary(64)];
+                let remedy = match known {
+                    [] => "this route takes none".to_owned(),
+                    known => format!("known are {}", known.join(", ")),
+                };
+                let detail = format!("query parameter {name:?} is unknown; {remedy}");
+                return Err(Kind::InvalidParameter.say(detail).into());
+            }
+            if pairs.iter().any(|pair| pair.0 == name) {
+                let detail = format!("query parameter `{name}` is given twice; give it once");
+                return Err(Kind::InvalidParameter.say(detail).into());
+            }
+            pairs.push((name, value));
+        }
+        Ok(Self { pairs })
+    }
+
+    pub(crate) fn none(uri: &Uri) -> Result<(), Refusal> {
+        Query::read(uri, &[]).map(drop)
+    }
+
+    /// `None` if it is left out or empty.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        let found = self.pairs.iter().find(|pair| pair.0 == name);
+        found.map(|pair| &*pair.1).filter(|text| !text.is_empty())
+    }
+
+    /// Read by the type's own parser; its error says what is allowed.
+    pub(crate) fn parsed<T: FromStr<Err: ToString>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, Refusal> {
+        self.with(name, |text| {
+            text.parse().map_err(|error: T::Err| error.to_string())
+        })
+    }
+
+    pub(crate) fn with<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Refusal> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        read(text).map(Some).map_err(|what| {
+            Kind::InvalidParameter
+                .say(format!("query parameter `{name}`: {what}"))
+                .into()
+        })
+    }
+}

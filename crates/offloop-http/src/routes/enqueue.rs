@@ -1,0 +1,141 @@
+//! `POST /v1/jobs`: one job in, durable before the answer.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use offloop_job::{IdempotencyKey, JobId, NewJob};
+use offloop_store::InsertOutcome;
+use offloop_wire::{FieldProblem, JobReader, JobView, new_job_json};
+
+use super::{Answer, bulk, json, json_bytes, location, no_job, wait};
+use crate::body::collect;
+use crate::door::{Inner, is_set};
+use crate::problem::{Kind, Refusal, of_body, of_refusal};
+use crate::query::Query;
+
+/// What the body is.
+enum Media {
+    One,
+    Many,
+}
+
+fn media(headers: &HeaderMap) -> Result<Media, Refusal> {
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = value
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    match essence {
+        "application/json" => Ok(Media::One),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(Media::Many),
+        other => {
+            let detail = format!(
+                "the body's Content-Type is {:?}; send application/json for one job or application/x-ndjson for many",
+                &other[..other.floor_char_boundary(64)]
+            );
+            Err(Kind::MediaType.say(detail).into())
+        }
+    }
+}
+
+pub(super) async fn post_jobs(State(door): State<Arc<Inner>>, request: Request) -> Answer {
+    match media(request.headers())? {
+        Media::One => one(&door, request).await,
+        Media::Many => bulk::post_many(door, request).await,
+    }
+}
+
+async fn one(door: &Inner, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    Query::none(&parts.uri)?;
+    let collected = collect(body, door.config.job_bytes_max, &door.collecting).await?;
+    let text = &collected.bytes;
+    let now = door.handle.now();
+    let mut job = JobReader::new()
+        .read(text, 0..text.len(), now)
+        .map_err(of_body)?;
+    take_key(&mut job, &parts.headers)?;
+    let wait = wait::asked(&parts.headers);
+
+    // Kept for the answer; the job itself goes to the store.
+    let asked = job.clone();
+    let outcome = door.handle.enqueue(vec![job]).await?.into_iter().next();
+    let (id, existing) = match outcome {
+        Some(InsertOutcome::Created { id, state, .. }) => {
+            if wait.is_none() {
+                let due_at = asked.options.run_at.unwrap_or(now).max(now);
+                let body = new_job_json(id, state, &asked, due_at);
+                let mut response = json_bytes(StatusCode::CREATED, body);
+                response
+                    .headers_mut()
+                    .insert(header::LOCATION, location(id));
+                return Ok(response);
+            }
+            (id, false)
+        }
+        Some(InsertOutcome::Existing { id, .. }) => (id, true),
+        Some(InsertOutcome::Refused(refusal)) => return Err(of_refusal(&refusal).into()),
+        None => return Err(Kind::Internal.say("the store answered nothing").into()),
+    };
+    drop(collected);
+    match wait {
+        Some(within) => answer_or_ticket(door, id, within).await,
+        None => {
+            let job = door.handle.job(id).await?.ok_or_else(|| no_job(id))?;
+            debug_assert!(existing);
+            let mut response = json(StatusCode::OK, &JobView::from(&job))?;
+            response
+                .headers_mut()
+                .insert(header::LOCATION, location(id));
+            Ok(response)
+        }
+    }
+}
+
+/// The header's key; the body may give the same, not another.
+fn take_key(job: &mut NewJob, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(());
+    };
+    // A structured-field string is quoted; a bare one is what most clients send.
+    let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
+    let key = IdempotencyKey::parse(text)
+        .map_err(|error| Kind::InvalidJob.say(format!("the header Idempotency-Key {error}")))?;
+    if job.idempotency.as_ref().is_some_and(|own| *own != key) {
+        let detail = "is not the same as the header Idempotency-Key; send one of them";
+        let mut problem = Kind::InvalidJob.say(format!("idempotency_key {detail}"));
+        problem.errors = vec![FieldProblem::new("/idempotency_key", detail)];
+        return Err(problem.into());
+    }
+    job.idempotency = Some(key);
+    Ok(())
+}
+
+/// 200 with the job if it is final in time, else 202.
+async fn answer_or_ticket(door: &Inner, id: JobId, within: std::time::Duration) -> Answer {
+    let mut closing = door.closing.subscribe();
+    let job = tokio::select! {
+        job = door.handle.wait_final(id, within) => job?,
+        () = is_set(&mut closing) => door.handle.job(id).await?,
+    };
+    let job = job.ok_or_else(|| no_job(id))?;
+    let done = job.summary.state.is_final();
+    let status = if done {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let mut response = json(status, &JobView::from(&job))?;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, location(id));
+    let applied = format!("wait={}", within.as_secs());
+    if let Ok(applied) = HeaderValue::from_str(&applied) {
+        headers.insert("preference-applied", applied);
+    }
+    Ok(response)
+}

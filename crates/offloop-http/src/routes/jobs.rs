@@ -1,0 +1,135 @@
+//! Looking at jobs: pages, one, its log.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
+use bytes::{BufMut as _, BytesMut};
+use offloop_job::limits::PAGE_ROWS_MAX;
+use offloop_job::{FailureClass, JobState};
+use offloop_store::{Cursor, JobFilter, ListRequest};
+use offloop_wire::{JobList, JobView};
+
+use super::{Answer, job_id, json, no_job, wait};
+use crate::door::{Inner, is_set};
+use crate::problem::Kind;
+use crate::query::Query;
+
+const LIMIT_DEFAULT: u16 = 50;
+const CURSOR_BYTES_MAX: usize = 256;
+
+fn names(all: impl Iterator<Item = &'static str>) -> String {
+    all.collect::<Vec<_>>().join(", ")
+}
+
+pub(super) async fn list(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
+    let known = ["task", "queue", "state", "tag", "class", "limit", "cursor"];
+    let query = Query::read(&uri, &known)?;
+    let filter = JobFilter {
+        task: query.parsed("task")?,
+        queue: query.parsed("queue")?,
+        state: query.with("state", |text| {
+            JobState::from_name(text).ok_or_else(|| {
+                let known = names(JobState::ALL.iter().map(|state| state.as_str()));
+                format!("is {text:?}; known are {known}")
+            })
+        })?,
+        tag: query.parsed("tag")?,
+        class: query.with("class", |text| {
+            FailureClass::from_name(text).ok_or_else(|| {
+                let known = names(FailureClass::ALL.iter().map(|class| class.as_str()));
+                format!("is {text:?}; known are {known}")
+            })
+        })?,
+    };
+    let limit = query.with("limit", |text| match text.parse() {
+        Ok(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),
+        _ => Err(format!("is {text:?}; give 1 to {PAGE_ROWS_MAX}")),
+    })?;
+    let cursor = query.with("cursor", |text| {
+        // Made by the engine, which alone can read it: only what it never makes is refused here.
+        let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if text.len() <= CURSOR_BYTES_MAX && plain {
+            Ok(Cursor(text.into()))
+        } else {
+            Err("is none; give the next_cursor of the page before".into())
+        }
+    })?;
+    let now = door.handle.now();
+    let limit = limit.unwrap_or(LIMIT_DEFAULT);
+    let page = door
+        .handle
+        .jobs(ListRequest {
+            now,
+            filter,
+            limit,
+            cursor,
+        })
+        .await?;
+    let body = JobList {
+        jobs: page.jobs.iter().map(JobView::from).collect(),
+        next_cursor: page.next.map(|cursor| cursor.0.into()),
+    };
+    json(StatusCode::OK, &body)
+}
+
+/// `Prefer: wait=N` waits for the end.
+pub(super) async fn one(
+    State(door): State<Arc<Inner>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Answer {
+    Query::none(&uri)?;
+    let id = job_id(&id)?;
+    let job = match wait::asked(&headers) {
+        None => door.handle.job(id).await?,
+        Some(within) => {
+            let mut closing = door.closing.subscribe();
+            tokio::select! {
+                job = door.handle.wait_final(id, within) => job?,
+                () = is_set(&mut closing) => door.handle.job(id).await?,
+            }
+        }
+    };
+    let job = job.ok_or_else(|| no_job(id))?;
+    json(StatusCode::OK, &JobView::from(&job))
+}
+
+/// Output of one attempt, the last one unless another is named.
+pub(super) async fn logs(
+    State(door): State<Arc<Inner>>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Answer {
+    let query = Query::read(&uri, &["attempt"])?;
+    let number: Option<u16> = query.parsed("attempt")?;
+    let id = job_id(&id)?;
+    let job = door.handle.job(id).await?.ok_or_else(|| no_job(id))?;
+    let mut attempts = job.attempts.iter().rev();
+    let attempt = match number {
+        None => attempts.next(),
+        Some(number) => Some(
+            attempts
+                .find(|attempt| attempt.number == number)
+                .ok_or_else(|| {
+                    Kind::NotFound.say(format!("attempt {number} of job {id} is not on record"))
+                })?,
+        ),
+    };
+    let mut text = BytesMut::new();
+    if let Some(log) = attempt.map(|attempt| &attempt.log) {
+        text.put_slice(&log.head);
+        if log.dropped_bytes > 0 {
+            let gap = format!("\n... {} bytes are not kept ...\n", log.dropped_bytes);
+            text.put_slice(gap.as_bytes());
+        }
+        text.put_slice(&log.tail);
+    }
+    // Bytes as the task wrote them: not always UTF-8, never a page (nosniff).
+    let mut response = Response::new(Body::from(text.freeze()));
+    const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
+    Ok(response)
+}

@@ -1,0 +1,143 @@
+//! Every route, in one table. The open ones hold nothing that a token guards.
+
+mod act;
+mod bulk;
+mod enqueue;
+mod events;
+mod health;
+mod jobs;
+mod lines;
+pub(crate) mod openapi;
+mod pages;
+mod queues;
+mod session;
+mod wait;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use axum::routing::{delete, get, post};
+use bytes::Bytes;
+use offloop_job::JobId;
+use serde::Serialize;
+
+use crate::auth;
+use crate::door::Inner;
+use crate::problem::{Kind, Refusal};
+
+/// What handlers answer.
+type Answer = Result<Response<Body>, Refusal>;
+
+/// The router of the door, with the packs' routes under the same guard.
+pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
+    let mut guarded = Router::new()
+        .route("/v1/jobs", post(enqueue::post_jobs).get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::one).delete(act::forget))
+        .route("/v1/jobs/{id}/logs", get(jobs::logs))
+        .route("/v1/jobs/{id}/cancel", post(act::cancel))
+        .route("/v1/jobs/{id}/retry", post(act::retry))
+        .route("/v1/tasks", get(queues::tasks))
+        .route("/v1/queues", get(queues::queues))
+        .route("/v1/queues/{name}/pause", post(queues::pause))
+        .route("/v1/queues/{name}/resume", post(queues::resume))
+        .route("/v1/nodes", get(queues::nodes))
+        .route("/v1/events", get(events::events))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::get))
+        .route("/packs.json", get(pages::packs))
+        .with_state(Arc::clone(door));
+    for pack in packs {
+        guarded = guarded.merge(pack);
+    }
+    let mut guarded = guarded
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method);
+    if door.keeper.is_some() {
+        let require = axum::middleware::from_fn_with_state(Arc::clone(door), auth::require);
+        guarded = guarded.layer(require);
+    }
+    let open = Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route(
+            "/session",
+            get(session::get)
+                .post(session::post)
+                .merge(delete(session::delete)),
+        )
+        .route("/", get(pages::index))
+        .route("/assets/{file}", get(pages::asset))
+        .route("/packs/{file}", get(pages::pack))
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(Arc::clone(door));
+    guarded.merge(open)
+}
+
+async fn not_found(uri: Uri) -> Refusal {
+    let path = &uri.path()[..uri.path().floor_char_boundary(128)];
+    Kind::NotFound
+        .say(format!(
+            "no route is {path:?}; GET /openapi.json lists them"
+        ))
+        .into()
+}
+
+async fn wrong_method(method: Method) -> Refusal {
+    let name = &method.as_str()[..method.as_str().floor_char_boundary(32)];
+    Kind::Method
+        .say(format!(
+            "{name} is not taken here; the Allow header names what is"
+        ))
+        .into()
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// JSON that is written already.
+fn json_bytes(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+fn json<T: Serialize>(status: StatusCode, body: &T) -> Answer {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => Ok(json_bytes(status, bytes)),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written as JSON");
+            Err(Kind::Internal.say("the answer could not be written").into())
+        }
+    }
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// `/v1/jobs/{id}`.
+fn location(id: JobId) -> HeaderValue {
+    let mut path = Vec::with_capacity(45);
+    path.extend_from_slice(b"/v1/jobs/");
+    path.extend_from_slice(id.encode(&mut [0; 36]).as_bytes());
+    HeaderValue::from_maybe_shared(Bytes::from(path))
+        .unwrap_or(HeaderValue::from_static("/v1/jobs"))
+}
+
+/// An id in a path; what is none names no job.
+fn job_id(text: &str) -> Result<JobId, Refusal> {
+    text.parse().map_err(|error: offloop_job::ParseJobIdError| {
+        Kind::NotFound
+            .say(format!("no job has that id: {error}"))
+            .into()
+    })
+}
+
+fn no_job(id: JobId) -> Refusal {
+    let detail = format!("job {id} is not here: it never was, or it was deleted or pruned");
+    Kind::NotFound.say(detail).into()
+}

@@ -1,0 +1,167 @@
+//! One request from head to answer: guarded, timed, counted, and given the headers that every
+//! answer has. Routes are behind it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tower_service::Service as _;
+
+use crate::body::Paced;
+use crate::conn::ConnState;
+use crate::door::Inner;
+use crate::guard;
+use crate::problem::{Kind, respond};
+
+/// The routes as one connection sees them.
+#[derive(Debug)]
+pub(crate) struct DoorService {
+    door: Arc<Inner>,
+    routes: Router,
+    conn: Arc<ConnState>,
+}
+
+impl DoorService {
+    pub(crate) fn new(door: Arc<Inner>, routes: Router, conn: Arc<ConnState>) -> Self {
+        Self { door, routes, conn }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for DoorService {
+    type Response = Response<Tracked>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.conn.request_begins();
+        let in_hand = InHand(Arc::clone(&self.conn));
+        let (door, routes) = (Arc::clone(&self.door), self.routes.clone());
+        Box::pin(async move { Ok(answer(door, routes, request, in_hand).await) })
+    }
+}
+
+async fn answer(
+    door: Arc<Inner>,
+    mut routes: Router,
+    request: Request<Incoming>,
+    in_hand: InHand,
+) -> Response<Tracked> {
+    let begun = Instant::now();
+    let (parts, body) = request.into_parts();
+    let method = parts.method.clone();
+    let timed = !parts.headers.contains_key("prefer");
+    let refused = guard::check_host(&door.config, &parts).and_then(|()| guard::check_site(&parts));
+    let mut response = match refused {
+        Err(problem) => respond(&problem),
+        Ok(()) => {
+            let conn = Arc::clone(&in_hand.0);
+            let body = Body::new(Paced::new(body, door.rules.pace, Arc::clone(&conn)));
+            let request = Request::from_parts(parts, body);
+            let routed = routes.call(request);
+            bounded(routed, door.config.request_timeout, &conn).await
+        }
+    };
+    dress(response.headers_mut());
+    door.metrics
+        .request(&method, response.status(), begun.elapsed(), timed);
+    response.map(|body| Tracked {
+        body,
+        _in_hand: in_hand,
+    })
+}
+
+/// The answer in time, or 503. The time begins when the body was last waited for.
+async fn bounded(
+    routed: impl Future<Output = Result<Response<Body>, Infallible>>,
+    limit: Duration,
+    conn: &ConnState,
+) -> Response<Body> {
+    let mut routed = std::pin::pin!(routed);
+    let mut wait = limit;
+    loop {
+        match tokio::time::timeout(wait, routed.as_mut()).await {
+            Ok(Ok(response)) => return response,
+            Err(_) => match conn.since_body() {
+                Some(since) if since < limit => wait = limit.saturating_sub(since),
+                _ => {
+                    let detail = format!("there was no answer within {limit:?}");
+                    return respond(&Kind::TimedOut.say(detail));
+                }
+            },
+        }
+    }
+}
+
+/// Strict for every answer; a page of the dashboard brings its own policy.
+const HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    ),
+    (
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    ),
+    (
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    ),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+];
+
+fn dress(headers: &mut HeaderMap) {
+    for (name, value) in HEADERS {
+        if let header::Entry::Vacant(entry) = headers.entry(name) {
+            entry.insert(value);
+        }
+    }
+}
+
+/// A request whose answer is not finished.
+#[derive(Debug)]
+struct InHand(Arc<ConnState>);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.request_ends();
+    }
+}
+
+/// The body of an answer; its connection is busy until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    body: Body,
+    _in_hand: InHand,
+}
+
+impl HttpBody for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
