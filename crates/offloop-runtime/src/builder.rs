@@ -11,7 +11,7 @@ use offloop_store::{Engine, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::RuntimeConfig;
+use crate::config::{RuntimeConfig, TaskDefaults};
 use crate::handle::{Parts, RuntimeHandle, Shared};
 use crate::hooks::TaskHook;
 use crate::keeper::{self, Input};
@@ -46,6 +46,7 @@ pub struct RuntimeBuilder {
     engine: Arc<dyn Engine>,
     lanes: Vec<Arc<dyn Lane>>,
     hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
+    defaults: HashMap<TaskName, TaskDefaults>,
     clock: Arc<dyn Clock>,
     config: RuntimeConfig,
     node: NodeId,
@@ -68,6 +69,7 @@ impl RuntimeBuilder {
             engine,
             lanes: Vec::new(),
             hooks: HashMap::new(),
+            defaults: HashMap::new(),
             clock: Arc::new(SystemClock),
             config: RuntimeConfig::default(),
             node,
@@ -84,6 +86,13 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn hook(mut self, task: TaskName, hook: Arc<dyn TaskHook>) -> Self {
         self.hooks.insert(task, hook);
+        self
+    }
+
+    /// Limits of this task's jobs, before those that its lane names.
+    #[must_use]
+    pub fn defaults(mut self, task: TaskName, defaults: TaskDefaults) -> Self {
+        self.defaults.insert(task, defaults);
         self
     }
 
@@ -134,11 +143,17 @@ impl RuntimeBuilder {
     /// work out. Blocks until that is done; call it outside any async runtime.
     pub fn start(self) -> Result<Runtime, StartError> {
         let routes = self.routes()?;
+        let mut defaults = self.defaults;
+        for info in self.lanes.iter().flat_map(|lane| lane.tasks()) {
+            let own = defaults.entry(info.name.clone()).or_default();
+            own.timeout = own.timeout.or(info.timeout);
+        }
         let (inbox, inputs) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::new(Parts {
             engine: self.engine,
             lanes: self.lanes,
             routes,
+            defaults,
             hooks: self.hooks,
             clock: self.clock,
             seed: self.seed,

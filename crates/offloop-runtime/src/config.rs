@@ -31,3 +31,12 @@ impl Default for RuntimeConfig {
         }
     }
 }
+
+/// Limits of a task's jobs where they name none. `None`: the job's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskDefaults {
+    pub timeout: Option<Duration>,
+    pub cpu_limit: Option<Duration>,
+    pub memory_limit_bytes: Option<u64>,
+    pub stall_timeout: Option<Duration>,
+}

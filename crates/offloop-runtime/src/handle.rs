@@ -22,7 +22,7 @@ use offloop_store::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::clock::{Clock, Dice};
-use crate::config::RuntimeConfig;
+use crate::config::{RuntimeConfig, TaskDefaults};
 use crate::hooks::{FinalEnd, TaskHook};
 use crate::keeper::Input;
 use crate::path::enqueue::{self, EnqueueError};
@@ -74,6 +74,7 @@ pub(crate) struct Shared {
     /// Task to lane.
     pub(crate) routes: HashMap<TaskName, usize>,
     pub(crate) tasks: Vec<TaskView>,
+    pub(crate) defaults: HashMap<TaskName, TaskDefaults>,
     pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dice: Dice,
@@ -102,6 +103,7 @@ pub(crate) struct Parts {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) lanes: Vec<Arc<dyn Lane>>,
     pub(crate) routes: HashMap<TaskName, usize>,
+    pub(crate) defaults: HashMap<TaskName, TaskDefaults>,
     pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: u64,
@@ -125,6 +127,7 @@ impl Shared {
             engine: parts.engine,
             lanes: parts.lanes,
             routes: parts.routes,
+            defaults: parts.defaults,
             hooks: parts.hooks,
             clock: parts.clock,
             dice: Dice::new(parts.seed),

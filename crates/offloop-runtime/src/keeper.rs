@@ -342,11 +342,8 @@ impl Keeper {
                 tracing::error!(job = %claimed.id, task = %claimed.task, "the store gave out a task that was not asked for");
                 continue;
             };
-            let info = self.shared.lanes[lane]
-                .tasks()
-                .iter()
-                .find(|t| t.name == claimed.task);
-            work[lane].push(dispatch::work(&claimed, info));
+            let defaults = self.shared.defaults.get(claimed.task.as_str()).copied();
+            work[lane].push(dispatch::work(&claimed, defaults.unwrap_or_default()));
             let cancelling = self.stop_early.remove(&claimed.lease);
             if cancelling {
                 stop_now.push((lane, claimed.lease));

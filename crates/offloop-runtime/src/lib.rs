@@ -17,7 +17,7 @@ mod shutdown;
 mod upkeep;
 
 pub use builder::{Runtime, RuntimeBuilder, StartError};
-pub use config::RuntimeConfig;
+pub use config::{RuntimeConfig, TaskDefaults};
 pub use handle::{CancelOutcome, LaneView, QueryError, RuntimeHandle, TaskView};
 pub use hooks::{FinalEnd, TaskHook};
 pub use path::enqueue::EnqueueError;

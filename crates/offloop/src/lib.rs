@@ -1,1 +1,53 @@
-//! Skeleton.
+//! offloop for Rust programs: durable jobs on lanes that really stop.
+//!
+//! ```no_run
+//! use offloop::{Builder, NewJob, NewJobExt, TaskOutput};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Builder::embedded("./offloop-data")
+//!     .cpu_task("greet", |context| {
+//!         let name: String = offloop::payload(context)?;
+//!         Ok(TaskOutput::json(format!("\"hello {name}\"")))
+//!     })?
+//!     .start()?;
+//! let job = NewJob::of("greet", &"world")?;
+//! let outcomes = offloop::block_on(server.handle().enqueue(vec![job]))?;
+//! # Ok(()) }
+//! ```
+//!
+//! A [`Pack`] brings tasks, lanes, routes and a dashboard page that belong together.
+//!
+//! Must never: hold logic of the path itself. It names things, and puts them together.
+
+mod builder;
+mod builtin;
+mod pack;
+mod task;
+
+pub use builder::{BuildError, Builder, Server};
+pub use pack::{Pack, PackError, Setup};
+pub use task::{NewJobError, NewJobExt, payload};
+
+pub use offloop_http as http;
+pub use offloop_job as job;
+pub use offloop_job::{
+    Failure, FailureClass, JobId, JobOptions, JobState, NewJob, OnConflict, QueueName, RecordWrite,
+    TaskName, Timestamp, Unique, UniqueKey, UniqueScope,
+};
+pub use offloop_lane as lane;
+pub use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};
+pub use offloop_lane_cpu as lane_cpu;
+pub use offloop_lane_io as lane_io;
+pub use offloop_lane_process as lane_process;
+pub use offloop_runtime as runtime;
+pub use offloop_runtime::{
+    FinalEnd, RuntimeConfig, RuntimeHandle, ShutdownPlan, ShutdownReport, TaskDefaults, TaskHook,
+};
+pub use offloop_store as store;
+pub use offloop_store_memory as store_memory;
+pub use offloop_store_sqlite as store_sqlite;
+pub use offloop_wire as wire;
+
+/// Waits for a future on this thread. For tasks on the `cpu` lane that ask the server something;
+/// never on a reactor thread.
+pub use pollster::block_on;

@@ -1,0 +1,26 @@
+//! Benchmarks and reliability campaigns, run by hand or by `just`. Each prints its machine, versions
+//! and durability, and JSON lines for scripts.
+
+mod path;
+mod report;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runtime, embedded store and CPU lane in one process, without HTTP
+    Path(path::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Path(args) => path::run(&args),
+    }
+}

@@ -1,0 +1,334 @@
+//! Puts a server together: a store, lanes, tasks, packs.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use offloop_http::PackRoutes;
+use offloop_job::{NameError, NodeId, TaskName};
+use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
+use offloop_lane_cpu::{CpuLane, CpuLaneBuilder};
+use offloop_lane_io::{IoLane, IoLaneBuilder};
+use offloop_lane_process::{Host, HostConfig, HostError, ProcessLane, ProcessSpec, SHIM_COMMAND};
+use offloop_runtime::clock::{Clock, SystemClock};
+use offloop_runtime::{
+    Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle, ShutdownPlan, ShutdownReport,
+    StartError, TaskDefaults, TaskHook,
+};
+use offloop_store::Engine;
+use offloop_store_memory::{MemoryOptions, MemoryStore};
+use offloop_store_sqlite::{OpenError, SqliteOptions, SqliteStore};
+use tokio::sync::oneshot;
+
+use crate::builtin;
+use crate::pack::{Pack, PackError, Setup};
+
+/// Why a server cannot be built or started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    #[error("task: {0}")]
+    TaskName(#[from] NameError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Where jobs are kept.
+enum Store {
+    /// SQLite in the data directory.
+    Embedded {
+        queue_jobs_max: u64,
+    },
+    /// Gone with the process: for tests.
+    Memory,
+    Given(Arc<dyn Engine>),
+}
+
+/// Queues take this many jobs unless the operator says otherwise.
+const QUEUE_JOBS_MAX_DEFAULT: u64 = 10_000_000;
+
+/// What a server is made of.
+pub struct Builder {
+    data: PathBuf,
+    store: Store,
+    config: RuntimeConfig,
+    cpu: CpuLaneBuilder,
+    io: IoLaneBuilder,
+    processes: Vec<ProcessSpec>,
+    defaults: Vec<(TaskName, TaskDefaults)>,
+    packs: Vec<Box<dyn Pack>>,
+    shim: Option<PathBuf>,
+    environment: Vec<(OsString, OsString)>,
+    seed: Option<u64>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("data", &self.data)
+            .field("processes", &self.processes)
+            .field("packs", &self.packs)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// Jobs are kept in SQLite in this folder, which is made if it is not there.
+    pub fn embedded(data: impl Into<PathBuf>) -> Self {
+        Self::with(
+            data.into(),
+            Store::Embedded {
+                queue_jobs_max: QUEUE_JOBS_MAX_DEFAULT,
+            },
+        )
+    }
+
+    /// Jobs are gone with the process; `data` still holds what lanes and packs write.
+    pub fn in_memory(data: impl Into<PathBuf>) -> Self {
+        Self::with(data.into(), Store::Memory)
+    }
+
+    fn with(data: PathBuf, store: Store) -> Self {
+        Self {
+            data,
+            store,
+            config: RuntimeConfig::default(),
+            cpu: builtin::on_cpu(CpuLane::builder("cpu")),
+            io: builtin::on_io(IoLane::builder("io")),
+            processes: Vec::new(),
+            defaults: Vec::new(),
+            packs: Vec::new(),
+            shim: None,
+            environment: Vec::new(),
+            seed: None,
+        }
+    }
+
+    /// Another engine than the embedded one.
+    #[must_use]
+    pub fn engine(mut self, engine: Arc<dyn Engine>) -> Self {
+        self.store = Store::Given(engine);
+        self
+    }
+
+    /// Of the embedded engine: jobs that one queue takes; default 10 million.
+    #[must_use]
+    pub fn queue_jobs_max(mut self, jobs: u64) -> Self {
+        if let Store::Embedded { queue_jobs_max } = &mut self.store {
+            *queue_jobs_max = jobs;
+        }
+        self
+    }
+
+    #[must_use]
+    pub fn config(mut self, config: RuntimeConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Threads of the `cpu` lane; default by affinity and cgroup quota.
+    #[must_use]
+    pub fn cpu_threads(mut self, threads: u16) -> Self {
+        self.cpu = self.cpu.threads(threads);
+        self
+    }
+
+    /// Of ids and jitter, for runs that can be repeated; default from the clock and the process.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The program whose hidden `__shim` command starts children; default this very program.
+    #[must_use]
+    pub fn shim(mut self, program: impl Into<PathBuf>) -> Self {
+        self.shim = Some(program.into());
+        self
+    }
+
+    /// What children may be given of the program's environment: PATH, HOME, LANG, TZ and TMPDIR
+    /// are passed on, nothing else.
+    #[must_use]
+    pub fn environment(mut self, all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        self.environment = all.into_iter().collect();
+        self
+    }
+
+    /// A task of Rust code that computes.
+    pub fn cpu_task<F>(self, name: &str, run: F) -> Result<Self, BuildError>
+    where
+        F: Fn(&TaskContext) -> Result<TaskOutput, TaskError> + Send + Sync + 'static,
+    {
+        let info = TaskInfo {
+            name: TaskName::parse(name)?,
+            timeout: None,
+            about: "".into(),
+        };
+        Ok(self.cpu_task_with(info, run))
+    }
+
+    /// The same, with defaults for its jobs.
+    #[must_use]
+    pub fn cpu_task_with<F>(mut self, info: TaskInfo, run: F) -> Self
+    where
+        F: Fn(&TaskContext) -> Result<TaskOutput, TaskError> + Send + Sync + 'static,
+    {
+        self.cpu = self.cpu.task(info, Arc::new(run));
+        self
+    }
+
+    /// A task of Rust code that waits.
+    pub fn io_task<F, R>(mut self, name: &str, run: F) -> Result<Self, BuildError>
+    where
+        F: Fn(TaskContext) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<TaskOutput, TaskError>> + Send + 'static,
+    {
+        let info = TaskInfo {
+            name: TaskName::parse(name)?,
+            timeout: None,
+            about: "".into(),
+        };
+        self.io = self
+            .io
+            .task(info, Arc::new(move |context| Box::pin(run(context))));
+        Ok(self)
+    }
+
+    /// A task in any language, as a child process.
+    #[must_use]
+    pub fn process_task(mut self, spec: ProcessSpec) -> Self {
+        self.processes.push(spec);
+        self
+    }
+
+    /// Limits of a task's jobs where they name none.
+    #[must_use]
+    pub fn task_defaults(mut self, task: TaskName, defaults: TaskDefaults) -> Self {
+        self.defaults.push((task, defaults));
+        self
+    }
+
+    #[must_use]
+    pub fn pack(mut self, pack: impl Pack + 'static) -> Self {
+        self.packs.push(Box::new(pack));
+        self
+    }
+
+    /// Opens the store, starts the lanes, rescues what an earlier run left, and begins to work.
+    /// Blocks until then; call it outside any async runtime.
+    pub fn start(self) -> Result<Server, BuildError> {
+        let clock = SystemClock;
+        let now = clock.now().as_millis();
+        let pid = std::process::id();
+        let seed = self.seed.unwrap_or(now ^ (u64::from(pid) << 44));
+        let engine: Arc<dyn Engine> = match self.store {
+            Store::Embedded { queue_jobs_max } => {
+                let options = SqliteOptions {
+                    queue_jobs_max,
+                    ..SqliteOptions::new(&self.data, seed)
+                };
+                Arc::new(SqliteStore::open(options)?)
+            }
+            Store::Memory => Arc::new(MemoryStore::new(MemoryOptions {
+                id_seed: seed,
+                queue_jobs_max: QUEUE_JOBS_MAX_DEFAULT,
+            })),
+            Store::Given(engine) => engine,
+        };
+        let mut host = HostConfig::new(self.data.join("run"));
+        if let Some(program) = self.shim {
+            host = host.shim(program, [SHIM_COMMAND]);
+        }
+        let host = Host::open(host.environment(self.environment))?;
+        let mut lanes: Vec<Arc<dyn Lane>> =
+            vec![Arc::new(self.cpu.build()), Arc::new(self.io.build())];
+        for spec in self.processes {
+            lanes.push(Arc::new(ProcessLane::new(spec, Arc::clone(&host))));
+        }
+        let mut packs = self.packs;
+        let mut hooks: Vec<(TaskName, Arc<dyn TaskHook>)> = Vec::new();
+        for pack in &mut packs {
+            pack.install(&mut Setup {
+                data: &self.data,
+                host: &host,
+                lanes: &mut lanes,
+                hooks: &mut hooks,
+            })?;
+        }
+        let node = NodeId(format!("{now}-{pid}").into());
+        let mut builder = RuntimeBuilder::new(engine, node)
+            .config(self.config)
+            .seed(seed);
+        for lane in lanes {
+            builder = builder.lane(lane);
+        }
+        for (task, defaults) in self.defaults {
+            builder = builder.defaults(task, defaults);
+        }
+        for (task, hook) in hooks {
+            builder = builder.hook(task, hook);
+        }
+        let runtime = builder.start()?;
+        let mut routes = Vec::new();
+        for pack in packs {
+            routes.push(pack.open(runtime.handle())?);
+        }
+        Ok(Server {
+            runtime,
+            routes,
+            data: self.data,
+        })
+    }
+}
+
+/// A running server without its door.
+pub struct Server {
+    runtime: Runtime,
+    routes: Vec<PackRoutes>,
+    data: PathBuf,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("data", &self.data)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    pub fn handle(&self) -> &RuntimeHandle {
+        self.runtime.handle()
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The packs' routes, for the door. Once.
+    pub fn take_routes(&mut self) -> Vec<PackRoutes> {
+        std::mem::take(&mut self.routes)
+    }
+
+    /// No more jobs are taken in; nothing else changes yet.
+    pub fn refuse_new(&self) {
+        self.runtime.refuse_new();
+    }
+
+    /// Drains, stops, hands back, closes the store. `force` cuts the drain short.
+    pub async fn shutdown(
+        self,
+        plan: ShutdownPlan,
+        force: oneshot::Receiver<()>,
+    ) -> ShutdownReport {
+        self.runtime.shutdown(plan, force).await
+    }
+}

@@ -1,0 +1,68 @@
+//! What belongs together: tasks, lanes, rows, routes and a page.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use offloop_http::PackRoutes;
+use offloop_job::TaskName;
+use offloop_lane::Lane;
+use offloop_lane_process::Host;
+use offloop_runtime::{RuntimeHandle, TaskHook};
+
+/// A pack that cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+#[error("pack `{pack}`: {message}")]
+pub struct PackError {
+    pub pack: &'static str,
+    pub message: String,
+}
+
+/// One pack. Built on the facade alone.
+pub trait Pack: Send + fmt::Debug {
+    /// Also its place in URLs: `/v1/NAME/...`.
+    fn name(&self) -> &'static str;
+
+    /// Adds its lanes and hooks, before the server starts.
+    fn install(&mut self, setup: &mut Setup<'_>) -> Result<(), PackError>;
+
+    /// Brings its rows and the jobs in step after a restart, and answers its routes. The server
+    /// runs already.
+    fn open(self: Box<Self>, server: &RuntimeHandle) -> Result<PackRoutes, PackError>;
+}
+
+/// What a pack may add to.
+pub struct Setup<'a> {
+    pub(crate) data: &'a Path,
+    pub(crate) host: &'a Arc<Host>,
+    pub(crate) lanes: &'a mut Vec<Arc<dyn Lane>>,
+    pub(crate) hooks: &'a mut Vec<(TaskName, Arc<dyn TaskHook>)>,
+}
+
+impl Setup<'_> {
+    /// The server's data directory. A pack keeps its files in a folder of its own name in it.
+    pub fn data(&self) -> &Path {
+        self.data
+    }
+
+    /// Where process lanes are started from.
+    pub fn host(&self) -> &Arc<Host> {
+        self.host
+    }
+
+    pub fn lane(&mut self, lane: Arc<dyn Lane>) {
+        self.lanes.push(lane);
+    }
+
+    pub fn hook(&mut self, task: TaskName, hook: Arc<dyn TaskHook>) {
+        self.hooks.push((task, hook));
+    }
+}
+
+impl fmt::Debug for Setup<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("data", &self.data)
+            .finish_non_exhaustive()
+    }
+}
