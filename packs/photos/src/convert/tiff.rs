@@ -57,6 +57,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Raster, ConvertErr
             message: format!("TIFF pixels of kind {kind:?}"),
         });
     };
+    let samples = in_order(samples, &mut decoder, kind)?;
     let (model, samples) = match kind {
         ColorType::Gray(bits @ (1 | 2 | 4 | 8)) => {
             let indices = unpack(samples, width as usize, height as usize, u32::from(bits))?;
@@ -92,6 +93,26 @@ fn unsupported(error: tiff::TiffError) -> ConvertError {
         },
         other => ConvertError::corrupt(other),
     }
+}
+
+/// Undoes fill order 2 (the first pixel of a byte in its lowest bits), which the crate ignores.
+fn in_order<R: Read + Seek>(
+    mut samples: Vec<u8>,
+    decoder: &mut Decoder<R>,
+    kind: ColorType,
+) -> Result<Vec<u8>, ConvertError> {
+    let tag = |decoder: &mut Decoder<R>, tag| decoder.find_tag_unsigned::<u16>(tag).ok().flatten();
+    if kind.bit_depth() >= 8 || tag(decoder, Tag::FillOrder) != Some(2) {
+        return Ok(samples);
+    }
+    if tag(decoder, Tag::Compression).is_some_and(|method| method != 1) {
+        let message = "compressed TIFF with reversed bits".to_owned();
+        return Err(ConvertError::Unsupported { message });
+    }
+    for byte in &mut samples {
+        *byte = byte.reverse_bits();
+    }
+    Ok(samples)
 }
 
 /// One sample per byte.
