@@ -20,6 +20,7 @@ const SEQUENCES_WITH_RESTARTS: u32 = 50;
 const CALLS_MAX: usize = 200;
 /// Tries to find a shorter plan that differs too.
 const SHRINKS_MAX: u32 = 4_000;
+const SHRINK_MS_MAX: u32 = 20_000;
 
 pub(crate) fn agrees_with_the_oracle(kit: &Kit) {
     compare(kit.harness(), SEED, SEQUENCES, CALLS_MAX, Restarts::Never);
@@ -50,6 +51,7 @@ pub fn compare(harness: &dyn Harness, seed: u64, sequences: u32, calls: usize, r
             cases: 1,
             failure_persistence: None,
             max_shrink_iters: SHRINKS_MAX,
+            max_shrink_time: SHRINK_MS_MAX,
             ..Config::default()
         };
         let bytes: Vec<u8> = seed.to_le_bytes().repeat(4);

@@ -83,6 +83,7 @@ pub fn the_longest_log_and_message(kit: &Kit) {
     store.settle_one(at(1), end);
     let shown = store.job(claimed.id);
     assert!(shown.attempts[0].log == report.log);
+    assert!(shown.attempts[0].failure == report.failure);
     assert!(shown.summary.failure == report.failure);
 }
 
