@@ -56,6 +56,12 @@ pub struct ProcessSpec {
     pub grace: Duration,
     /// From SIGTERM to SIGKILL, for `process`.
     pub term_grace: Duration,
+    /// For jobs that ask for none of their own: processor time of the tree.
+    pub cpu_limit: Option<Duration>,
+    /// Likewise: resident memory of the tree.
+    pub memory_limit_bytes: Option<u64>,
+    /// Likewise: longest time without a progress note; for `process`, commands have no way to note.
+    pub stall_timeout: Option<Duration>,
     /// Hard cap on the child's own private memory (RLIMIT_DATA). Leave it well over the jobs'
     /// limit, which is watched on the whole tree and fails with a sentence; this one fails with an
     /// allocation that is refused.
@@ -80,6 +86,9 @@ impl ProcessSpec {
             start_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(2),
             term_grace: Duration::from_millis(500),
+            cpu_limit: None,
+            memory_limit_bytes: None,
+            stall_timeout: None,
             data_limit_bytes: None,
             args_from_payload: false,
             hooks: None,

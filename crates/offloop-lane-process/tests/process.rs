@@ -491,3 +491,19 @@ fn a_payload_and_a_result_of_a_megabyte_pass_whole() {
     lane.start(vec![work(1, "task", &large)]);
     assert_eq!(result(&sink.ended(1)), large);
 }
+
+#[test]
+fn the_guide_s_example_really_runs() {
+    let guide = include_str!("../../../docs/guides/process-protocol.md");
+    let code = guide
+        .split("```perl\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let bench = Bench::new();
+    let file = bench.file("echo.pl", code.unwrap());
+    let (lane, sink) = bench.process(&["perl", file.to_str().unwrap()]);
+    for lease in 1..=3 {
+        lane.start(vec![work(lease, "task", "{\"a\": 1}")]);
+        assert_eq!(result(&sink.ended(lease)), "{\"a\": 1}");
+    }
+}

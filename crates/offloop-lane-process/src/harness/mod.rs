@@ -97,13 +97,13 @@ pub(crate) fn missing_file(spec: &ProcessSpec) -> Option<PathBuf> {
         return None;
     }
     let (_, at) = choose(spec)?;
-    let base = spec.cwd.clone().unwrap_or_else(PathBuf::new);
+    let base = spec.cwd.clone().unwrap_or_default();
     let file = base.join(spec.command.get(at)?);
     std::fs::File::open(&file).is_err().then_some(file)
 }
 
 fn speaks(spec: &ProcessSpec, at: usize) -> bool {
-    let base = spec.cwd.clone().unwrap_or_else(PathBuf::new);
+    let base = spec.cwd.clone().unwrap_or_default();
     let file = spec.command.get(at).map(|word| base.join(word));
     let text = file.and_then(|file| std::fs::read(file).ok());
     text.is_some_and(|text| text.windows(SPEAKS.len()).any(|part| part == SPEAKS))

@@ -145,7 +145,7 @@ impl Shared {
             .and_then(|hooks: &ExecCommand| hooks.on_exit.clone());
         let reader = reader.filter(|_| flight.stop.is_none());
         let (Some(read), Some(shared)) = (reader, self.me.upgrade()) else {
-            self.finish_command(pool, number, &end, None, now);
+            Self::finish_command(pool, number, &end, None, now);
             return;
         };
         let work = flight.work.clone();
@@ -153,14 +153,13 @@ impl Shared {
         self.run_hook(Box::new(move || {
             let answer = contained(|| read(&work, &end));
             let mut pool = shared.lock();
-            shared.finish_command(&mut pool, number, &end, Some(answer), Instant::now());
+            Self::finish_command(&mut pool, number, &end, Some(answer), Instant::now());
             shared.settle(pool);
             shared.ring();
         }));
     }
 
     fn finish_command(
-        &self,
         pool: &mut Pool,
         number: u64,
         end: &ExecResult,

@@ -4,16 +4,23 @@
 //! Callers change it in place, so that a job reaches an idle child without a detour over another
 //! thread; the pool's thread waits for what children say and for time.
 
+mod answers;
+mod births;
 mod channel;
 mod child;
+mod deaths;
 mod exec;
+mod jobs;
+mod part;
 mod poll;
 mod sample;
+mod speech;
 mod state;
-mod turn;
+mod time;
 mod verdict;
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -24,7 +31,6 @@ use offloop_lane::{
     Lane, LaneOpenError, LaneSink, LaneStatus, LeftoverError, Slots, TaskInfo, Work,
 };
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use std::os::fd::OwnedFd;
 
 use crate::harness;
 use crate::host::Host;
@@ -154,7 +160,9 @@ impl Shared {
             let news = std::mem::take(&mut pool.news);
             drop(pool);
             if let Some(sink) = self.sink.get() {
-                news.into_iter().for_each(|event| sink.send(event));
+                for event in news {
+                    sink.send(event);
+                }
             }
             pool = self.lock();
         }
@@ -194,8 +202,8 @@ impl Shared {
 
     fn end(&self) {
         let mut pool = self.lock();
-        self.shut(&mut pool);
-        self.kill_all(&mut pool);
+        pool.shut();
+        pool.kill_all();
         self.ring();
         self.settle(pool);
     }
@@ -253,7 +261,7 @@ impl Lane for ProcessLane {
 
     fn close(&self) {
         let mut pool = self.shared.lock();
-        self.shared.shut(&mut pool);
+        pool.shut();
         self.shared.settle(pool);
     }
 

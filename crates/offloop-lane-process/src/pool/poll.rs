@@ -7,7 +7,7 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::channel::READ_BYTES;
-use super::turn::Part;
+use super::part::Part;
 use super::{Shared, WAKE, sample};
 
 const EVENTS: usize = 64;

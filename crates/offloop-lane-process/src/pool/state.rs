@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use offloop_job::{Failure, FailureClass, LogTail, Outcome, StopReason, Usage};
-use offloop_lane::{Ended, Gone, LaneEvent, LaneStatus, Proof, Work};
+use offloop_lane::{Ended, Gone, LaneEvent, LaneStatus, Proof, Stopped, Work};
 
 use super::child::{Child, Flight, Phase, Rung};
+use crate::frame::Breach;
 
 /// The pool's thread looks up this often while it has children: callers that push a job need not
 /// call it for the next sample.
@@ -161,6 +162,50 @@ impl Pool {
     pub(super) fn has_proven_child(&self) -> bool {
         let proven = |child: &Child| matches!(child.phase, Phase::Idle { .. } | Phase::Busy);
         self.children.values().any(|c| proven(c) && !c.is_leaving())
+    }
+
+    pub(super) fn shut(&mut self) {
+        let now = Instant::now();
+        self.closed = true;
+        for waiting in std::mem::take(&mut self.waiting) {
+            let queued = now.saturating_duration_since(waiting.since);
+            self.tell_never_started(&waiting.work, queued, unstarted(StopReason::Shutdown));
+        }
+    }
+
+    pub(super) fn kill_all(&mut self) {
+        let now = Instant::now();
+        self.ending = true;
+        for child in self.children.values_mut() {
+            if let Some(flight) = child.flight.as_mut() {
+                flight
+                    .stop
+                    .get_or_insert(Stopped::Asked(StopReason::Shutdown));
+            }
+            if child.pid != 0 {
+                child.kill(now);
+            }
+        }
+    }
+
+    /// When no child gets as far as being ready, the jobs that wait for one learn why.
+    pub(super) fn fail_one_waiting(&mut self, why: &str, now: Instant) {
+        if self.has_proven_child() {
+            return;
+        }
+        if let Some(waiting) = self.waiting.pop_front() {
+            let queued = now.saturating_duration_since(waiting.since);
+            let failed = Outcome::Failed(Failure::new(FailureClass::Error, why));
+            self.tell_never_started(&waiting.work, queued, failed);
+        }
+    }
+
+    pub(super) fn breach(&mut self, number: u64, breach: Breach, now: Instant) {
+        self.idle.retain(|idle| *idle != number);
+        if let Some(child) = self.children.get_mut(&number) {
+            child.breach.get_or_insert(breach);
+            child.kill(now);
+        }
     }
 
     pub(super) fn tell_started(&mut self, number: u64) {

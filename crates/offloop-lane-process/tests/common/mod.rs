@@ -111,7 +111,8 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// Says by name that a test was skipped, unless the program is installed and runs.
 pub fn installed(program: &str, test: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::vars_os().find(|(name, _)| name == "PATH");
+    let path = path.map(|(_, value)| value).unwrap_or_default();
     let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
     if !found {
         eprintln!("SKIPPED {test}: {program} is not installed");

@@ -1,0 +1,156 @@
+//! Children come: ordered from the host, and put on the books when they run.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::time::{Duration, Instant};
+
+use offloop_lane::{TaskError, outcome_of};
+use rustix::event::epoll::EventFlags;
+
+use super::channel::{Channel, Stdin};
+use super::child::{Child, Phase};
+use super::part::Part;
+use super::state::Pool;
+use super::{Resolved, Shared};
+use crate::frame::{PROTOCOL_VERSION, ToChild};
+use crate::host::{SpawnOrder, Spawned};
+use crate::shim::CHANNEL_FD;
+use crate::spec::Mode;
+
+/// From the start of a command to the first look at what it holds.
+const FIRST_SAMPLE: Duration = Duration::from_millis(3);
+
+impl Shared {
+    /// Orders warm children up to the pool's size.
+    pub(super) fn fill(&self, pool: &mut Pool, now: Instant) {
+        if self.spec.mode == Mode::Exec || pool.closed {
+            return;
+        }
+        if pool.no_start_before.is_some_and(|at| now < at) {
+            return;
+        }
+        pool.no_start_before = None;
+        let Some(command) = self.command.get() else {
+            return;
+        };
+        let staying = pool.children.values().filter(|child| !child.is_leaving());
+        let missing = self.slots().saturating_sub(staying.count());
+        // Trees that do not want to die take room, or a pool of them would grow without end.
+        let room = (2 * self.slots()).saturating_sub(pool.children.len());
+        for _ in 0..missing.min(room) {
+            let (marker, roster) = self.host.next_marker();
+            let number = pool.add(Child::new(marker, roster, Phase::Spawning));
+            let mut env = self.base_env();
+            env.insert("OFFLOOP_FD".into(), CHANNEL_FD.to_string().into());
+            self.order(pool, number, command.clone(), env, self.spec.cwd.clone());
+        }
+    }
+
+    pub(super) fn base_env(&self) -> BTreeMap<OsString, OsString> {
+        let mut env: BTreeMap<_, _> = self.host.environment().iter().cloned().collect();
+        env.insert("OFFLOOP_TASK".into(), self.spec.task.name.as_str().into());
+        let declared = self.spec.env.iter();
+        env.extend(declared.map(|(name, value)| (name.into(), value.clone())));
+        env
+    }
+
+    pub(super) fn order(
+        &self,
+        pool: &Pool,
+        number: u64,
+        command: Resolved,
+        env: BTreeMap<OsString, OsString>,
+        cwd: Option<std::path::PathBuf>,
+    ) {
+        let Some(child) = pool.children.get(&number) else {
+            return;
+        };
+        let Some(shared) = self.me.upgrade() else {
+            return;
+        };
+        self.host.spawn(SpawnOrder {
+            marker: child.marker.clone(),
+            roster: child.roster.clone(),
+            program: command.program,
+            argv: command.argv,
+            env,
+            cwd,
+            channel: self.spec.mode == Mode::Process,
+            data_limit: self.spec.data_limit_bytes,
+            reply: Box::new(move |spawned| {
+                let mut pool = shared.lock();
+                shared.spawned(&mut pool, number, spawned, Instant::now());
+                shared.settle(pool);
+            }),
+        });
+    }
+
+    fn spawned(&self, pool: &mut Pool, number: u64, spawned: io::Result<Spawned>, now: Instant) {
+        let spawned = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => return pool.not_spawned(number, &error, now),
+        };
+        let ending = pool.ending;
+        let Some(child) = pool.children.get_mut(&number) else {
+            return; // a child in `Spawning` is never removed
+        };
+        child.pid = spawned.pid;
+        self.watch(&spawned.pidfd, Part::Death.token(number), EventFlags::IN);
+        child.pidfd = Some(spawned.pidfd);
+        self.watch(&spawned.stdout, Part::Stdout.token(number), EventFlags::IN);
+        child.stdout = Some(spawned.stdout);
+        if let Some(stderr) = spawned.stderr {
+            self.watch(&stderr, Part::Stderr.token(number), EventFlags::IN);
+            child.stderr = Some(stderr);
+        }
+        if let Some(fd) = spawned.channel {
+            self.watch(&fd, Part::Channel.token(number), EventFlags::IN);
+            child.channel = Some(Channel::new(fd));
+            let task = self.spec.task.name.as_str();
+            let hello = ToChild::Hello {
+                protocol: PROTOCOL_VERSION,
+                task,
+            };
+            child.phase = Phase::Starting {
+                until: now + self.spec.start_timeout,
+            };
+            self.send(child, number, hello.encode(&[]));
+        } else {
+            child.phase = Phase::Busy;
+            if let Some(flight) = child.flight.as_mut() {
+                flight.began = Some(now);
+                flight.progress = now;
+            }
+            pool.next_sample = pool.next_sample.min(now + FIRST_SAMPLE);
+        }
+        if let (Some(fd), Some(stdin)) = (spawned.stdin, child.stdin_data.take()) {
+            let mut stdin = Stdin::new(fd, stdin);
+            if !stdin.pump() {
+                self.watch(&stdin.fd, Part::Stdin.token(number), EventFlags::OUT);
+                child.stdin = Some(stdin);
+            }
+        }
+        let stopped = child.flight.as_ref().is_some_and(|f| f.stop.is_some());
+        if ending || stopped {
+            child.kill(now);
+        }
+        pool.tell_started(number);
+    }
+}
+
+impl Pool {
+    fn not_spawned(&mut self, number: u64, error: &io::Error, now: Instant) {
+        let Some(child) = self.children.remove(&number) else {
+            return;
+        };
+        let why = format!("the child could not be started: {error}");
+        if let Some(flight) = child.flight {
+            let failed = outcome_of(Err(TaskError::error(why)), flight.stop, None);
+            self.tell_unflown(&flight, now, failed);
+            return;
+        }
+        self.back_off(now);
+        self.fail_one_waiting(&why, now);
+    }
+}
