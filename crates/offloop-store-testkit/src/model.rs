@@ -1,7 +1,7 @@
 //! Whole random lives of a store, compared answer by answer with the memory store.
 //!
-//! A sequence is a plan of calls that name jobs and attempts by number ([`plan`]), so that it can
-//! be cut down to what matters; [`world`] plays it on both engines. A difference is reported with
+//! A sequence is a plan of calls that name jobs and attempts by number (`plan`), so that it can
+//! be cut down to what matters; `world` plays it on both engines. A difference is reported with
 //! the seed that shows it again.
 
 mod draw;
