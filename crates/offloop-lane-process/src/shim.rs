@@ -12,6 +12,7 @@ use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, Signal};
 
+use crate::host::{WARDEN, warden_main};
 use crate::{procfs, sys};
 
 /// The hidden subcommand under which a program offers [`shim_main`].
@@ -62,8 +63,12 @@ impl ShimOrder {
     }
 }
 
-/// Becomes the task's program. `args`: what follows [`SHIM_COMMAND`].
+/// Becomes the task's program, or the host's warden. `args`: what follows [`SHIM_COMMAND`].
 pub fn shim_main(args: impl Iterator<Item = OsString>) -> ! {
+    let mut args = args.peekable();
+    if args.next_if(|first| first == WARDEN).is_some() {
+        warden_main(args)
+    }
     let Some(order) = ShimOrder::parse(args) else {
         fail("this command is for the server's own use")
     };

@@ -17,6 +17,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bench, is_alive, probe, processes_with};
+use offloop_lane_process::{Host, HostConfig};
+use rustix::process::{Pid, Signal, kill_process};
 use support::eventually;
 
 /// A server with one running command, and the command's pid.
@@ -35,52 +37,129 @@ fn server(folder: &Path, script: &str) -> (Child, i32) {
     (server, pid.parse().unwrap())
 }
 
-#[test]
-fn a_killed_server_takes_its_children_along() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut server, child) = server(folder.path(), "sleep 1000");
-    eventually("the program runs", || {
-        let line = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-        line.starts_with(b"sh") || line.starts_with(b"sleep")
-    });
-    server.kill().unwrap();
-    let begin = Instant::now();
-    server.wait().unwrap();
-    eventually("gone", || !is_alive(child));
-    assert!(begin.elapsed() < Duration::from_secs(1));
+/// The server's warden, by its command line.
+fn warden_of(server: &Child) -> i32 {
+    let pid = server.id().to_string();
+    let is_warden = |found: &i32| {
+        let line = std::fs::read(format!("/proc/{found}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        words.first() == Some(&&b"offloop-warden"[..]) && words.contains(&pid.as_bytes())
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(is_warden).unwrap()
 }
 
-#[test]
-fn the_next_server_clears_what_had_escaped_before_it_gives_a_job_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = "setsid sleep 1000 & setsid sh -c 'env -i sleep 1000 & wait' & wait";
-    let (mut server, child) = server(folder.path(), script);
+/// `KEY=VALUE` of a child's marker, once its program runs.
+fn marker_of(child: i32) -> String {
     let environ = || std::fs::read_to_string(format!("/proc/{child}/environ")).unwrap_or_default();
     eventually("marked", || environ().contains("OFFLOOP_EXECUTOR"));
     let text = environ();
-    let marker = text
-        .split('\0')
-        .find(|e| e.starts_with("OFFLOOP_EXECUTOR"))
-        .unwrap()
-        .to_owned();
-    eventually("escaped", || processes_with(&marker).len() >= 3);
+    let marker = text.split('\0').find(|e| e.starts_with("OFFLOOP_EXECUTOR"));
+    marker.unwrap().to_owned()
+}
+
+/// Five processes: in the group, in a session of their own, and without the marker in both.
+const ESCAPE: &str = "env -i sleep 1000 & setsid sleep 1000 & \
+                      setsid sh -c 'env -i sleep 1000 & wait' & wait";
+
+fn escaped(child: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut open = vec![child];
+    while let Some(pid) = open.pop() {
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        for pid in list.unwrap_or_default().split_whitespace() {
+            let pid: i32 = pid.parse().unwrap();
+            open.push(pid);
+            found.push(pid);
+        }
+    }
+    found
+}
+
+fn runs(pid: i32, program: &[u8]) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.starts_with(program)
+}
+
+/// Waits until all five are what they will be.
+fn wait_escaped(child: i32) -> Vec<i32> {
+    let settled = |pids: &[i32]| {
+        let sleeps = pids.iter().filter(|pid| runs(**pid, b"sleep")).count();
+        (sleeps, pids.len()) == (3, 4)
+    };
+    eventually("escaped", || settled(&escaped(child)));
+    escaped(child)
+}
+
+#[test]
+fn a_killed_server_takes_all_its_trees_along_in_no_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut server, child) = server(folder.path(), ESCAPE);
+    let escaped = wait_escaped(child);
+    let warden = warden_of(&server);
+    server.kill().unwrap();
+    let begin = Instant::now();
+    server.wait().unwrap();
+    eventually("gone", || {
+        !is_alive(child) && escaped.iter().all(|pid| !is_alive(*pid))
+    });
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    println!("gone after {took:?}");
+    eventually("the warden left too", || !is_alive(warden));
+}
+
+#[test]
+fn a_warden_does_not_outlive_its_host() {
+    let bench = Bench::new();
+    let folder = bench.folder.path().to_str().unwrap().to_owned();
+    let wardens = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        let mine = lines.filter(|line| {
+            let line = String::from_utf8_lossy(line);
+            line.starts_with("offloop-warden") && line.contains(&folder)
+        });
+        mine.count()
+    };
+    assert_eq!(wardens(), 1);
+    drop(bench);
+    eventually("left", || wardens() == 0);
+}
+
+#[test]
+fn a_program_that_is_no_shim_is_refused_and_not_started_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = HostConfig::new(folder.path()).shim("/bin/true", ["x"]);
+    let error = Host::open(config).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("shim_main"), "{source}");
+}
+
+#[test]
+fn the_next_server_clears_what_is_left_when_the_warden_was_killed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut server, child) = server(folder.path(), ESCAPE);
+    let marker = marker_of(child);
+    let escaped = wait_escaped(child);
+    kill_process(Pid::from_raw(warden_of(&server)).unwrap(), Signal::KILL).unwrap();
     server.kill().unwrap();
     server.wait().unwrap();
     eventually("the direct child is gone", || !is_alive(child));
-    let escaped = processes_with(&marker);
-    assert!(escaped.len() >= 2, "nothing had escaped: {escaped:?}");
+    assert!(
+        escaped.iter().all(|pid| is_alive(*pid)),
+        "not all had escaped"
+    );
 
     let other = Bench::new();
-    assert_eq!(
-        other.host.clear_leftovers(),
-        Ok(0),
-        "another data directory's are not ours"
-    );
-    assert_eq!(processes_with(&marker), escaped);
+    let elsewhere = other.host.clear_leftovers();
+    assert_eq!(elsewhere, Ok(0), "another data directory's are not ours");
+    assert!(escaped.iter().all(|pid| is_alive(*pid)));
 
     let host = Bench::host_in(folder.path());
-    let cleared = host.clear_leftovers().unwrap();
-    assert!(cleared >= 2, "{cleared}");
+    assert_eq!(host.clear_leftovers(), Ok(4));
+    assert!(escaped.iter().all(|pid| !is_alive(*pid)));
     assert_eq!(processes_with(&marker), Vec::<i32>::new());
     assert_eq!(host.clear_leftovers(), Ok(0));
     let roster = std::fs::read_dir(folder.path().join("run/roster")).unwrap();
@@ -90,10 +169,11 @@ fn the_next_server_clears_what_had_escaped_before_it_gives_a_job_out() {
 #[test]
 fn a_server_that_lives_keeps_its_children_when_another_looks() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut server, child) = server(folder.path(), "sleep 1000");
+    let (mut server, child) = server(folder.path(), "exec sleep 1000");
     let second = Bench::host_in(folder.path());
     assert_eq!(second.clear_leftovers(), Ok(0));
     assert!(is_alive(child));
     server.kill().unwrap();
     server.wait().unwrap();
+    eventually("gone", || !is_alive(child));
 }

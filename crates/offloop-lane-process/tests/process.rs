@@ -44,8 +44,9 @@ fn pid_of(executor: &str) -> i32 {
     executor.strip_prefix("pid ").unwrap().parse().unwrap()
 }
 
+/// It may be gone already.
 fn kill_9(pid: i32) {
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
 }
 
 #[test]
@@ -506,4 +507,49 @@ fn the_guide_s_example_really_runs() {
         lane.start(vec![work(lease, "task", "{\"a\": 1}")]);
         assert_eq!(result(&sink.ended(lease)), "{\"a\": 1}");
     }
+}
+
+#[test]
+fn no_job_is_lost_or_ended_twice_while_children_are_killed_and_jobs_cancelled_at_random() {
+    const JOBS: u64 = 300;
+    let bench = Bench::new();
+    let file = bench.file(
+        "task.pl",
+        &perl_child("select undef, undef, undef, rand 0.01;"),
+    );
+    let mut spec = quick(ProcessSpec::process(info("task"), ["perl".into(), file]));
+    spec.processes = 4;
+    let (lane, sink) = bench.open(spec);
+    // A seeded generator, so that a failure can be run again (SplitMix64).
+    let mut seed: u64 = 0x0ff1_00b5;
+    let mut dice = move |sides: u64| {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (z ^ (z >> 27)) % sides
+    };
+    for lease in 1..=JOBS {
+        // Four at a time, as the runtime keeps within the slots.
+        sink.ended_count((lease as usize).saturating_sub(4));
+        lane.start(vec![work(lease, "task", "1")]);
+        match dice(10) {
+            0 => {
+                let executors = sink.peek(|seen| seen.started.last().map(|row| row.1.clone()));
+                if let Some(pid) = executors.map(|executor| pid_of(&executor))
+                    && is_alive(pid)
+                {
+                    kill_9(pid);
+                }
+            }
+            1 => lane.stop(Lease(lease), StopReason::Cancel),
+            _ => {}
+        }
+    }
+    sink.ended_count(JOBS as usize);
+    assert_eq!(lane.terminate(PATIENCE), []);
+    let mut leases: Vec<u64> = sink.peek(|s| s.ended.iter().map(|e| e.lease.0).collect());
+    assert_eq!(leases.len() as u64, JOBS);
+    leases.sort_unstable();
+    leases.dedup();
+    assert_eq!(leases.len() as u64, JOBS);
+    assert_eq!(bench.roster(), Vec::<std::path::PathBuf>::new());
 }

@@ -1,7 +1,8 @@
 //! Ends what a killed server left running.
 //!
 //! Its direct children died with it (parent-death signal); what they had started themselves did
-//! not. Two ways lead to it: the roster, and the marker in the environment of each process. Every
+//! not. Two ways lead to it: the roster, and the marker in the environment of each process. The
+//! warden goes them at once, and the next server when the warden was killed too. Every
 //! kill goes through a pidfd that was opened before the process was identified.
 
 use std::collections::{HashMap, HashSet};
@@ -101,7 +102,11 @@ fn find(entries: &[Entry], place: &str) -> Vec<Stat> {
         let marker = procfs::variable(*pid, MARKER_VARIABLE);
         marker.is_some_and(|marker| is_leftover(&marker, place))
     });
-    let mut hit: HashSet<i32> = by_roster.chain(by_marker).collect();
+    let by_group = all
+        .values()
+        .filter(|stat| is_group_mate(stat, entries, &all));
+    let by_group = by_group.map(|stat| stat.pid);
+    let mut hit: HashSet<i32> = by_roster.chain(by_marker).chain(by_group).collect();
     add_descendants(&all, &mut hit);
     hit.remove(&(std::process::id() as i32)); // a server that was started by such a task
     hit.iter()
@@ -117,6 +122,23 @@ fn is_leftover(marker: &str, place: &str) -> bool {
         .and_then(|rest| rest.strip_prefix('.'))
         .and_then(|rest| rest.split_once(':'));
     run.is_some_and(|(run, _)| !is_alive(run))
+}
+
+/// Of a group that a dead server's child led, also without a marker (`env -i`).
+///
+/// If the leader is there, alive or not yet reaped, the group is its own. If it is gone, its number
+/// is given to nobody while the group lives, so without a process of that number it is most likely
+/// the old group; no_new_privs, which the shim sets and nobody can shed, settles it.
+fn is_group_mate(stat: &Stat, entries: &[Entry], all: &HashMap<i32, Stat>) -> bool {
+    let led =
+        |entry: &&Entry| entry.pid > 1 && entry.pid == stat.group && stat.start >= entry.start;
+    entries
+        .iter()
+        .filter(led)
+        .any(|entry| match all.get(&entry.pid) {
+            Some(leader) => leader.start == entry.start,
+            None => procfs::no_new_privs(stat.pid),
+        })
 }
 
 fn add_descendants(all: &HashMap<i32, Stat>, hit: &mut HashSet<i32>) {

@@ -1,19 +1,22 @@
 //! The one place of a server that starts and buries children.
 //!
-//! Three parts: the spawner (a thread that never ends while the host lives, because the parent-death
+//! Four parts: the spawner (a thread that never ends while the host lives, because the parent-death
 //! signal of a child is bound to the thread that started it), the undertaker (kills what escaped,
-//! reaps, and only then says that a tree is gone), and the roster (what a next server needs to find
-//! the children of a killed one).
+//! reaps, and only then says that a tree is gone), the roster (what is needed to find the children of
+//! a killed server), and the warden (a process that does so at once).
 
 mod family;
 mod leftovers;
 mod spawner;
 mod undertaker;
+mod warden;
 
 pub(crate) use spawner::{SpawnOrder, Spawned};
 pub(crate) use undertaker::{Burial, Buried};
+pub(crate) use warden::{WARDEN, warden_main};
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -93,7 +96,7 @@ pub enum HostError {
 #[derive(Debug)]
 pub struct Host {
     run_dir: PathBuf,
-    /// Names the data directory: device and inode of its folder.
+    /// Names the data directory.
     place: String,
     /// Names this run of the server on top.
     run: String,
@@ -119,7 +122,6 @@ impl Host {
         std::fs::create_dir_all(run_dir.join("roster")).map_err(|e| folder(run_dir, e))?;
         let run_dir = std::path::absolute(run_dir).map_err(|e| folder(run_dir, e))?;
         harness::write_files(&run_dir).map_err(|e| folder(&run_dir, e))?;
-        let stat = rustix::fs::stat(&run_dir).map_err(|e| folder(&run_dir, e.into()))?;
         let me = std::process::id();
         let start = procfs::stat(me as i32).map_or(0, |stat| stat.start);
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -130,16 +132,20 @@ impl Host {
             program: config.shim_program,
             args: config.shim_args,
         };
+        let place = place_of(&run_dir).map_err(|e| folder(&run_dir, e))?;
+        let warden = warden::Warden::start(&shim, &run_dir.join("roster"), &place)
+            .map_err(system("the warden"))?;
         let also_burials = burials.clone();
         spawn_thread("offloop-spawner", move || {
             spawner::run(&spawn_inbox, &shim, &also_burials);
+            drop(warden);
         })
         .map_err(system("the spawner thread"))?;
         spawn_thread("offloop-burial", move || undertaker::run(&burial_inbox))
             .map_err(system("the undertaker thread"))?;
         Ok(Arc::new(Self {
             run_dir,
-            place: format!("{:x}-{:x}", stat.st_dev, stat.st_ino),
+            place,
             run: format!("{me}-{start}-{}", RUNS.fetch_add(1, Ordering::Relaxed)),
             environment: config.environment,
             numbers: AtomicU64::new(1),
@@ -217,6 +223,15 @@ impl Host {
                 format!("cannot find the command `{shown}` in PATH ({path})")
             })
     }
+}
+
+/// Device, inode and birth of the folder: a number that is given out again is born later.
+fn place_of(run_dir: &Path) -> std::io::Result<String> {
+    let folder = std::fs::metadata(run_dir)?;
+    let born = folder.created().ok();
+    let born = born.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    let born = born.map_or(0, |since| since.as_nanos());
+    Ok(format!("{:x}-{:x}-{born:x}", folder.dev(), folder.ino()))
 }
 
 fn executable(path: &Path) -> Result<(), String> {
