@@ -17,9 +17,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bench, is_alive, probe, processes_with};
-use offloop_lane_process::{Host, HostConfig};
+use offloop_lane::Lane as _;
+use offloop_lane_process::{Host, HostConfig, ProcessLane, ProcessSpec};
 use rustix::process::{Pid, Signal, kill_process};
-use support::eventually;
+use support::{TestSink, eventually};
 
 /// A server with one running command, and the command's pid.
 fn server(folder: &Path, script: &str) -> (Child, i32) {
@@ -123,8 +124,10 @@ fn a_warden_does_not_outlive_its_host() {
         });
         mine.count()
     };
+    assert_eq!(wardens(), 0, "a server without process lanes needs none");
+    let (lane, _) = bench.shell("true");
     assert_eq!(wardens(), 1);
-    drop(bench);
+    drop((lane, bench));
     eventually("left", || wardens() == 0);
 }
 
@@ -132,9 +135,11 @@ fn a_warden_does_not_outlive_its_host() {
 fn a_program_that_is_no_shim_is_refused_and_not_started_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let config = HostConfig::new(folder.path()).shim("/bin/true", ["x"]);
-    let error = Host::open(config).unwrap_err();
-    let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("shim_main"), "{source}");
+    let host = Host::open(config).unwrap();
+    let spec = ProcessSpec::exec(support::info("task"), ["true"]);
+    let lane = ProcessLane::new(spec, host);
+    let error = lane.open(TestSink::new()).unwrap_err();
+    assert!(error.message.contains("shim_main"), "{error}");
 }
 
 #[test]

@@ -23,6 +23,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Access, access};
+use spawner::Shim;
+use warden::Warden;
 
 use crate::shim::SHIM_COMMAND;
 use crate::{harness, procfs};
@@ -106,6 +108,9 @@ pub struct Host {
     undertaker: Sender<Burial>,
     /// How many leftovers were cleared, once that was done.
     cleared: Mutex<Option<u32>>,
+    shim: Shim,
+    /// From the first lane on that opens.
+    warden: Mutex<Option<Warden>>,
 }
 
 static RUNS: AtomicU64 = AtomicU64::new(1);
@@ -128,17 +133,14 @@ impl Host {
             .map_err(|e| system("PR_SET_CHILD_SUBREAPER")(e.into()))?;
         let (orders, spawn_inbox) = channel();
         let (burials, burial_inbox) = channel();
-        let shim = spawner::Shim {
+        let shim = Shim {
             program: config.shim_program,
             args: config.shim_args,
         };
         let place = place_of(&run_dir).map_err(|e| folder(&run_dir, e))?;
-        let warden = warden::Warden::start(&shim, &run_dir.join("roster"), &place)
-            .map_err(system("the warden"))?;
-        let also_burials = burials.clone();
+        let (also_shim, also_burials) = (shim.clone(), burials.clone());
         spawn_thread("offloop-spawner", move || {
-            spawner::run(&spawn_inbox, &shim, &also_burials);
-            drop(warden);
+            spawner::run(&spawn_inbox, &also_shim, &also_burials);
         })
         .map_err(system("the spawner thread"))?;
         spawn_thread("offloop-burial", move || undertaker::run(&burial_inbox))
@@ -152,6 +154,8 @@ impl Host {
             spawner: orders,
             undertaker: burials,
             cleared: Mutex::new(None),
+            shim,
+            warden: Mutex::new(None),
         }))
     }
 
@@ -167,6 +171,17 @@ impl Host {
         let count = leftovers::clear(&self.run_dir.join("roster"), &self.place)?;
         *cleared = Some(count);
         Ok(count)
+    }
+
+    /// Starts the warden, which also shows whether the shim is one. For each lane that opens, so
+    /// that a server without such lanes needs neither.
+    pub(crate) fn make_ready(&self) -> std::io::Result<()> {
+        let mut warden = self.warden.lock().unwrap_or_else(PoisonError::into_inner);
+        if warden.is_none() {
+            let roster = self.run_dir.join("roster");
+            *warden = Some(Warden::start(&self.shim, &roster, &self.place)?);
+        }
+        Ok(())
     }
 
     pub(crate) fn run_dir(&self) -> &Path {

@@ -50,6 +50,7 @@ pub(crate) struct Spawned {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct Shim {
     pub(super) program: PathBuf,
     pub(super) args: Vec<OsString>,

@@ -232,6 +232,8 @@ impl Lane for ProcessLane {
             message,
         };
         let command = shared.resolve().map_err(error)?;
+        let host_error = |cause: std::io::Error| error(format!("cannot start children: {cause}"));
+        shared.host.make_ready().map_err(host_error)?;
         if shared.sink.set(sink).is_err() {
             return Err(error("it is open already".into()));
         }
