@@ -11,7 +11,9 @@
 pub mod budget;
 pub mod convert;
 pub mod jpeg;
+mod library;
 pub mod probe;
 pub mod source;
 pub mod walk;
 
+pub use library::{Converter, PhotosOptions, PhotosPack, Status};

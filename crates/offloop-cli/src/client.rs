@@ -1,0 +1,141 @@
+//! Talks to a running server over HTTP, for commands.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::config;
+
+/// Where the server is, and how to be let in.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ServerArgs {
+    /// Address of the server [env: OFFLOOP_SERVER] [default: http://127.0.0.1:7878]
+    #[arg(long, value_name = "URL", global = true)]
+    server: Option<String>,
+    /// Its token, if it needs one [env: OFFLOOP_TOKEN]
+    #[arg(long, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+    /// Print the server's answer as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+const SERVER_DEFAULT: &str = "http://127.0.0.1:7878";
+/// A long wait for a result, and the way there and back.
+const CALL_MAX: Duration = Duration::from_secs(75);
+
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    base: String,
+    token: Option<String>,
+}
+
+/// What the server said.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> anyhow::Result<Value> {
+        serde_json::from_str(&self.text).context("the server's answer is not JSON")
+    }
+
+    /// The answer of a call that worked; else the server's own sentence as the error.
+    pub(crate) fn ok(self) -> anyhow::Result<Value> {
+        if (200..300).contains(&self.status) {
+            if self.text.is_empty() {
+                return Ok(Value::Null);
+            }
+            return self.json();
+        }
+        let problem = self.json().unwrap_or_default();
+        let text = |key: &str| problem[key].as_str().map(str::to_owned);
+        match text("detail").or_else(|| text("title")) {
+            Some(detail) => bail!("{detail} ({})", self.status),
+            None => bail!("the server answered {}", self.status),
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn new(args: &ServerArgs) -> Self {
+        let base = args
+            .server
+            .clone()
+            .or_else(|| config::from_environment("SERVER"));
+        let base = base.unwrap_or_else(|| SERVER_DEFAULT.into());
+        let settings = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(CALL_MAX))
+            .build();
+        Self {
+            agent: settings.into(),
+            base: base.trim_end_matches('/').to_owned(),
+            token: args
+                .token
+                .clone()
+                .or_else(|| config::from_environment("TOKEN")),
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        self.answer(request.call())
+    }
+
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        body: &str,
+        headers: &[(&str, &str)],
+    ) -> anyhow::Result<Answer> {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if body.is_empty() {
+            return self.answer(request.send_empty());
+        }
+        self.answer(
+            request
+                .header("content-type", "application/json")
+                .send(body),
+        )
+    }
+
+    fn answer(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> anyhow::Result<Answer> {
+        let mut answer = answer.with_context(|| {
+            format!("no answer from {}; is the server running? Start it with `offloop serve`, or name it by --server", self.base)
+        })?;
+        let status = answer.status().as_u16();
+        let text = answer
+            .body_mut()
+            .read_to_string()
+            .context("the answer broke off")?;
+        Ok(Answer { status, text })
+    }
+}
+
+/// A value for a path or a query.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}

@@ -1,0 +1,7 @@
+//! One file per command, or per family of commands.
+
+pub(crate) mod check;
+pub(crate) mod jobs;
+pub(crate) mod queues;
+pub(crate) mod scan;
+pub(crate) mod serve;

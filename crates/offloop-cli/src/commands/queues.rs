@@ -1,0 +1,63 @@
+//! `queues`: what waits where.
+
+use std::process::ExitCode;
+
+use crate::client::{Client, ServerArgs, escape};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Give no more jobs of this queue out; what runs goes on
+    #[arg(long, value_name = "QUEUE", conflicts_with = "resume")]
+    pause: Option<String>,
+    /// Give them out again
+    #[arg(long, value_name = "QUEUE")]
+    resume: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.server);
+    for (order, queue) in [("pause", &args.pause), ("resume", &args.resume)] {
+        if let Some(queue) = queue {
+            client
+                .post(&format!("/v1/queues/{}/{order}", escape(queue)), "", &[])?
+                .ok()?;
+        }
+    }
+    let answer = client.get("/v1/queues")?.ok()?;
+    if args.server.json {
+        println!("{answer}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let queues = answer["queues"].as_array().cloned().unwrap_or_default();
+    if queues.is_empty() {
+        println!("no queues yet");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "{:<24} {:>10} {:>10} {:>10} {:>10}  oldest ready",
+        "queue", "waiting", "scheduled", "ready", "running"
+    );
+    for queue in queues {
+        let count = |state: &str| queue["counts"][state].as_u64().unwrap_or(0);
+        let oldest = queue["oldest_ready_ms"]
+            .as_u64()
+            .map(|ms| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string());
+        println!(
+            "{:<24} {:>10} {:>10} {:>10} {:>10}  {}{}",
+            queue["name"].as_str().unwrap_or("?"),
+            count("waiting"),
+            count("scheduled"),
+            count("ready"),
+            count("running"),
+            oldest.as_deref().unwrap_or("-"),
+            if queue["paused"] == true {
+                "  (paused)"
+            } else {
+                ""
+            },
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

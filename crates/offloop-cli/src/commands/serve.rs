@@ -1,0 +1,204 @@
+//! `serve`: the server, from its first line to its exit code.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use offloop::http::{Door, DoorConfig};
+use offloop::lane_process::ProcessSpec;
+use offloop::{Builder, Server, ShutdownReport, TaskDefaults, TaskInfo};
+use offloop_photos::{PhotosOptions, PhotosPack};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::config::{self, Config, Converter, Flags, TaskConfig, TaskLane};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    flags: Flags,
+    /// What this process does: `all` (doors and workers)
+    #[arg(long, value_parser = ["all"], default_value = "all")]
+    role: String,
+}
+
+/// Lines for people on a terminal, JSON for collectors.
+fn log() {
+    let filter = config::from_environment("LOG").unwrap_or_else(|| "info".into());
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        builder.with_target(false).init();
+    } else {
+        builder.json().init();
+    }
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = config::load(&args.flags)?;
+    log();
+    let doors = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.door_threads.into())
+        .thread_name("offloop-door")
+        .enable_all()
+        .build()
+        .context("cannot start the doors' threads")?;
+    let mut door_config = DoorConfig::new(config.listen);
+    door_config.token.clone_from(&config.token);
+    door_config.drain = config.shutdown.drain;
+    // Before the store: a taken address should not cost a recovery.
+    let listener = doors.block_on(Door::listen(&door_config))?;
+    let address = listener.local_addr().context("cannot tell the address")?;
+    let mut server = build(&config)?.start()?;
+    let mut door = Door::new(server.handle().clone(), door_config);
+    for routes in server.take_routes() {
+        door = door.pack(routes);
+    }
+    greet(&config, address);
+    let report = doors.block_on(serve(server, door, listener, &config))?;
+    // What still runs on a door's thread has no caller left.
+    doors.shutdown_background();
+    Ok(say(&report))
+}
+
+/// The server as configured, not yet started.
+pub(crate) fn build(config: &Config) -> anyhow::Result<Builder> {
+    let mut builder = Builder::embedded(&config.data)
+        .config(config.runtime)
+        .environment(std::env::vars_os());
+    if let Some(jobs) = config.queue_jobs_max {
+        builder = builder.queue_jobs_max(jobs);
+    }
+    if let Some(threads) = config.cpu_threads {
+        builder = builder.cpu_threads(threads);
+    }
+    for task in &config.tasks {
+        let defaults = TaskDefaults {
+            timeout: task.timeout,
+            cpu_limit: task.cpu_limit,
+            memory_limit_bytes: task.memory_limit_bytes,
+            stall_timeout: task.stall_timeout,
+        };
+        builder = builder
+            .process_task(spec(task))
+            .task_defaults(task.name.clone(), defaults);
+    }
+    if let Some(photos) = &config.photos {
+        builder = builder.pack(PhotosPack::new(PhotosOptions {
+            concurrency: photos.concurrency,
+            memory_bytes: photos.memory_bytes,
+            timeout: photos.timeout,
+            converter: match photos.converter {
+                Converter::Builtin => offloop_photos::Converter::Builtin,
+                Converter::Magick => offloop_photos::Converter::Magick,
+            },
+        }));
+    }
+    Ok(builder)
+}
+
+fn spec(task: &TaskConfig) -> ProcessSpec {
+    let info = TaskInfo {
+        name: task.name.clone(),
+        timeout: task.timeout,
+        about: task.about.as_str().into(),
+    };
+    let (mut spec, processes) = match task.lane {
+        TaskLane::Process { processes } => (ProcessSpec::process(info, &task.command), processes),
+        TaskLane::Exec { slots } => (ProcessSpec::exec(info, &task.command), slots),
+    };
+    spec.processes = processes;
+    spec.cwd.clone_from(&task.cwd);
+    spec.env = task
+        .env
+        .iter()
+        .map(|(key, value)| (key.clone(), value.into()))
+        .collect();
+    spec.args_from_payload = task.args_from_payload;
+    if let Some(grace) = task.grace {
+        spec.grace = grace;
+    }
+    spec
+}
+
+fn greet(config: &Config, address: std::net::SocketAddr) {
+    let token = if config.token.is_some() {
+        " -H \"authorization: Bearer $OFFLOOP_TOKEN\""
+    } else {
+        ""
+    };
+    println!(
+        "offloop {} keeps its jobs in {}",
+        env!("CARGO_PKG_VERSION"),
+        config.data.display()
+    );
+    println!("dashboard: http://{address}/");
+    println!(
+        "try: curl{token} -H 'content-type: application/json' http://{address}/v1/jobs -d '{{\"task\":\"offloop.spin\",\"payload\":{{\"cpu_ms\":200}}}}'"
+    );
+}
+
+/// Serves until the first signal, then ends in order; the second signal cuts it short.
+async fn serve(
+    server: Server,
+    door: Door,
+    listener: tokio::net::TcpListener,
+    config: &Config,
+) -> anyhow::Result<ShutdownReport> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let (close, closing) = oneshot::channel::<()>();
+    let mut doors = tokio::spawn(door.serve(listener, async {
+        let _ = closing.await; // dropped: closed as well
+    }));
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining; a second signal forces"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining; a second signal forces"),
+        ended = &mut doors => {
+            ended.context("the door failed")??;
+        }
+    }
+    server.refuse_new();
+    let _ = close.send(());
+    let (force, forced) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("second signal: not waiting any longer");
+        let _ = force.send(());
+    });
+    let report = server.shutdown(config.shutdown, forced).await;
+    if report.forced {
+        doors.abort();
+    } else {
+        match doors.await {
+            Ok(Ok(door)) => tracing::info!(drained = door.drained, cut = door.cut, "door closed"),
+            Ok(Err(error)) => tracing::warn!(%error, "door closed"),
+            Err(_) => {} // it had ended before
+        }
+    }
+    Ok(report)
+}
+
+/// 0: clean. 1: forced, or something could not be ended or written.
+fn say(report: &ShutdownReport) -> ExitCode {
+    for (job, task) in &report.abandoned {
+        tracing::warn!(%job, %task, "ignored its wish to stop; it is run again after the next start");
+    }
+    tracing::info!(
+        running = report.running,
+        handed_back = report.handed_back,
+        forced = report.forced,
+        settled = report.settled,
+        "ended"
+    );
+    if report.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

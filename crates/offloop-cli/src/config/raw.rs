@@ -1,0 +1,158 @@
+//! What was written, key by key. Nothing is checked here but the shape.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use serde::Deserialize;
+
+use super::Flags;
+use super::units::{Size, Span};
+
+/// The whole file. Every key is optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawConfig {
+    #[serde(default)]
+    pub(crate) server: RawServer,
+    #[serde(default)]
+    pub(crate) store: RawStore,
+    #[serde(default)]
+    pub(crate) retention: RawRetention,
+    #[serde(default)]
+    pub(crate) shutdown: RawShutdown,
+    #[serde(default)]
+    pub(crate) lanes: RawLanes,
+    #[serde(default)]
+    pub(crate) tasks: BTreeMap<String, RawTask>,
+    #[serde(default)]
+    pub(crate) packs: RawPacks,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawServer {
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) listen: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) threads: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawStore {
+    pub(crate) url: Option<String>,
+    pub(crate) queue_jobs_max: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRetention {
+    pub(crate) completed: Option<Span>,
+    pub(crate) others: Option<Span>,
+    pub(crate) jobs_max: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawShutdown {
+    pub(crate) drain: Option<Span>,
+    pub(crate) stop: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawLanes {
+    #[serde(default)]
+    pub(crate) cpu: RawCpu,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCpu {
+    pub(crate) threads: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawTask {
+    pub(crate) lane: String,
+    pub(crate) command: Vec<String>,
+    #[serde(default)]
+    pub(crate) about: String,
+    pub(crate) processes: Option<u16>,
+    pub(crate) timeout: Option<Span>,
+    pub(crate) grace: Option<Span>,
+    pub(crate) cwd: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) args_from_payload: bool,
+    pub(crate) memory_limit: Option<Size>,
+    pub(crate) cpu_limit: Option<Span>,
+    pub(crate) stall_timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPacks {
+    #[serde(default)]
+    pub(crate) photos: RawPhotos,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPhotos {
+    pub(crate) enabled: Option<bool>,
+    pub(crate) concurrency: Option<u16>,
+    pub(crate) converter: Option<String>,
+    pub(crate) memory: Option<Size>,
+    pub(crate) timeout: Option<Span>,
+}
+
+impl RawConfig {
+    /// `OFFLOOP_DATA`, `OFFLOOP_LISTEN`, `OFFLOOP_TOKEN` ... An unknown one is refused, so that a
+    /// typing error does not pass in silence.
+    pub(crate) fn overlay_environment(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+    ) -> anyhow::Result<()> {
+        for (key, value) in environment {
+            let number = || {
+                value.parse::<u16>().map_err(|_| {
+                    anyhow::anyhow!("OFFLOOP_{key} is {value:?}; give a number from 1 to 4096")
+                })
+            };
+            match key.as_str() {
+                "DATA" => self.server.data = Some(value.into()),
+                "LISTEN" => self.server.listen = Some(value.clone()),
+                "TOKEN" => self.server.token = Some(value.clone()),
+                "TOKEN_FILE" => self.server.token_file = Some(value.into()),
+                "STORE" => self.store.url = Some(value.clone()),
+                "CPU_THREADS" => self.lanes.cpu.threads = Some(number()?),
+                "PHOTOS_CONCURRENCY" => self.packs.photos.concurrency = Some(number()?),
+                "PHOTOS_CONVERTER" => self.packs.photos.converter = Some(value.clone()),
+                // Read elsewhere: by commands that talk to a server, by the logger, and by tasks.
+                "CONFIG" | "SERVER" | "LOG" | "EXECUTOR" => {}
+                other if other.starts_with("JOB_") || other.starts_with("TEST_") => {}
+                _ => bail!(
+                    "OFFLOOP_{key} is not a setting; known are OFFLOOP_DATA, _LISTEN, _TOKEN, _TOKEN_FILE, _STORE, _CONFIG, _SERVER, _LOG, _CPU_THREADS, _PHOTOS_CONCURRENCY, _PHOTOS_CONVERTER"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn overlay_flags(&mut self, flags: &Flags) {
+        if flags.data.is_some() {
+            self.server.data.clone_from(&flags.data);
+        }
+        if flags.listen.is_some() {
+            self.server.listen.clone_from(&flags.listen);
+        }
+        if flags.store.is_some() {
+            self.store.url.clone_from(&flags.store);
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! What is meant: every value in its range, or every problem at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use offloop::{RuntimeConfig, ShutdownPlan, TaskName};
+
+use super::raw::{RawConfig, RawPhotos, RawServer, RawTask};
+use super::units::{Size, Span};
+
+/// One thing to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// As in the file: `tasks.report.lane`.
+    pub(crate) key: String,
+    pub(crate) message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+/// The server as it will be. Only [`RawConfig::resolve`] builds one.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) data: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) token: Option<String>,
+    /// Threads of the doors' runtime.
+    pub(crate) door_threads: u16,
+    pub(crate) queue_jobs_max: Option<u64>,
+    pub(crate) cpu_threads: Option<u16>,
+    pub(crate) runtime: RuntimeConfig,
+    pub(crate) shutdown: ShutdownPlan,
+    pub(crate) tasks: Vec<TaskConfig>,
+    pub(crate) photos: Option<PhotosConfig>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TaskLane {
+    Process { processes: u16 },
+    Exec { slots: u16 },
+}
+
+/// A task in the user's language.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskConfig {
+    pub(crate) name: TaskName,
+    pub(crate) about: String,
+    pub(crate) lane: TaskLane,
+    pub(crate) command: Vec<String>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) cwd: Option<PathBuf>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) args_from_payload: bool,
+    pub(crate) memory_limit_bytes: Option<u64>,
+    pub(crate) cpu_limit: Option<Duration>,
+    pub(crate) stall_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Converter {
+    Builtin,
+    Magick,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PhotosConfig {
+    pub(crate) concurrency: Option<u16>,
+    pub(crate) converter: Converter,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+const DATA_DEFAULT: &str = "offloop-data";
+const LISTEN_DEFAULT: &str = "127.0.0.1:7878";
+const TOKEN_BYTES_MIN: usize = 16;
+const SLOTS_MAX: u16 = 4_096;
+
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn say(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Problem {
+            key: key.into(),
+            message: message.into(),
+        });
+    }
+
+    fn slots(&mut self, key: &str, value: Option<u16>) -> Option<u16> {
+        if value.is_some_and(|value| value == 0 || value > SLOTS_MAX) {
+            self.say(key, format!("give 1 to {SLOTS_MAX}"));
+        }
+        value
+    }
+
+    fn span(&mut self, key: impl Into<String>, value: Option<Span>) -> Option<Duration> {
+        let span = value.map(|Span(span)| span);
+        if span.is_some_and(|span| span.is_zero()) {
+            self.say(key, "is zero; give a duration such as \"30s\"");
+        }
+        span
+    }
+}
+
+impl RawConfig {
+    /// `folder`: of the file, which relative paths in it start from.
+    pub(crate) fn resolve(self, folder: &Path) -> Result<Config, Vec<Problem>> {
+        let mut problems = Problems(Vec::new());
+        let listen = listen(&self.server, &mut problems);
+        let token = token(&self.server, folder, &mut problems);
+        if let Some(url) = self.store.url.as_deref()
+            && url != "sqlite"
+        {
+            problems.say(
+                "store.url",
+                format!("is {url:?}; this version keeps jobs in `sqlite` only"),
+            );
+        }
+        if self.store.queue_jobs_max == Some(0) {
+            problems.say("store.queue_jobs_max", "is 0; give at least 1");
+        }
+        let defaults = RuntimeConfig::default();
+        let retention = &self.retention;
+        let runtime = RuntimeConfig {
+            completed_for: problems
+                .span("retention.completed", retention.completed)
+                .unwrap_or(defaults.completed_for),
+            others_for: problems
+                .span("retention.others", retention.others)
+                .unwrap_or(defaults.others_for),
+            finished_max: retention.jobs_max.unwrap_or(defaults.finished_max),
+            ..defaults
+        };
+        let plan = ShutdownPlan::default();
+        let shutdown = ShutdownPlan {
+            drain: self.shutdown.drain.map_or(plan.drain, |Span(span)| span),
+            stop: self.shutdown.stop.map_or(plan.stop, |Span(span)| span),
+        };
+        let tasks = self.tasks.into_iter();
+        let tasks = tasks
+            .filter_map(|(name, raw)| task(&name, raw, folder, &mut problems))
+            .collect();
+        let photos = photos(self.packs.photos, &mut problems);
+        let config = Config {
+            data: self.server.data.unwrap_or_else(|| DATA_DEFAULT.into()),
+            listen,
+            token,
+            door_threads: problems
+                .slots("server.threads", self.server.threads)
+                .unwrap_or(2),
+            queue_jobs_max: self.store.queue_jobs_max,
+            cpu_threads: problems.slots("lanes.cpu.threads", self.lanes.cpu.threads),
+            runtime,
+            shutdown,
+            tasks,
+            photos,
+        };
+        if problems.0.is_empty() {
+            Ok(config)
+        } else {
+            Err(problems.0)
+        }
+    }
+}
+
+fn listen(server: &RawServer, problems: &mut Problems) -> SocketAddr {
+    let text = server.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
+    match text
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut found| found.next())
+    {
+        Some(address) => address,
+        None => {
+            problems.say(
+                "server.listen",
+                format!("{text:?} is no address; give one such as \"{LISTEN_DEFAULT}\""),
+            );
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        }
+    }
+}
+
+fn token(server: &RawServer, folder: &Path, problems: &mut Problems) -> Option<String> {
+    let token = match (&server.token, &server.token_file) {
+        (Some(_), Some(_)) => {
+            problems.say(
+                "server.token",
+                "is given beside token_file; keep one of them",
+            );
+            return None;
+        }
+        (Some(token), None) => token.clone(),
+        (None, Some(file)) => match std::fs::read_to_string(folder.join(file)) {
+            Ok(text) => text.trim().to_owned(),
+            Err(error) => {
+                problems.say(
+                    "server.token_file",
+                    format!("cannot read {}: {error}", file.display()),
+                );
+                return None;
+            }
+        },
+        (None, None) => return None,
+    };
+    if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        problems.say(
+            "server.token",
+            format!("give at least {TOKEN_BYTES_MIN} printable characters without spaces, such as the output of `openssl rand -hex 24`"),
+        );
+    }
+    Some(token)
+}
+
+fn task(name: &str, raw: RawTask, folder: &Path, problems: &mut Problems) -> Option<TaskConfig> {
+    let key = |field: &str| format!("tasks.{name}.{field}");
+    if name.starts_with("offloop.") {
+        problems.say(
+            format!("tasks.{name}"),
+            "names that start with `offloop.` are taken",
+        );
+    }
+    let parsed = match TaskName::parse(name) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            problems.say(format!("tasks.{name}"), format!("the name {error}"));
+            None
+        }
+    };
+    let processes = problems.slots(&key("processes"), raw.processes);
+    let lane = match raw.lane.as_str() {
+        "process" => TaskLane::Process {
+            processes: processes.unwrap_or(1),
+        },
+        "exec" => TaskLane::Exec {
+            slots: processes.unwrap_or(2),
+        },
+        other => {
+            problems.say(
+                key("lane"),
+                format!("is {other:?}; give \"process\" (warm children) or \"exec\" (one command per job)"),
+            );
+            TaskLane::Exec { slots: 1 }
+        }
+    };
+    if raw.command.first().is_none_or(String::is_empty) {
+        problems.say(
+            key("command"),
+            "is empty; give the program and its arguments as a list",
+        );
+    }
+    if raw.args_from_payload && raw.lane != "exec" {
+        problems.say(key("args_from_payload"), "is for lane = \"exec\" only");
+    }
+    Some(TaskConfig {
+        name: parsed?,
+        about: raw.about,
+        lane,
+        command: raw.command,
+        timeout: problems.span(key("timeout"), raw.timeout),
+        grace: raw.grace.map(|Span(span)| span),
+        cwd: Some(folder.join(raw.cwd.unwrap_or_default())),
+        env: raw.env,
+        args_from_payload: raw.args_from_payload,
+        memory_limit_bytes: raw.memory_limit.map(|Size(bytes)| bytes),
+        cpu_limit: problems.span(key("cpu_limit"), raw.cpu_limit),
+        stall_timeout: problems.span(key("stall_timeout"), raw.stall_timeout),
+    })
+}
+
+fn photos(raw: RawPhotos, problems: &mut Problems) -> Option<PhotosConfig> {
+    let converter = match raw.converter.as_deref() {
+        None | Some("builtin") => Converter::Builtin,
+        Some("magick") => Converter::Magick,
+        Some(other) => {
+            problems.say(
+                "packs.photos.converter",
+                format!("is {other:?}; give \"builtin\" or \"magick\" (ImageMagick, one process per photo)"),
+            );
+            Converter::Builtin
+        }
+    };
+    let photos = PhotosConfig {
+        concurrency: problems.slots("packs.photos.concurrency", raw.concurrency),
+        converter,
+        memory_bytes: raw.memory.map(|Size(bytes)| bytes),
+        timeout: problems.span("packs.photos.timeout", raw.timeout),
+    };
+    raw.enabled.unwrap_or(true).then_some(photos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str) -> Result<Config, Vec<Problem>> {
+        toml::from_str::<RawConfig>(text)
+            .unwrap()
+            .resolve(Path::new("/etc/offloop"))
+    }
+
+    #[test]
+    fn nothing_written_means_the_documented_defaults() {
+        let config = resolve("").unwrap();
+        assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
+        assert_eq!(config.data, Path::new(DATA_DEFAULT));
+        assert!(config.token.is_none() && config.photos.is_some() && config.tasks.is_empty());
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_and_by_its_key() {
+        let text = r#"
+            [server]
+            listen = "nowhere"
+            token = "short"
+            [lanes.cpu]
+            threads = 0
+            [tasks."bad name"]
+            lane = "thread"
+            command = []
+            [tasks.ok]
+            lane = "process"
+            command = ["node", "x.mjs"]
+            args_from_payload = true
+            [packs.photos]
+            converter = "gimp"
+        "#;
+        let problems = resolve(text).unwrap_err();
+        let keys: Vec<_> = problems
+            .iter()
+            .map(|problem| problem.key.as_str())
+            .collect();
+        let want = [
+            "server.listen",
+            "server.token",
+            "tasks.bad name",
+            "tasks.bad name.lane",
+            "tasks.bad name.command",
+            "tasks.ok.args_from_payload",
+            "packs.photos.converter",
+            "lanes.cpu.threads",
+        ];
+        assert_eq!(keys, want);
+    }
+
+    #[test]
+    fn a_task_is_read_as_the_readme_shows_it() {
+        let text = r#"
+            [tasks.report]
+            lane = "process"
+            command = ["node", "tasks/report.mjs"]
+            processes = 2
+            timeout = "30s"
+            memory_limit = "300MiB"
+        "#;
+        let config = resolve(text).unwrap();
+        let task = &config.tasks[0];
+        assert_eq!(task.lane, TaskLane::Process { processes: 2 });
+        assert_eq!(task.timeout, Some(Duration::from_secs(30)));
+        assert_eq!(task.memory_limit_bytes, Some(300 << 20));
+        assert_eq!(task.cwd.as_deref(), Some(Path::new("/etc/offloop/")));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = toml::from_str::<RawConfig>("[server]\nport = 1").unwrap_err();
+        assert!(
+            error.to_string().contains("unknown field `port`"),
+            "{error}"
+        );
+        let error =
+            toml::from_str::<RawConfig>("[tasks.x]\nlane='exec'\ncommand=['a']\ntimeout=30");
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .contains("a duration with its unit")
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! The program `offloop`: configuration, wiring, commands.
+//!
+//! Level 7: everything comes together here. Must never: hold logic of the path, of a lane or of a
+//! pack.
+
+mod client;
+mod commands;
+mod config;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Heavy work off your API's event loop, owned to its end.
+///
+/// Start with `offloop serve`, then look at http://127.0.0.1:7878.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server: jobs, lanes, HTTP, dashboard
+    #[command(
+        after_help = "Example:\n  offloop serve --data ./offloop-data --listen 127.0.0.1:7878"
+    )]
+    Serve(commands::serve::Args),
+    /// Check configuration, store and tasks without serving
+    #[command(after_help = "Example:\n  offloop check --config offloop.toml")]
+    Check(commands::check::Args),
+    /// Ask for a job
+    #[command(
+        after_help = "Examples:\n  offloop enqueue offloop.spin '{\"cpu_ms\": 500}' --wait 10\n  offloop enqueue report @payload.json --priority 2 --delay 5min"
+    )]
+    Enqueue(commands::jobs::EnqueueArgs),
+    /// List jobs, newest first
+    #[command(after_help = "Example:\n  offloop jobs --state failed --task report --limit 20")]
+    Jobs(commands::jobs::ListArgs),
+    /// Show one job: its attempts, result and log
+    #[command(after_help = "Example:\n  offloop job 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a --logs")]
+    Job(commands::jobs::ShowArgs),
+    /// Cancel a job; a running one is stopped for certain
+    #[command(after_help = "Example:\n  offloop cancel 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a")]
+    Cancel(commands::jobs::OneArgs),
+    /// Give a failed, cancelled or expired job another life
+    #[command(after_help = "Example:\n  offloop retry 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a")]
+    Retry(commands::jobs::OneArgs),
+    /// Show queues and what is in them; pause and resume one
+    #[command(after_help = "Examples:\n  offloop queues\n  offloop queues --pause default")]
+    Queues(commands::queues::Args),
+    /// Scan a folder of photos and convert them, with a progress bar
+    #[command(after_help = "Example:\n  offloop scan ~/Pictures")]
+    Scan(commands::scan::Args),
+    /// Starts a child of a lane; not for people
+    #[command(name = "__shim", hide = true, disable_help_flag = true)]
+    Shim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+}
+
+/// Exit codes: 0 done, 1 failed, 2 usage (clap's own).
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Serve(args) => commands::serve::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Enqueue(args) => commands::jobs::enqueue(&args),
+        Command::Jobs(args) => commands::jobs::list(&args),
+        Command::Job(args) => commands::jobs::show(&args),
+        Command::Cancel(args) => commands::jobs::order(&args, "cancel"),
+        Command::Retry(args) => commands::jobs::order(&args, "retry"),
+        Command::Queues(args) => commands::queues::run(&args),
+        Command::Scan(args) => commands::scan::run(&args),
+        Command::Shim { arguments } => offloop::lane_process::shim_main(arguments.into_iter()),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("offloop: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
