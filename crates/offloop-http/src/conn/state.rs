@@ -138,8 +138,8 @@ impl ConnState {
             |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) > limit.as_millis();
         let blocked = self.blocked_since.load(Ordering::Acquire);
         if blocked != 0 {
-            let debt = self.debt.load(Ordering::Acquire);
-            if over(blocked.saturating_sub(debt), rules.pace.window) {
+            let owed = now.saturating_sub(blocked) + self.debt.load(Ordering::Acquire);
+            if u128::from(owed) > rules.pace.window.as_millis() {
                 return Some(Overdue::SlowReader);
             }
         }

@@ -4,7 +4,7 @@
 //! and is closed by the write deadline; one that falls behind is told `lagged`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -51,6 +51,8 @@ struct Reader {
     filter: Filter,
     /// Tell how many events there were, this often, and not which.
     digest: Option<Duration>,
+    /// Where the digest began, and when it is told.
+    counting: Option<(EventCursor, Instant)>,
     keep_alive: Duration,
     closing: watch::Receiver<bool>,
     door: Arc<Inner>,
@@ -104,6 +106,7 @@ pub(super) async fn events(State(door): State<Arc<Inner>>, headers: HeaderMap, u
         handle: door.handle.clone(),
         filter,
         digest,
+        counting: None,
         keep_alive: door.config.keep_alive_every,
         closing: door.closing.subscribe(),
         door,
@@ -195,14 +198,22 @@ impl Reader {
     }
 
     /// Waits for an event, then lets more come: a dashboard asks anew at each, so a busy server
-    /// must not tell it of each.
+    /// must not tell it of each. What is being counted is kept when this is dropped.
     async fn read_digest(&mut self, every: Duration) -> Option<Bytes> {
-        let before = self.events.cursor();
-        let _ = self.events.next().await?;
-        tokio::time::sleep(every).await;
+        let counting = match self.counting {
+            Some(counting) => counting,
+            None => {
+                let from = self.events.cursor();
+                let _ = self.events.next().await?;
+                *self.counting.insert((from, Instant::now() + every))
+            }
+        };
+        let (from, until) = counting;
+        tokio::time::sleep_until(until.into()).await;
+        self.counting = None;
         self.events = self.handle.events(None);
         let cursor = self.events.cursor();
-        let events = cursor.position.saturating_sub(before.position);
+        let events = cursor.position.saturating_sub(from.position);
         Some(format!("id: {cursor}\nevent: digest\ndata: {{\"events\":{events}}}\n\n").into())
     }
 }

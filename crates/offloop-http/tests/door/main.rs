@@ -1,0 +1,10 @@
+//! The door as callers meet it: a real server, real sockets, a store in memory, a CPU lane.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod bulk;
+mod events;
+mod limits;
+mod pages;
+mod routes;
+mod security;
+mod support;
