@@ -63,7 +63,7 @@ impl Disk {
         } else {
             self.room.kept
         };
-        let short = self.room.free < limit;
+        let short = self.room.free < limit && !cfg!(feature = "sabotage");
         self.room.short = short;
         if short != self.was_short {
             self.was_short = short;

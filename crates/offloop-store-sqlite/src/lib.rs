@@ -17,6 +17,8 @@ mod index;
 mod meta;
 mod open;
 mod reader;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 mod schema;
 mod tables;
 mod writer;

@@ -92,8 +92,9 @@ mod tests {
         migrate(&conn).unwrap();
         conn.execute_batch(
             "INSERT INTO lines VALUES (1, 'q', 't');
-             INSERT INTO jobs VALUES ((0x0199f3c27c1e << 12) | 0x123, 5, 1, 2, 5, 0, 0, 0, 1000,
-               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, x'7b7d')",
+             INSERT INTO jobs VALUES ((0x0199f3c27c1e << 12) | 0x123, 5, 1, 2, 5, 0, 0, 1000,
+               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, x'7b7d');
+             SELECT * FROM v_attempts",
         )
         .unwrap();
         let (job, state): (String, String) = conn

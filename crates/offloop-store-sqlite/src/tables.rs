@@ -1,18 +1,17 @@
-//! The statements of the hot path, prepared once, and how a row becomes a job.
+//! The statements of the hot path, prepared once, and how rows become jobs.
 //!
 //! Must never: decide anything. `apply` decides.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use offloop_job::{Failure, FailureClass, JobOptions, NodeId, QueueName, Timestamp};
-use rusqlite::{Connection, Row, Statement};
+use rusqlite::{Connection, OptionalExtension, Row, Statement};
 
-use crate::index::Row as RowNumber;
+use crate::index::{LineId, Row as RowNumber};
 
-/// A payload or result longer than this is kept apart from its row, which is rewritten by a claim.
-pub(crate) const INLINE_BYTES_MAX: usize = 4 << 10;
-
-const READ_JOB: &str = "SELECT rnd, priority, due_at, run_at, unique_key, options, payload, \
-    attempt, streak FROM jobs WHERE id = ?1";
+/// A payload or result longer than this is kept apart, so that a row stays within its page.
+pub(crate) const INLINE_BYTES_MAX: usize = 2 << 10;
 
 pub(crate) struct Hot<'c> {
     pub(crate) begin: Statement<'c>,
@@ -20,6 +19,7 @@ pub(crate) struct Hot<'c> {
     pub(crate) insert: Statement<'c>,
     pub(crate) read: Statement<'c>,
     pub(crate) claim: Statement<'c>,
+    pub(crate) unclaim: Statement<'c>,
     pub(crate) finish: Statement<'c>,
     pub(crate) delete: Statement<'c>,
 }
@@ -30,29 +30,108 @@ impl<'c> Hot<'c> {
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
             insert: conn.prepare(
-                "INSERT INTO jobs (id, rnd, line, state, priority, attempt, streak, cancelling, \
-                 due_at, run_at, expires_at, unique_key, options, payload) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, 0, ?6, ?7, ?8, ?9, ?10, ?11)",
+                "INSERT INTO jobs (id, rnd, line, state, priority, attempt, streak, due_at, \
+                 run_at, expires_at, unique_key, options, payload) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?,
-            read: conn.prepare(READ_JOB)?,
-            claim: conn.prepare(
-                "UPDATE jobs SET state = 3, attempt = ?2, lease = ?3, claimed_at = ?4, node = ?5 \
-                 WHERE id = ?1",
+            read: conn.prepare(
+                "SELECT rnd, line, state, priority, attempt, streak, due_at, run_at, expires_at, \
+                 lease, class, exit_code, signal, unique_key, options, message, payload \
+                 FROM jobs WHERE id = ?1",
             )?,
+            claim: conn
+                .prepare("INSERT INTO running VALUES (?1, ?2, ?3, ?4, ?5, 0, NULL, NULL)")?,
+            unclaim: conn.prepare("DELETE FROM running WHERE job = ?1")?,
             finish: conn.prepare(
-                "INSERT INTO history (id, rnd, line, state, priority, attempt, due_at, run_at, \
-                 finished_at, lease, claimed_at, node, reason, class, exit_code, signal, \
-                 attempt_failed, attempt_node, lane, started_at, ended_at, wait_us, wall_us, \
-                 cpu_us, max_rss, log_dropped, options, message, executor, payload, result, \
-                 log_head, log_tail) \
-                 SELECT id, rnd, line, ?2, priority, attempt, due_at, run_at, \
-                 ?3, lease, claimed_at, node, ?4, iif(?5, ?6, class), iif(?5, ?7, exit_code), \
-                 iif(?5, ?8, signal), ?5, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, options, \
-                 iif(?5, ?18, message), ?19, payload, ?20, ?21, ?22 FROM jobs WHERE id = ?1",
+                "INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, \
+                 ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, \
+                 ?29, ?30, ?31, ?32)",
             )?,
             delete: conn.prepare("DELETE FROM jobs WHERE id = ?1")?,
         })
     }
+}
+
+/// A row of the table jobs.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveRow {
+    pub(crate) rnd: u64,
+    pub(crate) line: LineId,
+    pub(crate) code: i64,
+    pub(crate) priority: u8,
+    pub(crate) attempt: u16,
+    pub(crate) streak: u16,
+    pub(crate) due_at: u64,
+    pub(crate) run_at: Option<u64>,
+    pub(crate) expires_at: Option<u64>,
+    pub(crate) lease: Option<u64>,
+    /// Of the last attempt that failed.
+    pub(crate) failure: Option<Box<Failure>>,
+    /// The unique key that it holds.
+    pub(crate) unique_key: Option<Box<str>>,
+    pub(crate) options: Option<Box<str>>,
+    /// `None` if it is in the table blobs.
+    pub(crate) payload: Option<Bytes>,
+}
+
+impl LiveRow {
+    /// The row of a live job, if there is one.
+    pub(crate) fn find(hot: &mut Hot<'_>, row: RowNumber) -> rusqlite::Result<Option<Self>> {
+        let mut rows = hot.read.query([row as i64])?;
+        rows.next()?.map(Self::read).transpose()
+    }
+
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let message = row.get_ref(15)?.as_str_or_null()?;
+        let failure = failure(row.get(10)?, message, row.get(11)?, row.get(12)?);
+        let payload = row.get_ref(16)?.as_blob_or_null()?;
+        Ok(Self {
+            rnd: row.get(0)?,
+            line: LineId(row.get::<_, u32>(1)?.wrapping_sub(1)),
+            code: row.get(2)?,
+            priority: row.get(3)?,
+            attempt: row.get(4)?,
+            streak: row.get(5)?,
+            due_at: row.get(6)?,
+            run_at: row.get(7)?,
+            expires_at: row.get(8)?,
+            lease: row.get(9)?,
+            failure: failure.map(Box::new),
+            unique_key: row.get(13)?,
+            options: row.get(14)?,
+            payload: payload.map(Bytes::copy_from_slice),
+        })
+    }
+
+    /// Nothing was asked for but the queue.
+    pub(crate) const fn has_default_options(&self) -> bool {
+        self.priority == offloop_job::limits::PRIORITY_DEFAULT
+            && self.run_at.is_none()
+            && self.options.is_none()
+    }
+
+    pub(crate) fn options(&self, queue: &QueueName) -> Result<JobOptions, String> {
+        options(queue, self.priority, self.run_at, self.options.as_deref())
+    }
+}
+
+/// Options from their columns.
+pub(crate) fn options(
+    queue: &QueueName,
+    priority: u8,
+    run_at: Option<u64>,
+    text: Option<&str>,
+) -> Result<JobOptions, String> {
+    let mut options = JobOptions {
+        queue: queue.clone(),
+        priority,
+        run_at: run_at.map(Timestamp::from_millis),
+        ..JobOptions::default()
+    };
+    if let Some(text) = text {
+        offloop_store::codec::decode_into(text, &mut options).map_err(|e| e.to_string())?;
+    }
+    Ok(options)
 }
 
 /// Number of a job's payload in the table blobs; its result has the next one.
@@ -69,21 +148,25 @@ pub(crate) fn write_blob(conn: &Connection, id: u64, data: &[u8]) -> rusqlite::R
     write.execute((id as i64, data)).map(|_| ())
 }
 
-/// The bytes of a column, or of the blob that stands for it.
-pub(crate) fn read_bytes(
-    conn: &Connection,
-    inline: Option<&[u8]>,
-    blob: u64,
-) -> rusqlite::Result<Option<Bytes>> {
-    use rusqlite::OptionalExtension;
-    if let Some(inline) = inline {
-        return Ok(Some(Bytes::copy_from_slice(inline)));
-    }
+pub(crate) fn read_blob(conn: &Connection, id: u64) -> rusqlite::Result<Option<Bytes>> {
     let mut read = conn.prepare_cached("SELECT data FROM blobs WHERE id = ?1")?;
-    let found = read.query_row([blob as i64], |row| {
+    let found = read.query_row([id as i64], |row| {
         Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))
     });
     found.optional()
+}
+
+/// The bytes of a column, or of the blob that stands for it.
+pub(crate) fn read_bytes(
+    conn: &Connection,
+    row: &Row<'_>,
+    column: usize,
+    blob: u64,
+) -> rusqlite::Result<Option<Bytes>> {
+    match row.get_ref(column)?.as_blob_or_null()? {
+        Some(inline) => Ok(Some(Bytes::copy_from_slice(inline))),
+        None => read_blob(conn, blob),
+    }
 }
 
 /// A row that this program cannot read: damaged, or written by a newer one.
@@ -94,36 +177,7 @@ pub(crate) struct Unreadable {
     pub(crate) what: String,
 }
 
-/// What of a job's options is in columns.
-pub(crate) struct OptionColumns<'r> {
-    pub(crate) priority: u8,
-    pub(crate) run_at: Option<u64>,
-    pub(crate) text: Option<&'r str>,
-}
-
-impl OptionColumns<'_> {
-    /// Nothing was asked for but the queue.
-    pub(crate) const fn is_default(&self) -> bool {
-        self.priority == offloop_job::limits::PRIORITY_DEFAULT
-            && self.run_at.is_none()
-            && self.text.is_none()
-    }
-
-    pub(crate) fn options(&self, queue: &QueueName) -> Result<JobOptions, String> {
-        let mut options = JobOptions {
-            queue: queue.clone(),
-            priority: self.priority,
-            run_at: self.run_at.map(Timestamp::from_millis),
-            ..JobOptions::default()
-        };
-        if let Some(text) = self.text {
-            offloop_store::codec::decode_into(text, &mut options).map_err(|e| e.to_string())?;
-        }
-        Ok(options)
-    }
-}
-
-/// A failure from four columns that stand side by side.
+/// A failure from four columns.
 pub(crate) fn failure(
     class: Option<u8>,
     message: Option<&str>,
@@ -144,6 +198,10 @@ pub(crate) fn node(text: &str) -> NodeId {
     NodeId(text.into())
 }
 
-pub(crate) fn micros(duration: std::time::Duration) -> i64 {
+pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+pub(crate) const fn ms(at: Timestamp) -> i64 {
+    at.as_millis() as i64
 }

@@ -140,7 +140,13 @@ impl Writer {
             }
             quiet_cut = false;
             desk.room = self.disk.room();
-            commit(&mut desk, conn, &mut full_sync, batch)?;
+            let committed = commit(&mut desk, conn, &mut full_sync, batch);
+            #[cfg(feature = "sabotage")]
+            if committed.is_err() {
+                crate::sabotage::carry_on(conn, batch);
+                continue;
+            }
+            committed?;
             let closes = matches!(batch.last(), Some(Command::Close(_)));
             if closes {
                 return self.close(conn, batch);
@@ -250,7 +256,7 @@ fn commit(
     desk: &mut Desk<'_>,
     conn: &Connection,
     full_sync: &mut bool,
-    batch: &mut [Command],
+    batch: &mut Vec<Command>,
 ) -> Result<(), Failure> {
     let reserves = desk.leases_run_low();
     let durable = reserves || batch.iter().any(Command::is_durable);
@@ -271,6 +277,8 @@ fn commit(
     if matches!(batch.last(), Some(Command::Close(_))) {
         meta::write(conn, meta::LAST_ROW, desk.index.last_row)?;
     }
+    #[cfg(feature = "sabotage")]
+    crate::sabotage::answer_early(batch);
     desk.hot.commit.execute([])?;
     Ok(())
 }

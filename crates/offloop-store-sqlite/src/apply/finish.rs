@@ -2,12 +2,11 @@
 
 use offloop_job::{FinalReason, JobId, JobState, Step, Timestamp};
 use offloop_store::AttemptReport;
-use rusqlite::OptionalExtension;
 
 use super::Desk;
 use crate::errors::Failure;
 use crate::index::{LineId, ReadyKey, Row, unique_hash};
-use crate::tables::{INLINE_BYTES_MAX, micros, result_blob, write_blob};
+use crate::tables::{INLINE_BYTES_MAX, LiveRow, micros, ms, result_blob, write_blob};
 
 /// How a job ended.
 pub(super) struct End<'r> {
@@ -15,14 +14,27 @@ pub(super) struct End<'r> {
     pub(super) at: Timestamp,
     pub(super) reason: Option<FinalReason>,
     pub(super) result: Option<&'r [u8]>,
-    /// Of its last attempt; `None` if it was ended while nobody ran it.
-    pub(super) report: Option<&'r AttemptReport>,
+    pub(super) attempt: Option<LastAttempt<'r>>,
+}
+
+/// The attempt that ended it; none if it was ended while nobody ran it.
+pub(super) struct LastAttempt<'r> {
+    pub(super) lease: u64,
+    pub(super) number: u16,
+    pub(super) claimed_at: u64,
+    pub(super) report: &'r AttemptReport,
 }
 
 impl Desk<'_> {
     /// The row goes from jobs to history. The index is the caller's.
-    pub(super) fn finish_row(&mut self, row: Row, end: &End<'_>) -> Result<(), Failure> {
-        let report = end.report;
+    pub(super) fn finish_row(
+        &mut self,
+        row: Row,
+        live: &LiveRow,
+        end: &End<'_>,
+    ) -> Result<(), Failure> {
+        let attempt = end.attempt.as_ref();
+        let report = attempt.map(|attempt| attempt.report);
         let (node, lane) = match report {
             Some(report) => (
                 Some(self.word(&report.node.0)?),
@@ -35,42 +47,50 @@ impl Desk<'_> {
             write_blob(self.conn, result_blob(row), long)?;
             result = None;
         }
-        let failure = report.and_then(|report| report.failure.as_ref());
-        let log = report.map(|report| &report.log);
         let usage = report.map(|report| &report.usage);
+        let own_failure = report.and_then(|report| report.failure.as_ref());
+        let failure = own_failure.or(live.failure.as_deref());
+        let log = report
+            .map(|report| &report.log)
+            .filter(|log| !log.is_empty());
+        let number = attempt.map_or(live.attempt, |attempt| attempt.number);
+        let max_rss = usage.and_then(|usage| usage.max_rss_bytes);
         let bind = &mut self.hot.finish;
         bind.raw_bind_parameter(1, row as i64)?;
-        bind.raw_bind_parameter(2, end.state as i64)?;
-        bind.raw_bind_parameter(3, end.at.as_millis() as i64)?;
-        bind.raw_bind_parameter(4, end.reason.map(|reason| reason as i64))?;
-        bind.raw_bind_parameter(5, failure.is_some())?;
-        bind.raw_bind_parameter(6, failure.map(|failure| failure.class as i64))?;
-        bind.raw_bind_parameter(7, failure.and_then(|failure| failure.exit_code))?;
-        bind.raw_bind_parameter(8, failure.and_then(|failure| failure.signal))?;
-        bind.raw_bind_parameter(9, node)?;
-        bind.raw_bind_parameter(10, lane)?;
-        bind.raw_bind_parameter(
-            11,
-            report.map(|report| report.started_at.as_millis() as i64),
-        )?;
-        bind.raw_bind_parameter(12, report.map(|report| report.ended_at.as_millis() as i64))?;
-        bind.raw_bind_parameter(13, report.map(|report| micros(report.wait)))?;
-        bind.raw_bind_parameter(14, usage.map(|usage| micros(usage.wall)))?;
-        bind.raw_bind_parameter(15, usage.and_then(|usage| usage.cpu).map(micros))?;
-        let max_rss = usage.and_then(|usage| usage.max_rss_bytes);
-        bind.raw_bind_parameter(16, max_rss.map(|bytes| bytes as i64))?;
-        let dropped = log
-            .map(|log| log.dropped_bytes as i64)
-            .filter(|bytes| *bytes > 0);
-        bind.raw_bind_parameter(17, dropped)?;
-        bind.raw_bind_parameter(18, failure.map(|failure| &*failure.message))?;
-        bind.raw_bind_parameter(19, report.map(|report| &*report.executor))?;
-        bind.raw_bind_parameter(20, result)?;
-        bind.raw_bind_parameter(21, log.map(|log| &*log.head).filter(|log| !log.is_empty()))?;
-        bind.raw_bind_parameter(22, log.map(|log| &*log.tail).filter(|log| !log.is_empty()))?;
-        let inserted = bind.raw_execute()?;
-        let deleted = self.hot.delete.execute([row as i64])?;
-        if (inserted, deleted) != (1, 1) {
+        bind.raw_bind_parameter(2, live.rnd as i64)?;
+        bind.raw_bind_parameter(3, live.line.0 + 1)?;
+        bind.raw_bind_parameter(4, end.state as i64)?;
+        bind.raw_bind_parameter(5, live.priority)?;
+        bind.raw_bind_parameter(6, number)?;
+        bind.raw_bind_parameter(7, live.due_at as i64)?;
+        bind.raw_bind_parameter(8, ms(end.at))?;
+        let lease = attempt.map(|attempt| attempt.lease).or(live.lease);
+        bind.raw_bind_parameter(9, lease.map(|lease| lease as i64))?;
+        bind.raw_bind_parameter(10, attempt.map(|attempt| attempt.claimed_at as i64))?;
+        bind.raw_bind_parameter(11, node)?;
+        bind.raw_bind_parameter(12, lane)?;
+        bind.raw_bind_parameter(13, report.map(|report| ms(report.started_at)))?;
+        bind.raw_bind_parameter(14, report.map(|report| ms(report.ended_at)))?;
+        bind.raw_bind_parameter(15, report.map(|report| micros(report.wait)))?;
+        bind.raw_bind_parameter(16, usage.map(|usage| micros(usage.wall)))?;
+        bind.raw_bind_parameter(17, usage.and_then(|usage| usage.cpu).map(micros))?;
+        bind.raw_bind_parameter(18, max_rss.map(|bytes| bytes as i64))?;
+        bind.raw_bind_parameter(19, own_failure.is_some())?;
+        bind.raw_bind_parameter(20, live.run_at.map(|at| at as i64))?;
+        bind.raw_bind_parameter(21, end.reason.map(|reason| reason as i64))?;
+        bind.raw_bind_parameter(22, failure.map(|failure| failure.class as i64))?;
+        bind.raw_bind_parameter(23, failure.and_then(|failure| failure.exit_code))?;
+        bind.raw_bind_parameter(24, failure.and_then(|failure| failure.signal))?;
+        bind.raw_bind_parameter(25, log.map(|log| log.dropped_bytes as i64))?;
+        bind.raw_bind_parameter(26, live.options.as_deref())?;
+        bind.raw_bind_parameter(27, report.map(|report| &*report.executor))?;
+        bind.raw_bind_parameter(28, failure.map(|failure| &*failure.message))?;
+        bind.raw_bind_parameter(29, live.payload.as_deref())?;
+        bind.raw_bind_parameter(30, result)?;
+        bind.raw_bind_parameter(31, log.map(|log| &*log.head))?;
+        bind.raw_bind_parameter(32, log.map(|log| &*log.tail))?;
+        bind.raw_execute()?;
+        if self.hot.delete.execute([row as i64])? != 1 {
             return Err(Failure::bug(format!(
                 "job {row:#x} was not where it was known to be"
             )));
@@ -79,7 +99,7 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Ends a job that nobody runs. `None` if it is not there, or not idle.
+    /// Ends a job that nobody runs. `None` if it is not there, or runs.
     pub(super) fn end_idle_job(
         &mut self,
         now: Timestamp,
@@ -87,25 +107,10 @@ impl Desk<'_> {
         step: Step,
     ) -> Result<Option<(LineId, JobState)>, Failure> {
         let row = id.order();
-        let sql = "SELECT rnd, line, state, priority, due_at, unique_key FROM jobs WHERE id = ?1";
-        let mut query = self.conn.prepare_cached(sql)?;
-        let found = query.query_row([row as i64], |found| {
-            let line = LineId(found.get::<_, u32>(1)? - 1);
-            let key = ReadyKey::new(found.get(3)?, found.get(4)?);
-            let unique: Option<Box<str>> = found.get(5)?;
-            Ok((
-                found.get::<_, u64>(0)?,
-                line,
-                found.get::<_, i64>(2)?,
-                key,
-                unique,
-            ))
-        });
-        let Some((rnd, line, code, key, unique)) = found.optional()? else {
+        let Some(live) = self.find_live(id)? else {
             return Ok(None);
         };
-        let state = self.idle_state(code, key.due());
-        let Some(state) = state.after(step).ok().filter(|_| rnd == id.random()) else {
+        let Ok(state) = self.live_state(row, &live).after(step) else {
             return Ok(None);
         };
         let end = End {
@@ -113,27 +118,35 @@ impl Desk<'_> {
             at: now,
             reason: None,
             result: None,
-            report: None,
+            attempt: None,
         };
-        self.finish_row(row, &end)?;
-        self.index.remove_idle(row, line, key);
-        self.index.queue_of(line).live -= 1;
-        if let Some(unique) = unique {
-            let task = &self.index.lines[line.0 as usize].task;
+        self.finish_row(row, &live, &end)?;
+        let key = ReadyKey::new(live.priority, live.due_at);
+        self.index.remove_idle(row, live.line, key);
+        self.index.queue_of(live.line).live -= 1;
+        if let Some(unique) = live.unique_key {
+            let task = &self.index.lines[live.line.0 as usize].task;
             let hash = unique_hash(task, &unique);
             self.index.release(hash);
         }
-        Ok(Some((line, state)))
+        Ok(Some((live.line, state)))
     }
 
-    /// The line of a live job.
-    pub(super) fn line_of_row(&self, row: Row) -> Result<Option<LineId>, Failure> {
-        let mut query = self
-            .conn
-            .prepare_cached("SELECT line FROM jobs WHERE id = ?1")?;
-        let line = query
-            .query_row([row as i64], |row| row.get::<_, u32>(0))
-            .optional()?;
-        Ok(line.map(|line| LineId(line - 1)))
+    /// A live job's row, if it is this very job's.
+    pub(super) fn find_live(&mut self, id: JobId) -> Result<Option<LiveRow>, Failure> {
+        let live = LiveRow::find(&mut self.hot, id.order())?;
+        Ok(live.filter(|live| live.rnd == id.random()))
+    }
+
+    /// Where a live job stands.
+    pub(super) fn live_state(&self, row: Row, live: &LiveRow) -> JobState {
+        if self.index.running.contains_key(&row) {
+            return JobState::Running;
+        }
+        match live.code {
+            1 if live.due_at > self.index.promoted => JobState::Scheduled,
+            -1 => JobState::Scheduled,
+            _ => JobState::Ready,
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::Desk;
 use crate::errors::Failure;
 use crate::index::{Idle, LineId, ReadyKey, Row, unique_hash};
 use crate::meta;
-use crate::tables::{OptionColumns, node, payload_blob, read_bytes, result_blob};
+use crate::tables::{LiveRow, node, options, payload_blob, read_blob, result_blob};
 
 impl Desk<'_> {
     pub(super) fn end_idle(
@@ -24,7 +24,7 @@ impl Desk<'_> {
             // It started in time: expiry has no hold on it.
             if end.why == IdleEnd::Cancel && !job.cancelling {
                 job.cancelling = true;
-                let sql = "UPDATE jobs SET cancelling = 1 WHERE id = ?1";
+                let sql = "UPDATE running SET cancelling = 1 WHERE job = ?1";
                 self.conn.prepare_cached(sql)?.execute([row as i64])?;
             }
             return Ok(EndIdleOutcome::Running {
@@ -49,21 +49,18 @@ impl Desk<'_> {
 
     pub(super) fn overdue(&mut self, now: Timestamp, limit: u16) -> Result<Vec<Overdue>, Failure> {
         let rows = self.index.overdue(now.as_millis(), limit.into());
-        let sql = "SELECT rnd, line, payload FROM jobs WHERE id = ?1";
-        let mut query = self.conn.prepare_cached(sql)?;
         let mut overdue = Vec::with_capacity(rows.len());
         for row in rows {
-            let mut found = query.query([row as i64])?;
-            let Some(found) = found.next()? else { continue };
-            let line = LineId(found.get::<_, u32>(1)? - 1);
-            let (task, queue) = self.index.task_and_queue(line);
-            let inline = found
-                .get_ref(2)?
-                .as_blob_or_null()
-                .map_err(rusqlite::Error::from)?;
-            let payload = read_bytes(self.conn, inline, payload_blob(row))?;
+            let Some(live) = LiveRow::find(&mut self.hot, row)? else {
+                continue;
+            };
+            let (task, queue) = self.index.task_and_queue(live.line);
+            let payload = match live.payload {
+                Some(payload) => Some(payload),
+                None => read_blob(self.conn, payload_blob(row))?,
+            };
             overdue.push(Overdue {
-                id: JobId::from_parts(row, found.get(0)?),
+                id: JobId::from_parts(row, live.rnd),
                 task,
                 queue,
                 payload: payload.unwrap_or_default(),
@@ -85,8 +82,8 @@ impl Desk<'_> {
     pub(super) fn revive(&mut self, now: Timestamp, id: JobId) -> Result<ReviveOutcome, Failure> {
         let row = id.order();
         let Some(state) = self.final_state(id)? else {
-            return Ok(match self.live_state(id)? {
-                Some(state) => ReviveOutcome::NotRevivable(state),
+            return Ok(match self.find_live(id)? {
+                Some(live) => ReviveOutcome::NotRevivable(self.live_state(row, &live)),
                 None => ReviveOutcome::Unknown,
             });
         };
@@ -129,9 +126,9 @@ impl Desk<'_> {
         now: Timestamp,
         options: &offloop_job::JobOptions,
     ) -> Result<(), Failure> {
-        let sql = "INSERT INTO jobs (id, rnd, line, state, priority, attempt, streak, cancelling, \
+        let sql = "INSERT INTO jobs (id, rnd, line, state, priority, attempt, streak, \
                    due_at, run_at, expires_at, class, exit_code, signal, unique_key, options, \
-                   message, payload) SELECT id, rnd, line, 2, priority, 0, 0, 0, ?2, run_at, ?3, \
+                   message, payload) SELECT id, rnd, line, 2, priority, 0, 0, ?2, run_at, ?3, \
                    class, exit_code, signal, ?4, ?5, message, payload FROM history WHERE id = ?1";
         self.conn.prepare_cached(sql)?.execute((
             row as i64,
@@ -140,7 +137,7 @@ impl Desk<'_> {
             options.unique.as_ref().map(|unique| unique.key.as_str()),
             codec::encode(options),
         ))?;
-        let sql = "INSERT OR REPLACE INTO attempts SELECT id, lease, attempt, attempt_node, lane, \
+        let sql = "INSERT OR REPLACE INTO attempts SELECT id, lease, attempt, node, lane, \
                    started_at, ended_at, wait_us, wall_us, cpu_us, max_rss, \
                    iif(attempt_failed, class, NULL), iif(attempt_failed, exit_code, NULL), \
                    iif(attempt_failed, signal, NULL), iif(attempt_failed, message, NULL), \
@@ -159,8 +156,8 @@ impl Desk<'_> {
             meta::write(self.conn, meta::LAST_ROW, self.index.last_row)?;
             return Ok(DeleteOutcome::Deleted);
         }
-        Ok(match self.live_state(id)? {
-            Some(state) => DeleteOutcome::NotFinal(state),
+        Ok(match self.find_live(id)? {
+            Some(live) => DeleteOutcome::NotFinal(self.live_state(id.order(), &live)),
             None => DeleteOutcome::Unknown,
         })
     }
@@ -184,20 +181,6 @@ impl Desk<'_> {
         self.index.finished_rows -= 1;
         Ok(())
     }
-
-    fn live_state(&self, id: JobId) -> Result<Option<JobState>, Failure> {
-        let sql = "SELECT rnd, state, due_at FROM jobs WHERE id = ?1";
-        let mut query = self.conn.prepare_cached(sql)?;
-        let found = query.query_row([id.order() as i64], |row| {
-            Ok((
-                row.get::<_, u64>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, u64>(2)?,
-            ))
-        });
-        let found = found.optional()?.filter(|found| found.0 == id.random());
-        Ok(found.map(|(_, code, due)| self.idle_state(code, due)))
-    }
 }
 
 /// Columns 1 to 3: priority, run_at, options.
@@ -205,12 +188,8 @@ fn read_options(
     found: &SqlRow<'_>,
     queue: &QueueName,
 ) -> rusqlite::Result<offloop_job::JobOptions> {
-    let columns = OptionColumns {
-        priority: found.get(1)?,
-        run_at: found.get(2)?,
-        text: found.get_ref(3)?.as_str_or_null()?,
-    };
-    columns.options(queue).map_err(|what| {
+    let text = found.get_ref(3)?.as_str_or_null()?;
+    options(queue, found.get(1)?, found.get(2)?, text).map_err(|what| {
         rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, what.into())
     })
 }

@@ -118,7 +118,8 @@ impl Desk<'_> {
             return Ok(None);
         }
         if let Some(replaced) = replaced {
-            let line = self.line_of_row(replaced.order())?;
+            let holder = self.find_live(replaced)?;
+            let line = holder.map(|holder| holder.line);
             if line.is_some_and(|line| self.index.lines[line.0 as usize].queue == at) {
                 live -= 1;
             }

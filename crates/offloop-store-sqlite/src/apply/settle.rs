@@ -6,50 +6,53 @@ use offloop_store::{AttemptReport, Settled, Settlement, Verdict};
 use rusqlite::OptionalExtension;
 
 use super::Desk;
-use super::finish::End;
+use super::finish::{End, LastAttempt};
 use crate::errors::Failure;
 use crate::index::{Idle, ReadyKey, Row, Running};
-use crate::tables::micros;
+use crate::tables::{LiveRow, micros, ms};
+
+/// How a job ends for good: state, reason, result.
+type Final<'r> = (JobState, Option<FinalReason>, Option<&'r [u8]>);
 
 impl Desk<'_> {
     pub(super) fn settle(&mut self, now: Timestamp, end: &Settlement) -> Result<Settled, Failure> {
         let row = end.id.order();
-        let held = self.index.running.get(&row).copied();
-        let held = held.filter(|held| held.rnd == end.id.random() && held.lease == end.lease.0);
-        let Some(held) = held else {
+        let held = self.index.running.get(&row);
+        if !held.is_some_and(|held| held.rnd == end.id.random() && held.lease == end.lease.0) {
             return self.settled_before(end);
+        }
+        let Some(mut held) = self.index.running.remove(&row) else {
+            return Ok(Settled::Stale);
+        };
+        // A job that ran before the last start has its row on file only.
+        let live = match held.row.take() {
+            Some(live) => *live,
+            None => match LiveRow::find(&mut self.hot, row)? {
+                Some(live) => live,
+                None => return Err(Failure::bug(format!("running job {row:#x} has no row"))),
+            },
         };
         let state = match &end.verdict {
-            // A job whose cancel was answered must not run again.
-            Verdict::Retry { .. } | Verdict::HandBack if held.cancelling => {
-                self.end_job(now, row, JobState::Cancelled, None, None, &end.report)?
-            }
             Verdict::Completed { result } => {
-                let result = result.as_deref();
-                self.end_job(now, row, JobState::Completed, None, result, &end.report)?
+                let last = (JobState::Completed, None, result.as_deref());
+                self.end_job(now, row, &held, &live, last, &end.report)?
             }
             Verdict::GiveUp { reason } => {
-                let reason = Some(*reason);
-                self.end_job(now, row, JobState::Failed, reason, None, &end.report)?
+                let last = (JobState::Failed, Some(*reason), None);
+                self.end_job(now, row, &held, &live, last, &end.report)?
             }
-            Verdict::Abort => {
-                self.end_job(now, row, JobState::Cancelled, None, None, &end.report)?
+            // A job whose cancel was answered must not run again.
+            Verdict::Retry { due } if !held.cancelling => {
+                self.retry(row, &held, &live, *due, &end.report)?
             }
-            Verdict::Retry { due } => self.retry(row, held, *due, &end.report)?,
-            Verdict::HandBack => self.hand_back(row, held)?,
+            Verdict::HandBack if !held.cancelling => self.hand_back(row, &held, &live)?,
+            Verdict::Abort | Verdict::Retry { .. } | Verdict::HandBack => {
+                let last = (JobState::Cancelled, None, None);
+                self.end_job(now, row, &held, &live, last, &end.report)?
+            }
         };
-        self.index.running.remove(&row);
+        self.hot.unclaim.execute([row as i64])?;
         self.index.line(held.line).running -= 1;
-        if held.noted {
-            let sql = "DELETE FROM progress WHERE job = ?1";
-            self.conn.prepare_cached(sql)?.execute([row as i64])?;
-        }
-        if state.is_final() {
-            self.index.queue_of(held.line).live -= 1;
-            if let Some(unique) = held.unique {
-                self.index.release(unique);
-            }
-        }
         self.write_records(now, &end.records)?;
         Ok(Settled::Done(state))
     }
@@ -58,9 +61,9 @@ impl Desk<'_> {
         &mut self,
         at: Timestamp,
         row: Row,
-        state: JobState,
-        reason: Option<FinalReason>,
-        result: Option<&[u8]>,
+        held: &Running,
+        live: &LiveRow,
+        (state, reason, result): Final<'_>,
         report: &AttemptReport,
     ) -> Result<JobState, Failure> {
         let end = End {
@@ -68,48 +71,63 @@ impl Desk<'_> {
             at,
             reason,
             result,
-            report: Some(report),
+            attempt: Some(LastAttempt {
+                lease: held.lease,
+                number: held.attempt,
+                claimed_at: held.claimed_at,
+                report,
+            }),
         };
-        self.finish_row(row, &end)?;
+        self.finish_row(row, live, &end)?;
+        self.index.queue_of(held.line).live -= 1;
+        if let Some(unique) = held.unique {
+            self.index.release(unique);
+        }
         Ok(state)
     }
 
     fn retry(
         &mut self,
         row: Row,
-        held: Running,
+        held: &Running,
+        live: &LiveRow,
         due: Timestamp,
         report: &AttemptReport,
     ) -> Result<JobState, Failure> {
-        self.put_on_record(row, &held, report)?;
-        let class = report.failure.as_ref().map(|failure| failure.class);
-        let crash_like = class.is_some_and(FailureClass::is_crash_like);
-        let streak = if crash_like { held.streak + 1 } else { 0 };
-        let key = ReadyKey::new(held.ready.priority(), due.as_millis());
+        self.put_on_record(row, held, report)?;
+        let own_failure = report.failure.as_ref();
+        let crash_like = own_failure.is_some_and(|failure| failure.class.is_crash_like());
+        let streak = if crash_like { live.streak + 1 } else { 0 };
+        let key = ReadyKey::new(live.priority, due.as_millis());
         let idle = self.index.scheduled(key);
-        let sql = "UPDATE jobs SET state = ?2, due_at = ?3, streak = ?4, claimed_at = NULL, \
-                   cancelling = 0 WHERE id = ?1";
-        let mut update = self.conn.prepare_cached(sql)?;
-        update.execute((row as i64, idle.code(), due.as_millis() as i64, streak))?;
-        if let Some(failure) = &report.failure {
-            let sql = "UPDATE jobs SET class = ?2, message = ?3, exit_code = ?4, signal = ?5 \
-                       WHERE id = ?1";
-            let class = failure.class as i64;
-            let (code, signal) = (failure.exit_code, failure.signal);
-            let mut update = self.conn.prepare_cached(sql)?;
-            update.execute((row as i64, class, &*failure.message, code, signal))?;
-        }
-        self.index.add_idle(row, held.line, idle, held.expires_at);
+        let failure = own_failure.or(live.failure.as_deref());
+        let sql = "UPDATE jobs SET state = ?2, due_at = ?3, attempt = ?4, streak = ?5, \
+                   lease = ?6, class = ?7, message = ?8, exit_code = ?9, signal = ?10 \
+                   WHERE id = ?1";
+        self.conn.prepare_cached(sql)?.execute((
+            row as i64,
+            idle.code(),
+            ms(due),
+            held.attempt,
+            streak,
+            held.lease as i64,
+            failure.map(|failure| failure.class as FailureClass as i64),
+            failure.map(|failure| &*failure.message),
+            failure.and_then(|failure| failure.exit_code),
+            failure.and_then(|failure| failure.signal),
+        ))?;
+        self.index.add_idle(row, held.line, idle, live.expires_at);
         Ok(JobState::Scheduled)
     }
 
-    fn hand_back(&mut self, row: Row, held: Running) -> Result<JobState, Failure> {
-        let idle = Idle::Ready(held.ready);
-        let sql = "UPDATE jobs SET state = ?2, attempt = ?3, claimed_at = NULL, cancelling = 0 \
-                   WHERE id = ?1";
+    /// The row has still what it had before the claim, but for the lease.
+    fn hand_back(&mut self, row: Row, held: &Running, live: &LiveRow) -> Result<JobState, Failure> {
+        let sql = "UPDATE jobs SET state = 2, lease = ?2 WHERE id = ?1";
         let mut update = self.conn.prepare_cached(sql)?;
-        update.execute((row as i64, idle.code(), held.attempt - 1))?;
-        self.index.add_idle(row, held.line, idle, held.expires_at);
+        update.execute((row as i64, held.lease as i64))?;
+        let key = ReadyKey::new(live.priority, live.due_at);
+        self.index
+            .add_idle(row, held.line, Idle::Ready(key), live.expires_at);
         self.wake = true;
         Ok(JobState::Ready)
     }
@@ -132,8 +150,8 @@ impl Desk<'_> {
             held.attempt,
             node,
             lane,
-            report.started_at.as_millis() as i64,
-            report.ended_at.as_millis() as i64,
+            ms(report.started_at),
+            ms(report.ended_at),
             micros(report.wait),
             micros(report.usage.wall),
             report.usage.cpu.map(micros),
@@ -159,30 +177,27 @@ impl Desk<'_> {
     }
 
     /// A settlement whose lease is not running: applied before, or stale.
-    fn settled_before(&self, end: &Settlement) -> Result<Settled, Failure> {
-        let row = end.id.order() as i64;
-        let sql = "SELECT rnd, lease, state, due_at FROM jobs WHERE id = ?1 \
-                   UNION ALL SELECT rnd, lease, state, due_at FROM history WHERE id = ?1";
-        let mut query = self.conn.prepare_cached(sql)?;
-        let found = query.query_row([row], |row| {
-            let lease: Option<u64> = row.get(1)?;
-            Ok((
-                row.get::<_, u64>(0)?,
-                lease,
-                row.get::<_, i64>(2)?,
-                row.get::<_, u64>(3)?,
-            ))
-        });
-        let Some((rnd, lease, code, due)) = found.optional()? else {
-            return Ok(Settled::Stale);
-        };
-        if rnd != end.id.random() || lease != Some(end.lease.0) {
-            return Ok(Settled::Stale);
+    fn settled_before(&mut self, end: &Settlement) -> Result<Settled, Failure> {
+        let row = end.id.order();
+        if let Some(live) = self.find_live(end.id)? {
+            let state = self.live_state(row, &live);
+            let known = live.lease == Some(end.lease.0) && state != JobState::Running;
+            return Ok(if known {
+                Settled::Already(state)
+            } else {
+                Settled::Stale
+            });
         }
-        let last = u8::try_from(code).ok().and_then(JobState::from_code);
-        let ended = last.filter(|state| state.is_final());
-        Ok(Settled::Already(
-            ended.unwrap_or_else(|| self.idle_state(code, due)),
-        ))
+        let sql = "SELECT rnd, lease, state FROM history WHERE id = ?1";
+        let mut query = self.conn.prepare_cached(sql)?;
+        let found = query.query_row([row as i64], |row| {
+            let lease: Option<u64> = row.get(1)?;
+            Ok((row.get::<_, u64>(0)?, lease, row.get::<_, u8>(2)?))
+        });
+        let found = found
+            .optional()?
+            .filter(|(rnd, lease, _)| *rnd == end.id.random() && *lease == Some(end.lease.0));
+        let state = found.and_then(|found| JobState::from_code(found.2));
+        Ok(state.map_or(Settled::Stale, Settled::Already))
     }
 }

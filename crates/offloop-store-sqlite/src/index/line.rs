@@ -40,7 +40,6 @@ impl ReadyKey {
 pub(crate) struct Picked {
     pub(crate) row: Row,
     pub(crate) line: LineId,
-    pub(crate) key: ReadyKey,
 }
 
 pub(crate) struct Line {
@@ -121,8 +120,8 @@ pub(crate) fn pick(
         }
     }
     let mut picked = Vec::with_capacity(limit.min(64));
-    while let Some(Reverse((key, row, line))) = heads.pop() {
-        picked.push(Picked { row, line, key });
+    while let Some(Reverse((_, row, line))) = heads.pop() {
+        picked.push(Picked { row, line });
         if picked.len() == limit {
             break;
         }

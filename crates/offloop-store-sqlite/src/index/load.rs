@@ -76,9 +76,10 @@ impl Index {
     }
 
     fn load_jobs(&mut self, conn: &Connection) -> Result<(), OpenError> {
+        let mut claims = claims(conn)?;
         let mut query = conn.prepare(
-            "SELECT id, line, state, priority, due_at, expires_at, unique_key, rnd, lease, node, \
-             attempt, streak, cancelling FROM jobs ORDER BY id",
+            "SELECT id, line, state, priority, due_at, expires_at, unique_key, rnd \
+             FROM jobs ORDER BY id",
         )?;
         let mut ready: Vec<Vec<(ReadyKey, Row)>> = Vec::new();
         ready.resize_with(self.lines.len(), Vec::new);
@@ -86,10 +87,9 @@ impl Index {
         while let Some(row) = rows.next()? {
             let id: Row = row.get(0)?;
             let line = LineId(row.get::<_, u32>(1)?.wrapping_sub(1));
-            let Some(of_line) = ready.get_mut(line.0 as usize) else {
+            let Some(ready) = ready.get_mut(line.0 as usize) else {
                 return Err(damaged("a job names a line that is not there"));
             };
-            let state: i64 = row.get(2)?;
             let key = ReadyKey::new(row.get(3)?, row.get(4)?);
             let expires_at: Option<u64> = row.get(5)?;
             let mut unique = None;
@@ -99,37 +99,24 @@ impl Index {
                 unique = Some(hash);
             }
             self.queue_of(line).live += 1;
-            match state {
-                3 => {
-                    self.line(line).running += 1;
-                    let running = Running {
-                        rnd: row.get(7)?,
-                        lease: row.get(8)?,
-                        node: row.get(9)?,
-                        line,
-                        attempt: row.get(10)?,
-                        streak: row.get(11)?,
-                        ready: key,
-                        expires_at,
-                        unique,
-                        cancelling: row.get(12)?,
-                        noted: true,
-                    };
-                    self.last_lease = self.last_lease.max(running.lease);
-                    self.running.insert(id, running);
-                    continue;
-                }
+            if let Some(mut running) = claims.remove(&id) {
+                running.rnd = row.get(7)?;
+                running.line = line;
+                running.unique = unique;
+                self.last_lease = self.last_lease.max(running.lease);
+                self.line(line).running += 1;
+                self.running.insert(id, running);
+                continue;
+            }
+            match row.get(2)? {
                 -1 => self.add_idle(id, line, Idle::ScheduledLate(key), expires_at),
                 1 if key.due() > self.promoted => {
                     self.add_idle(id, line, Idle::Scheduled(key), expires_at);
                 }
                 // Ready: put in order all at once, which also packs the tree tightly.
                 1 | 2 => {
-                    of_line.push((key, id));
-                    if let Some(at) = expires_at {
-                        self.expiries.insert((at, id));
-                        self.expires_at.insert(id, at);
-                    }
+                    ready.push((key, id));
+                    self.add_expiry(id, expires_at);
                 }
                 _ => return Err(damaged("a live job has a state that is none")),
             }
@@ -137,8 +124,33 @@ impl Index {
         for (line, ready) in self.lines.iter_mut().zip(ready) {
             line.ready = ready.into_iter().collect();
         }
-        Ok(())
+        if claims.is_empty() {
+            Ok(())
+        } else {
+            Err(damaged("a claim names a job that is not there"))
+        }
     }
+}
+
+/// What is known of the running jobs before their own rows are read.
+fn claims(conn: &Connection) -> Result<HashMap<Row, Running>, OpenError> {
+    let mut query =
+        conn.prepare("SELECT job, lease, attempt, claimed_at, node, cancelling FROM running")?;
+    let claims = query.query_map([], |row| {
+        let running = Running {
+            rnd: 0,
+            lease: row.get(1)?,
+            attempt: row.get(2)?,
+            claimed_at: row.get(3)?,
+            node: row.get(4)?,
+            line: LineId(0),
+            unique: None,
+            cancelling: row.get(5)?,
+            row: None,
+        };
+        Ok((row.get(0)?, running))
+    })?;
+    Ok(claims.collect::<Result<_, _>>()?)
 }
 
 fn largest_row(conn: &Connection) -> Result<Row, OpenError> {
@@ -153,6 +165,7 @@ fn largest_row(conn: &Connection) -> Result<Row, OpenError> {
     Ok(largest)
 }
 
+#[allow(clippy::needless_pass_by_value)] // so that `map_err` can name it
 fn damaged(what: impl ToString) -> OpenError {
     OpenError::Corrupt {
         path: "offloop.db".into(),

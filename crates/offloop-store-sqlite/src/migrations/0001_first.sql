@@ -27,7 +27,9 @@ CREATE TABLE queues (
 ) STRICT, WITHOUT ROWID;
 
 -- Jobs that are alive. id: the upper half of the UUID; rnd: its random part.
--- state -1: scheduled, and due before meta.promoted when it was written.
+-- state 1: scheduled, ready when meta.promoted has passed due_at; -1: scheduled, and due before
+-- meta.promoted when it was written; 2: ready. One that also has a row in running runs.
+-- lease: the last one. class, exit_code, signal, message: of the last attempt that failed.
 CREATE TABLE jobs (
   id         INTEGER PRIMARY KEY,
   rnd        INTEGER NOT NULL,
@@ -36,13 +38,10 @@ CREATE TABLE jobs (
   priority   INTEGER NOT NULL,
   attempt    INTEGER NOT NULL,
   streak     INTEGER NOT NULL,
-  cancelling INTEGER NOT NULL,
   due_at     INTEGER NOT NULL,
   run_at     INTEGER,
   expires_at INTEGER,
   lease      INTEGER,
-  claimed_at INTEGER,
-  node       INTEGER,
   class      INTEGER,
   exit_code  INTEGER,
   signal     INTEGER,
@@ -52,7 +51,20 @@ CREATE TABLE jobs (
   payload    BLOB
 ) STRICT;
 
--- Jobs that ended, with their last attempt.
+-- Claims beside their jobs: a claim writes 30 bytes here and leaves the job's row alone.
+CREATE TABLE running (
+  job        INTEGER PRIMARY KEY,
+  lease      INTEGER NOT NULL,
+  attempt    INTEGER NOT NULL,
+  claimed_at INTEGER NOT NULL,
+  node       INTEGER NOT NULL,
+  cancelling INTEGER NOT NULL,
+  note_at    INTEGER,
+  note       BLOB
+) STRICT;
+
+-- Jobs that ended, with their last attempt. node, lane and what follows are NULL for one that
+-- ended while nobody ran it. attempt_failed: class and message are of the last attempt.
 CREATE TABLE history (
   id             INTEGER PRIMARY KEY,
   rnd            INTEGER NOT NULL,
@@ -61,17 +73,10 @@ CREATE TABLE history (
   priority       INTEGER NOT NULL,
   attempt        INTEGER NOT NULL,
   due_at         INTEGER NOT NULL,
-  run_at         INTEGER,
   finished_at    INTEGER NOT NULL,
   lease          INTEGER,
   claimed_at     INTEGER,
   node           INTEGER,
-  reason         INTEGER,
-  class          INTEGER,
-  exit_code      INTEGER,
-  signal         INTEGER,
-  attempt_failed INTEGER,
-  attempt_node   INTEGER,
   lane           INTEGER,
   started_at     INTEGER,
   ended_at       INTEGER,
@@ -79,10 +84,16 @@ CREATE TABLE history (
   wall_us        INTEGER,
   cpu_us         INTEGER,
   max_rss        INTEGER,
+  attempt_failed INTEGER NOT NULL,
+  run_at         INTEGER,
+  reason         INTEGER,
+  class          INTEGER,
+  exit_code      INTEGER,
+  signal         INTEGER,
   log_dropped    INTEGER,
   options        TEXT,
-  message        TEXT,
   executor       TEXT,
+  message        TEXT,
   payload        BLOB,
   result         BLOB,
   log_head       BLOB,
@@ -116,14 +127,7 @@ CREATE TABLE attempts (
   PRIMARY KEY (job, lease)
 ) STRICT, WITHOUT ROWID;
 
--- Last notes of running jobs.
-CREATE TABLE progress (
-  job  INTEGER PRIMARY KEY,
-  at   INTEGER NOT NULL,
-  note BLOB NOT NULL
-) STRICT;
-
--- Payloads (2 * job) and results (2 * job + 1) that are too long for a row that is rewritten.
+-- Payloads (2 * job) and results (2 * job + 1) that are too long for a row.
 CREATE TABLE blobs (
   id   INTEGER PRIMARY KEY,
   data BLOB NOT NULL
@@ -170,7 +174,8 @@ CREATE VIEW v_jobs AS
       || substr(printf('%016x', j.rnd | (1 << 63)), 1, 4) || '-'
       || substr(printf('%016x', j.rnd | (1 << 63)), 5, 12) AS job,
     l.task, l.queue,
-    CASE WHEN j.state = 1 AND j.due_at <= (SELECT value FROM meta WHERE key = 'promoted')
+    CASE WHEN j.lease_now IS NOT NULL THEN 'running'
+      WHEN j.state = 1 AND j.due_at <= (SELECT value FROM meta WHERE key = 'promoted')
       THEN 'ready' ELSE s.state END AS state,
     j.priority, j.attempt,
     strftime('%Y-%m-%dT%H:%M:%fZ', (j.id >> 12) / 1000.0, 'unixepoch') AS created_at,
@@ -179,10 +184,12 @@ CREATE VIEW v_jobs AS
     strftime('%Y-%m-%dT%H:%M:%fZ', finished_at / 1000.0, 'unixepoch') AS finished_at,
     c.class, j.message, j.options, j.payload, j.result
   FROM (
-    SELECT id, rnd, line, state, priority, attempt, due_at, claimed_at, NULL AS finished_at, class,
-      message, options, CAST(payload AS TEXT) AS payload, NULL AS result FROM jobs
+    SELECT id, rnd, line, state, priority, coalesce(r.attempt, o.attempt) AS attempt, due_at,
+      claimed_at, r.lease AS lease_now, NULL AS finished_at, class, message, options,
+      CAST(payload AS TEXT) AS payload, NULL AS result
+    FROM jobs o LEFT JOIN running r ON r.job = o.id
     UNION ALL
-    SELECT id, rnd, line, state, priority, attempt, due_at, claimed_at, finished_at, class,
+    SELECT id, rnd, line, state, priority, attempt, due_at, claimed_at, NULL, finished_at, class,
       message, options, CAST(payload AS TEXT), CAST(result AS TEXT) FROM history
   ) j
   JOIN lines l ON l.id = j.line

@@ -14,19 +14,21 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::ReadError;
 use crate::meta;
 use crate::tables::{
-    OptionColumns, Unreadable, failure, node, payload_blob, read_bytes, result_blob, timestamp,
+    Unreadable, failure, node, options, payload_blob, read_bytes, result_blob, timestamp,
 };
 
 /// Rows that one page looks at: some 20 ms.
 const VISITED_MAX: usize = 20_000;
 
-/// Columns 0 to 17 of both tables, in the order that `summary` reads.
-const LIVE: &str = "SELECT j.id, j.rnd, j.line, j.state, j.priority, j.attempt, j.cancelling, \
-    j.due_at, j.run_at, j.claimed_at, NULL AS finished_at, NULL AS reason, j.class, j.exit_code, \
-    j.signal, j.options, j.message, j.lease";
-const ENDED: &str = "SELECT j.id, j.rnd, j.line, j.state, j.priority, j.attempt, 0, \
+/// Columns 0 to 18 of both tables, in the order that `read` reads.
+const LIVE: &str = "SELECT j.id, j.rnd, j.line, j.state, j.priority, \
+    coalesce(r.attempt, j.attempt), r.cancelling, j.due_at, j.run_at, r.claimed_at, \
+    NULL AS finished_at, NULL AS reason, j.class, j.exit_code, j.signal, j.options, j.message, \
+    j.lease, r.lease";
+const LIVE_FROM: &str = "FROM jobs j LEFT JOIN running r ON r.job = j.id";
+const ENDED: &str = "SELECT j.id, j.rnd, j.line, j.state, j.priority, j.attempt, NULL, \
     j.due_at, j.run_at, j.claimed_at, j.finished_at, j.reason, j.class, j.exit_code, \
-    j.signal, j.options, j.message, j.lease";
+    j.signal, j.options, j.message, j.lease, NULL";
 
 /// What a row says before names are looked up.
 struct Found {
@@ -46,7 +48,7 @@ pub(crate) fn job(conn: &Connection, id: JobId) -> Answer<Option<Job>> {
 }
 
 fn live_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>> {
-    let sql = format!("{LIVE}, j.payload, j.node FROM jobs j WHERE j.id = ?1");
+    let sql = format!("{LIVE}, j.payload, r.node, r.note_at, r.note {LIVE_FROM} WHERE j.id = ?1");
     let mut query = conn.prepare_cached(&sql)?;
     let mut rows = query.query([id.order() as i64])?;
     let Some(row) = rows.next()? else {
@@ -57,13 +59,11 @@ fn live_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>> 
         return Ok(None);
     }
     let mut attempts = earlier_attempts(conn, id)?;
-    if let (JobState::Running, Some(lease), Some(started_at)) =
-        (found.summary.state, found.lease, found.summary.started_at)
-    {
+    if let (Some(lease), Some(started_at)) = (row.get(18)?, found.summary.started_at) {
         attempts.push(Attempt {
             number: found.summary.attempt,
             lease: Lease(lease),
-            node: node(&word(conn, row.get(19)?)?),
+            node: node(&word(conn, row.get(20)?)?),
             lane: "".into(),
             executor: "".into(),
             started_at,
@@ -75,31 +75,25 @@ fn live_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>> 
         });
     }
     keep_last(&mut attempts);
-    let sql = "SELECT at, note FROM progress WHERE job = ?1";
-    let mut query = conn.prepare_cached(sql)?;
-    let progress = query.query_row([id.order() as i64], |row| {
-        Ok(Progress {
-            at: Timestamp::from_millis(row.get(0)?),
-            note: row.get::<_, Vec<u8>>(1)?.into(),
-        })
-    });
-    let inline = row
-        .get_ref(18)?
-        .as_blob_or_null()
-        .map_err(rusqlite::Error::from)?;
+    let mut progress = None;
+    if let Some(at) = timestamp(row, 21)? {
+        let note = row.get::<_, Vec<u8>>(22)?.into();
+        progress = Some(Progress { at, note });
+    }
+    let payload = read_bytes(conn, row, 19, payload_blob(id.order()))?;
     Ok(Some(Job {
-        payload: read_bytes(conn, inline, payload_blob(id.order()))?.unwrap_or_default(),
+        payload: payload.unwrap_or_default(),
         summary: found.summary,
         options: found.options,
         attempts,
-        progress: progress.optional()?,
+        progress,
         result: None,
     }))
 }
 
 fn ended_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>> {
     let sql = format!(
-        "{ENDED}, j.payload, j.result, j.attempt_failed, j.attempt_node, j.lane, j.executor, \
+        "{ENDED}, j.payload, j.result, j.attempt_failed, j.node, j.lane, j.executor, \
          j.started_at, j.ended_at, j.wait_us, j.wall_us, j.cpu_us, j.max_rss, j.log_head, \
          j.log_tail, j.log_dropped FROM history j WHERE j.id = ?1"
     );
@@ -113,35 +107,27 @@ fn ended_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>>
         return Ok(None);
     }
     let mut attempts = earlier_attempts(conn, id)?;
-    if let (Some(started_at), Some(lease)) = (timestamp(row, 24)?, found.lease) {
-        let failed: bool = row.get(20)?;
+    if let (Some(started_at), Some(lease)) = (timestamp(row, 25)?, found.lease) {
+        let failed: bool = row.get(21)?;
         attempts.push(Attempt {
             number: found.summary.attempt,
             lease: Lease(lease),
-            node: node(&word(conn, row.get(21)?)?),
-            lane: word(conn, row.get(22)?)?,
-            executor: row.get(23)?,
+            node: node(&word(conn, row.get(22)?)?),
+            lane: word(conn, row.get(23)?)?,
+            executor: row.get(24)?,
             started_at,
-            ended_at: timestamp(row, 25)?,
-            wait: Duration::from_micros(row.get(26)?),
-            usage: usage(row, 27)?,
+            ended_at: timestamp(row, 26)?,
+            wait: Duration::from_micros(row.get(27)?),
+            usage: usage(row, 28)?,
             failure: found.summary.failure.clone().filter(|_| failed),
-            log: log(row, 30)?,
+            log: log(row, 31)?,
         });
     }
     keep_last(&mut attempts);
-    let inline = row
-        .get_ref(18)?
-        .as_blob_or_null()
-        .map_err(rusqlite::Error::from)?;
-    let payload = read_bytes(conn, inline, payload_blob(id.order()))?;
+    let payload = read_bytes(conn, row, 19, payload_blob(id.order()))?;
     let mut result = None;
     if found.summary.state == JobState::Completed {
-        let inline = row
-            .get_ref(19)?
-            .as_blob_or_null()
-            .map_err(rusqlite::Error::from)?;
-        result = read_bytes(conn, inline, result_blob(id.order()))?;
+        result = read_bytes(conn, row, 20, result_blob(id.order()))?;
     }
     Ok(Some(Job {
         summary: found.summary,
@@ -212,7 +198,7 @@ fn word(conn: &Connection, id: Option<u32>) -> Answer<Box<str>> {
     Ok(text.unwrap_or_default())
 }
 
-/// Columns 0 to 17.
+/// Columns 0 to 18.
 fn read(conn: &Connection, row: &Row<'_>, promoted: u64) -> Answer<Found> {
     let order: u64 = row.get(0)?;
     let unreadable = |what: String| Unreadable { row: order, what };
@@ -223,15 +209,9 @@ fn read(conn: &Connection, row: &Row<'_>, promoted: u64) -> Answer<Found> {
     let queue = QueueName::parse(&queue).map_err(|error| unreadable(error.to_string()))?;
     let task = TaskName::parse(&task).map_err(|error| unreadable(error.to_string()))?;
     let text = |at| -> rusqlite::Result<Option<&str>> { Ok(row.get_ref(at)?.as_str_or_null()?) };
-    let columns = OptionColumns {
-        priority: row.get(4)?,
-        run_at: row.get(8)?,
-        text: text(15)?,
-    };
-    let options = columns.options(&queue).map_err(unreadable)?;
+    let options = options(&queue, row.get(4)?, row.get(8)?, text(15)?).map_err(unreadable)?;
     let due_at: u64 = row.get(7)?;
-    let state = state_of(row.get(3)?, due_at, promoted)
-        .ok_or_else(|| unreadable("its state is none".into()))?;
+    let state = state_of(row, promoted)?.ok_or_else(|| unreadable("its state is none".into()))?;
     let reason: Option<u8> = row.get(11)?;
     let summary = JobSummary {
         id: JobId::from_parts(order, row.get(1)?),
@@ -248,7 +228,7 @@ fn read(conn: &Connection, row: &Row<'_>, promoted: u64) -> Answer<Found> {
         max_attempts: options.retry.max_attempts,
         reason: reason.and_then(FinalReason::from_code),
         failure: failure(row.get(12)?, text(16)?, row.get(13)?, row.get(14)?),
-        cancelling: row.get(6)?,
+        cancelling: row.get::<_, Option<bool>>(6)?.unwrap_or(false),
     };
     let lease = row.get(17)?;
     Ok(Found {
@@ -258,12 +238,16 @@ fn read(conn: &Connection, row: &Row<'_>, promoted: u64) -> Answer<Found> {
     })
 }
 
-fn state_of(code: i64, due_at: u64, promoted: u64) -> Option<JobState> {
-    match code {
-        -1 => Some(JobState::Scheduled),
-        1 if due_at <= promoted => Some(JobState::Ready),
-        code => JobState::from_code(u8::try_from(code).ok()?),
+/// Of columns 3, 7 and 18; `None` if it is no state.
+fn state_of(row: &Row<'_>, promoted: u64) -> rusqlite::Result<Option<JobState>> {
+    if row.get::<_, Option<u64>>(18)?.is_some() {
+        return Ok(Some(JobState::Running));
     }
+    Ok(match row.get::<_, i64>(3)? {
+        -1 => Some(JobState::Scheduled),
+        1 if row.get::<_, u64>(7)? <= promoted => Some(JobState::Ready),
+        code => u8::try_from(code).ok().and_then(JobState::from_code),
+    })
 }
 
 /// Newest first over both tables, merged by row number.
@@ -280,7 +264,7 @@ pub(crate) fn page(conn: &Connection, ask: &ListRequest) -> Answer<JobPage> {
         Some(cursor) => cursor.0.parse::<JobId>().map_or(0, |id| id.order() as i64),
     };
     let promoted = meta::read(conn, meta::PROMOTED)?;
-    let live = format!("{LIVE} FROM jobs j WHERE j.id < ?1");
+    let live = format!("{LIVE} {LIVE_FROM} WHERE j.id < ?1");
     let ended = format!("{ENDED} FROM history j WHERE j.id < ?1");
     let sql = match ask.filter.state.map(JobState::is_final) {
         None => format!("{live} UNION ALL {ended} ORDER BY 1 DESC"),
@@ -315,7 +299,7 @@ pub(crate) fn page(conn: &Connection, ask: &ListRequest) -> Answer<JobPage> {
 /// What can be told by numbers, before names and options are read.
 fn fits(row: &Row<'_>, filter: &JobFilter, promoted: u64) -> Answer<bool> {
     if let Some(state) = filter.state
-        && state_of(row.get(3)?, row.get(7)?, promoted) != Some(state)
+        && state_of(row, promoted)? != Some(state)
     {
         return Ok(false);
     }

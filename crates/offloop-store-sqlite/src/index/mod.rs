@@ -18,25 +18,26 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use offloop_job::{JobId, JobIdSource, QueueName, TaskName};
 use sha2::{Digest, Sha256};
 
+use crate::tables::LiveRow;
+
 /// A row number: [`JobId::order`].
 pub(crate) type Row = u64;
 
 /// A job that somebody runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Running {
     pub(crate) rnd: u64,
     pub(crate) lease: u64,
+    pub(crate) attempt: u16,
+    pub(crate) claimed_at: u64,
     pub(crate) node: u32,
     pub(crate) line: LineId,
-    pub(crate) attempt: u16,
-    pub(crate) streak: u16,
-    pub(crate) ready: ReadyKey,
-    pub(crate) expires_at: Option<u64>,
     /// The unique key that it holds.
     pub(crate) unique: Option<UniqueHash>,
     pub(crate) cancelling: bool,
-    /// A note of its progress is on file.
-    pub(crate) noted: bool,
+    /// Its row as the claim read it, so that its end need not read it again; the payload is shared
+    /// with the executor. `None` for a job that ran before the last start.
+    pub(crate) row: Option<Box<LiveRow>>,
 }
 
 /// Task and unique key, as 128 bits of SHA-256: a million keys take 50 MB as text.
@@ -147,39 +148,38 @@ impl Index {
 
     /// An idle job of either kind is there now.
     pub(crate) fn add_idle(&mut self, row: Row, line: LineId, idle: Idle, expires_at: Option<u64>) {
-        let ready = match idle {
+        match idle {
             Idle::Ready(key) => {
                 self.line(line).ready.insert((key, row));
-                key
             }
             Idle::Scheduled(key) | Idle::ScheduledLate(key) => {
                 self.line(line).scheduled += 1;
                 self.timers.insert(timer(row, line, key));
-                key
             }
-        };
+        }
         if let Idle::ScheduledLate(_) = idle {
             self.late.insert(row);
         }
+        self.add_expiry(row, expires_at);
+    }
+
+    fn add_expiry(&mut self, row: Row, expires_at: Option<u64>) {
         if let Some(at) = expires_at {
             self.expiries.insert((at, row));
             self.expires_at.insert(row, at);
         }
-        debug_assert!(ready.priority() <= offloop_job::limits::PRIORITY_MAX);
     }
 
-    /// An idle job is there no more. `true` if it was known here.
-    pub(crate) fn remove_idle(&mut self, row: Row, line: LineId, key: ReadyKey) -> bool {
+    /// An idle job is there no more.
+    pub(crate) fn remove_idle(&mut self, row: Row, line: LineId, key: ReadyKey) {
         self.forget_expiry(row);
         if self.line(line).ready.remove(&(key, row)) {
-            return true;
+            return;
         }
         self.late.remove(&row);
-        let known = self.timers.remove(&timer(row, line, key));
-        if known {
+        if self.timers.remove(&timer(row, line, key)) {
             self.line(line).scheduled -= 1;
         }
-        known
     }
 
     /// Which kind of scheduled a job is that falls due at `due`.
@@ -191,10 +191,10 @@ impl Index {
         }
     }
 
-    pub(crate) fn forget_expiry(&mut self, row: Row) -> Option<u64> {
-        let at = self.expires_at.remove(&row)?;
-        self.expiries.remove(&(at, row));
-        Some(at)
+    pub(crate) fn forget_expiry(&mut self, row: Row) {
+        if let Some(at) = self.expires_at.remove(&row) {
+            self.expiries.remove(&(at, row));
+        }
     }
 
     /// Moves what is due to the ready order: how many, and the rows that must be told so.
