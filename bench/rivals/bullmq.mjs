@@ -1,48 +1,69 @@
-// BullMQ on the Redis at REDIS_PORT: add with 50 in flight, addBulk, and a job's whole life.
-// Prints one JSON line per measure. Tuned by its own docs: one connection per role, finished jobs
-// removed, a worker with many jobs in flight.
+// BullMQ on the Redis at REDIS_PORT, driven line by line so that its rounds lie between ours:
+// `MEASURE JOBS CONCURRENCY` on standard input, one JSON line per round on standard output.
+// Measures: add-50 (50 adds in flight), add-bulk (addBulk of 500), life (bulk in, a no-op worker,
+// until the last one has ended). Tuned by its own docs: one connection per role, finished jobs
+// removed, a worker with many jobs in flight. The process stays, so its code is warm.
 import { createRequire } from 'node:module';
+import { createInterface } from 'node:readline';
 import { Queue, Worker } from 'bullmq';
+import { Redis } from 'ioredis';
 
 const connection = { host: '127.0.0.1', port: Number(process.env.REDIS_PORT ?? 6399), maxRetriesPerRequest: null };
-const scale = Number(process.env.SCALE ?? 1);
 const version = createRequire(import.meta.url)('bullmq/package.json').version;
 const options = { removeOnComplete: true };
 const queue = new Queue('bench', { connection });
 await queue.waitUntilReady();
 
-async function timed(name, jobs, run) {
-  await queue.obliterate({ force: true });
-  const start = process.hrtime.bigint();
-  await run(jobs);
-  const seconds = Number(process.hrtime.bigint() - start) / 1e9;
-  console.log(JSON.stringify({ rival: 'bullmq', version, measure: name, jobs, seconds, per_second: jobs / seconds }));
+const noops = (jobs) => Array.from({ length: jobs }, () => ({ name: 'noop', data: {}, opts: options }));
+async function addBulk(jobs) {
+  for (let sent = 0; sent < jobs; sent += 500) await queue.addBulk(noops(Math.min(500, jobs - sent)));
 }
 
-await timed('add-50', Math.round(60_000 * scale), async (jobs) => {
-  let sent = 0;
-  const caller = async () => {
-    while (sent < jobs) { sent += 1; await queue.add('noop', {}, options); }
-  };
-  await Promise.all(Array.from({ length: 50 }, caller));
-});
+const measures = {
+  async 'add-50'(jobs) {
+    let sent = 0;
+    const caller = async () => {
+      while (sent < jobs) { sent += 1; await queue.add('noop', {}, options); }
+    };
+    await Promise.all(Array.from({ length: 50 }, caller));
+  },
+  'add-bulk': addBulk,
+  async life(jobs, worker) {
+    let ended = 0;
+    const all = new Promise((resolve) => {
+      worker.on('completed', () => { ended += 1; if (ended === jobs) resolve(); });
+    });
+    await Promise.all([addBulk(jobs), all]);
+  },
+};
 
-const bulk = (jobs) => Array.from({ length: jobs }, () => ({ name: 'noop', data: {}, opts: options }));
-await timed('add-bulk', Math.round(100_000 * scale), async (jobs) => {
-  for (let sent = 0; sent < jobs; sent += 500) await queue.addBulk(bulk(Math.min(500, jobs - sent)));
-});
+async function round(measure, jobs, concurrency) {
+  await queue.obliterate({ force: true });
+  const worker = measure === 'life' ? new Worker('bench', async () => {}, { connection, concurrency }) : undefined;
+  await worker?.waitUntilReady();
+  const start = process.hrtime.bigint();
+  await measures[measure](jobs, worker);
+  const seconds = Number(process.hrtime.bigint() - start) / 1e9;
+  await worker?.close();
+  await queue.obliterate({ force: true });
+  return { rival: 'bullmq', version, measure, jobs, concurrency, seconds, per_second: jobs / seconds };
+}
 
-// As the full life of offloop's bench: bulk in, a no-op worker, until the last one has ended.
-await timed('life', Math.round(50_000 * scale), async (jobs) => {
-  let ended = 0;
-  let done;
-  const all = new Promise((resolve) => { done = resolve; });
-  const worker = new Worker('bench', async () => {}, { connection, concurrency: Number(process.env.CONCURRENCY ?? 100) });
-  worker.on('completed', () => { ended += 1; if (ended === jobs) done(); });
-  for (let sent = 0; sent < jobs; sent += 500) await queue.addBulk(bulk(Math.min(500, jobs - sent)));
-  await all;
-  await worker.close();
+const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+const client = new Redis(connection);
+const setting = async (name) => (await client.config('GET', name))[1];
+say({
+  rival: 'bullmq', version, node: process.version,
+  redis: /redis_version:(\S+)/.exec(await client.info('server'))?.[1],
+  durability: { appendonly: await setting('appendonly'), appendfsync: await setting('appendfsync') },
 });
-
-await queue.obliterate({ force: true });
+client.disconnect();
+for await (const line of createInterface({ input: process.stdin })) {
+  const [measure, jobs, concurrency] = line.split(' ');
+  try {
+    say(await round(measure, Number(jobs), Number(concurrency ?? 100)));
+  } catch (error) {
+    say({ measure, error: String(error) });
+  }
+}
 await queue.close();

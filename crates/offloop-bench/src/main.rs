@@ -1,6 +1,7 @@
 //! Benchmarks and reliability campaigns, run by hand or by `just`. Each prints its machine, versions
 //! and durability, and JSON lines for scripts.
 
+mod http;
 mod path;
 mod report;
 
@@ -15,12 +16,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// The program over HTTP: speed, pickup, scale, beside a rival
+    Http(http::Args),
     /// Runtime, embedded store and CPU lane in one process, without HTTP
     Path(path::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Http(args) => http::run(&args),
         Command::Path(args) => path::run(&args),
     }
 }

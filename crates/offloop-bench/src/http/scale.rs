@@ -1,0 +1,93 @@
+//! A million queued jobs, and millions of finished ones.
+
+use serde_json::json;
+
+use super::Bench;
+use super::callers::Callers;
+use super::conn::{bulk, post};
+use super::server::Server;
+use super::speed::{HELD, hold, lives};
+use super::tell::{Figure, Goal, Rounds};
+
+/// Memory with a million queued jobs, and the start with them, after an end in order and a kill.
+pub(super) fn million(bench: &mut Bench) -> anyhow::Result<()> {
+    let jobs = bench.jobs(1_000_000);
+    let folder = bench.program.fresh()?;
+    let mut server = bench.program.serve(folder.path(), &[])?;
+    let empty = server.resident_bytes()?;
+    hold(&server)?;
+    bulk(&mut server.connect()?, HELD, jobs)?;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let full = server.resident_bytes()?;
+    let (mut clean, mut killed, mut after) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..bench.rounds {
+        server.end()?;
+        server = bench.program.serve(folder.path(), &[])?;
+        clean.push(server.ready_after.as_secs_f64());
+        server.kill()?;
+        server = bench.program.serve(folder.path(), &[])?;
+        killed.push(server.ready_after.as_secs_f64());
+        after.push(mib(server.resident_bytes()?));
+    }
+    let more = json!({ "jobs": jobs, "empty_mib": mib(empty) });
+    bench.add(
+        Figure::new("million queued: resident", "MiB", vec![mib(full)])
+            .below(300.0)
+            .more(more),
+    );
+    bench.add(Figure::new("million queued: resident after a restart", "MiB", after).below(300.0));
+    bench.add(Figure::new("million queued: ready after SIGTERM", "s", clean).below(3.0));
+    bench.add(Figure::new("million queued: ready after SIGKILL", "s", killed).below(3.0));
+    server.end()
+}
+
+/// Enqueue and life with many finished rows beside the same with none, round by round.
+pub(super) fn history(bench: &mut Bench) -> anyhow::Result<()> {
+    let (adds, runs) = (bench.jobs(60_000), bench.jobs(100_000));
+    let (new, old) = (bench.program.fresh()?, bench.program.fresh()?);
+    let full = bench.program.serve(old.path(), &[])?;
+    let mut left = bench.finished;
+    while left > 0 {
+        let jobs = left.min(1_000_000);
+        lives(&full, jobs)?;
+        left -= jobs;
+    }
+    let fresh = bench.program.serve(new.path(), &[])?;
+    let (mut add_full, mut add_fresh) = (Vec::new(), Vec::new());
+    let (mut life_full, mut life_fresh) = (Vec::new(), Vec::new());
+    for server in [&full, &fresh] {
+        hold(server)?;
+        add_rate(server, adds / 4)?;
+        life_rate(server, runs / 4)?;
+    }
+    for _ in 0..bench.rounds {
+        add_fresh.push(add_rate(&fresh, adds)?);
+        add_full.push(add_rate(&full, adds)?);
+        life_fresh.push(life_rate(&fresh, runs)?);
+        life_full.push(life_rate(&full, runs)?);
+    }
+    let more =
+        json!({ "finished_rows": bench.finished, "beside": "the same server without history" });
+    let rows = bench.finished;
+    for (what, full, fresh) in [
+        ("add-50", add_full, add_fresh),
+        ("life", life_full, life_fresh),
+    ] {
+        let mut figure = Figure::new(format!("{what} with {rows} finished"), "jobs/s", full);
+        figure.rival = Rounds::new(fresh);
+        figure.goal = Goal::TimesRival(0.9);
+        bench.add(figure.more(more.clone()));
+    }
+    full.end()?;
+    fresh.end()
+}
+
+fn add_rate(server: &Server, jobs: usize) -> anyhow::Result<f64> {
+    let mut callers = Callers::connect(server, 50)?;
+    let called = callers.call(&post("/v1/jobs", "", HELD), jobs, 201)?;
+    Ok(jobs as f64 / called.took.as_secs_f64())
+}
+
+fn life_rate(server: &Server, jobs: usize) -> anyhow::Result<f64> {
+    Ok(jobs as f64 / lives(server, jobs)?.as_secs_f64())
+}
