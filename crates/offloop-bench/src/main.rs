@@ -1,6 +1,7 @@
 //! Benchmarks and reliability campaigns, run by hand or by `just`. Each prints its machine, versions
 //! and durability, and JSON lines for scripts.
 
+mod campaign;
 mod http;
 mod path;
 mod report;
@@ -20,11 +21,14 @@ enum Command {
     Http(http::Args),
     /// Runtime, embedded store and CPU lane in one process, without HTTP
     Path(path::Args),
+    /// A reliability campaign against the whole program
+    Campaign(campaign::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Http(args) => http::run(&args),
         Command::Path(args) => path::run(&args),
+        Command::Campaign(args) => campaign::run(&args),
     }
 }
