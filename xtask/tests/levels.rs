@@ -1,4 +1,5 @@
 //! Layers are crates: a normal dependency has a strictly lower level (ARCHITECTURE.md).
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -16,6 +17,7 @@ const FENCES: [(&str, &[&str]); 6] = [
         "serde",
         &[
             "offloop-wire",
+            "offloop-lane-process", // its protocol is JSON: ADR 0001
             "offloop-http",
             "offloop",
             "offloop-cli",

@@ -1,4 +1,5 @@
 //! Rooms stay rooms, and promises stay where they are kept.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! The path of a job on a real lane and the memory store: what would hurt if it went wrong.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};

@@ -1,7 +1,7 @@
 //! Three tasks for trials, each on the lane that fits.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use offloop_job::TaskName;
 use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};
@@ -61,17 +61,25 @@ fn bounded(field: &str, ms: u64) -> Result<Duration, TaskError> {
     Ok(Duration::from_millis(ms))
 }
 
-/// Computes until its time is up or it is asked to stop.
+/// Processor time of this thread.
+fn cpu_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(
+        spent.tv_sec.unsigned_abs(),
+        spent.tv_nsec.unsigned_abs() as u32,
+    )
+}
+
+/// Computes until it has used its processor time or is asked to stop.
 fn spin(context: &TaskContext) -> Result<TaskOutput, TaskError> {
     let Spin { cpu_ms } = payload(context)?;
-    let span = bounded("cpu_ms", cpu_ms)?;
-    let start = Instant::now();
+    let until = cpu_time() + bounded("cpu_ms", cpu_ms)?;
     let mut sum = 0_u64;
-    while start.elapsed() < span {
+    while cpu_time() < until {
         if context.should_stop() {
             return Err(TaskError::stopped());
         }
-        for n in 0..1_000_u64 {
+        for n in 0..10_000_u64 {
             sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(n));
         }
     }

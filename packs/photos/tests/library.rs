@@ -1,4 +1,5 @@
 //! The library around the engine, on a real server in memory: rows, jobs and files stay in step.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
@@ -15,7 +16,11 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(60);
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 fn jpeg(width: u32, height: u32) -> Vec<u8> {
@@ -36,8 +41,14 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("photos")).unwrap();
         let data = folder.path().join("data");
-        let server = Builder::in_memory(data).pack(PhotosPack::new(options)).start().unwrap();
-        Self { folder, server: Some(server) }
+        let server = Builder::in_memory(data)
+            .pack(PhotosPack::new(options))
+            .start()
+            .unwrap();
+        Self {
+            folder,
+            server: Some(server),
+        }
     }
 
     fn put(&self, name: &str, bytes: &[u8]) {
@@ -60,10 +71,16 @@ impl World {
             panic!("the scan was not taken in");
         };
         let end = wait(handle.wait_final(id, SOON)).unwrap().unwrap();
-        assert_eq!(end.summary.state, JobState::Completed, "{:?}", end.summary.failure);
+        assert_eq!(
+            end.summary.state,
+            JobState::Completed,
+            "{:?}",
+            end.summary.failure
+        );
         let mut events = handle.events(None);
         while self.count("PENDING_CONVERSION") > 0 {
-            let heard = wait(async { tokio::time::timeout(Duration::from_secs(1), events.next()).await });
+            let heard =
+                wait(async { tokio::time::timeout(Duration::from_secs(1), events.next()).await });
             drop(heard); // an event, or a second: look again
         }
         serde_json::from_slice(&end.result.unwrap()).unwrap()
@@ -75,24 +92,45 @@ impl World {
 
     fn count(&self, label: &str) -> u64 {
         let counts = wait(self.server().handle().record_counts(Self::collection())).unwrap();
-        counts.iter().find(|count| count.label.as_str() == label).map_or(0, |count| count.count)
+        counts
+            .iter()
+            .find(|count| count.label.as_str() == label)
+            .map_or(0, |count| count.count)
     }
 
     /// Status and row of one photo.
     fn row(&self, name: &str) -> (String, Value) {
-        let scan = RecordScan { collection: Self::collection(), label: None, after: None, limit: 1000 };
+        let scan = RecordScan {
+            collection: Self::collection(),
+            label: None,
+            after: None,
+            limit: 1000,
+        };
         let page = wait(self.server().handle().records(scan)).unwrap();
         let rows = page.records.iter().map(|record| {
             let row: Value = serde_json::from_slice(&record.value).unwrap();
             (record.label.to_string(), row)
         });
-        rows.into_iter().find(|(_, row)| row["path"] == name).unwrap_or_else(|| panic!("no row of {name}"))
+        rows.into_iter()
+            .find(|(_, row)| row["path"] == name)
+            .unwrap_or_else(|| panic!("no row of {name}"))
     }
 
     fn thumbnails(&self) -> usize {
         fn count(folder: &Path) -> usize {
-            let Ok(entries) = fs::read_dir(folder) else { return 0 };
-            entries.flatten().map(|e| if e.path().is_dir() { count(&e.path()) } else { 1 }).sum()
+            let Ok(entries) = fs::read_dir(folder) else {
+                return 0;
+            };
+            entries
+                .flatten()
+                .map(|e| {
+                    if e.path().is_dir() {
+                        count(&e.path())
+                    } else {
+                        1
+                    }
+                })
+                .sum()
         }
         count(&self.folder.path().join("data/photos/thumbs"))
     }
@@ -119,13 +157,25 @@ fn one_bad_file_never_stops_the_rest() {
     std::os::unix::fs::symlink("/etc/passwd", world.folder.path().join("photos/link.jpg")).unwrap();
 
     let seen = world.scan();
-    assert_eq!((seen["files"].as_u64(), seen["photos"].as_u64()), (Some(5), Some(4)), "{seen}");
+    assert_eq!(
+        (seen["files"].as_u64(), seen["photos"].as_u64()),
+        (Some(5), Some(4)),
+        "{seen}"
+    );
     assert_eq!(seen["problems"], 1, "{seen}");
-    assert!(seen["problem_list"][0].as_str().unwrap().contains("link.jpg"));
+    assert!(
+        seen["problem_list"][0]
+            .as_str()
+            .unwrap()
+            .contains("link.jpg")
+    );
     assert_eq!(world.row("a.jpg").0, "DONE");
     assert_eq!(world.row("deep/er/b.jpg").1["thumbnail"], json!([500, 333]));
     let (status, row) = world.row("empty.jpg");
-    assert_eq!((status.as_str(), row["class"].as_str()), ("FAILED", Some("corrupt")));
+    assert_eq!(
+        (status.as_str(), row["class"].as_str()),
+        ("FAILED", Some("corrupt"))
+    );
     assert_eq!(world.count("DONE") + world.count("FAILED"), 4);
     assert_eq!(world.thumbnails() as u64, world.count("DONE") * 2);
 }
@@ -158,12 +208,25 @@ fn a_scan_again_touches_only_what_changed_and_marks_what_vanished() {
 
 #[test]
 fn a_photo_over_the_memory_of_all_is_refused_by_its_header() {
-    let world = World::new(PhotosOptions { memory_bytes: Some(9 << 20), ..PhotosOptions::default() });
+    let world = World::new(PhotosOptions {
+        memory_bytes: Some(9 << 20),
+        ..PhotosOptions::default()
+    });
     world.put("large.png", &png(2000, 2000));
     world.put("small.png", &png(64, 64));
     world.scan();
     let (status, row) = world.row("large.png");
-    assert_eq!((status.as_str(), row["class"].as_str()), ("FAILED", Some("too_large")), "{row}");
-    assert!(row["message"].as_str().unwrap().contains("packs.photos.memory"), "{row}");
+    assert_eq!(
+        (status.as_str(), row["class"].as_str()),
+        ("FAILED", Some("too_large")),
+        "{row}"
+    );
+    assert!(
+        row["message"]
+            .as_str()
+            .unwrap()
+            .contains("packs.photos.memory"),
+        "{row}"
+    );
     assert_eq!(world.row("small.png").0, "DONE");
 }

@@ -19,7 +19,7 @@ pub(crate) struct Args {
 /// Reads the configuration, then opens the store and the lanes as `serve` does, and closes them.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.flags)?;
-    let server = serve::build(&config)?.start()?;
+    let server = serve::build(&config).start()?;
     let tasks: Vec<_> = server
         .handle()
         .tasks()

@@ -1,5 +1,6 @@
 //! `enqueue`, `jobs`, `job`, `cancel`, `retry`: jobs of a running server.
 
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::process::ExitCode;
 
@@ -170,7 +171,7 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let mut query = format!("?limit={}", args.limit);
     for (key, value) in filters {
         if let Some(value) = value {
-            query.push_str(&format!("&{key}={}", escape(value)));
+            let _ = write!(query, "&{key}={}", escape(value));
         }
     }
     let client = Client::new(&args.server);
@@ -254,12 +255,14 @@ pub(crate) fn order(args: &OneArgs, order: &str) -> anyhow::Result<ExitCode> {
     let answer = Client::new(&args.server).post(&path, "", &[])?.ok()?;
     if args.server.json {
         println!("{answer}");
-    } else {
-        println!(
-            "{}  {}",
-            args.id,
-            answer["state"].as_str().unwrap_or("done")
-        );
+        return Ok(ExitCode::SUCCESS);
     }
+    let state = match answer["state"].as_str() {
+        // Final once its executor is proven gone.
+        Some("running") if order == "cancel" => "stopping",
+        Some(state) => state,
+        None => "done",
+    };
+    println!("{}  {state}", args.id);
     Ok(ExitCode::SUCCESS)
 }

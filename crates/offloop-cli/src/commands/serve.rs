@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Before the store: a taken address should not cost a recovery.
     let listener = doors.block_on(Door::listen(&door_config))?;
     let address = listener.local_addr().context("cannot tell the address")?;
-    let mut server = build(&config)?.start()?;
+    let mut server = build(&config).start()?;
     let mut door = Door::new(server.handle().clone(), door_config);
     for routes in server.take_routes() {
         door = door.pack(routes);
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The server as configured, not yet started.
-pub(crate) fn build(config: &Config) -> anyhow::Result<Builder> {
+pub(crate) fn build(config: &Config) -> Builder {
     let mut builder = Builder::embedded(&config.data)
         .config(config.runtime)
         .environment(std::env::vars_os());
@@ -96,7 +96,7 @@ pub(crate) fn build(config: &Config) -> anyhow::Result<Builder> {
             },
         }));
     }
-    Ok(builder)
+    builder
 }
 
 fn spec(task: &TaskConfig) -> ProcessSpec {

@@ -52,10 +52,10 @@ pub(crate) fn load(flags: &Flags) -> anyhow::Result<Config> {
     };
     raw.overlay_environment(&environment)?;
     raw.overlay_flags(flags);
-    let folder = file
-        .as_deref()
-        .and_then(Path::parent)
-        .unwrap_or(Path::new(""));
+    let folder = file.as_deref().and_then(Path::parent);
+    let folder = folder
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     raw.resolve(folder).map_err(|problems| {
         let place = file
             .as_ref()

@@ -147,7 +147,7 @@ impl RawConfig {
         let tasks = tasks
             .filter_map(|(name, raw)| task(&name, raw, folder, &mut problems))
             .collect();
-        let photos = photos(self.packs.photos, &mut problems);
+        let photos = photos(&self.packs.photos, &mut problems);
         let config = Config {
             data: self.server.data.unwrap_or_else(|| DATA_DEFAULT.into()),
             listen,
@@ -172,20 +172,14 @@ impl RawConfig {
 
 fn listen(server: &RawServer, problems: &mut Problems) -> SocketAddr {
     let text = server.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
-    match text
-        .to_socket_addrs()
-        .ok()
-        .and_then(|mut found| found.next())
-    {
-        Some(address) => address,
-        None => {
-            problems.say(
-                "server.listen",
-                format!("{text:?} is no address; give one such as \"{LISTEN_DEFAULT}\""),
-            );
-            SocketAddr::from(([127, 0, 0, 1], 0))
-        }
-    }
+    let mut found = text.to_socket_addrs().ok().into_iter().flatten();
+    found.next().unwrap_or_else(|| {
+        problems.say(
+            "server.listen",
+            format!("{text:?} is no address; give one such as \"{LISTEN_DEFAULT}\""),
+        );
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
 }
 
 fn token(server: &RawServer, folder: &Path, problems: &mut Problems) -> Option<String> {
@@ -275,7 +269,7 @@ fn task(name: &str, raw: RawTask, folder: &Path, problems: &mut Problems) -> Opt
     })
 }
 
-fn photos(raw: RawPhotos, problems: &mut Problems) -> Option<PhotosConfig> {
+fn photos(raw: &RawPhotos, problems: &mut Problems) -> Option<PhotosConfig> {
     let converter = match raw.converter.as_deref() {
         None | Some("builtin") => Converter::Builtin,
         Some("magick") => Converter::Magick,

@@ -17,7 +17,11 @@ const LOOK: Duration = Duration::from_millis(50);
 
 impl Gate {
     pub(crate) const fn new(total: u64) -> Self {
-        Self { total, used: Mutex::new(0), freed: Condvar::new() }
+        Self {
+            total,
+            used: Mutex::new(0),
+            freed: Condvar::new(),
+        }
     }
 
     pub(crate) const fn total(&self) -> u64 {
@@ -49,7 +53,11 @@ pub(crate) struct Pass<'a> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        *self.gate.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        *self
+            .gate
+            .used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) -= self.bytes;
         self.gate.freed.notify_all();
     }
 }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use offloop::lane::{Lane, Work};
-use offloop::lane_process::{ExecCommand, ExecExit, ExecPlan, ExecResult, Host, ProcessLane, ProcessSpec};
+use offloop::lane_process::{
+    ExecCommand, ExecExit, ExecPlan, ExecResult, Host, ProcessLane, ProcessSpec,
+};
 use offloop::{PackError, TaskError, TaskInfo, TaskOutput};
 
 use super::Library;
@@ -40,7 +42,10 @@ pub(super) fn lane(
     host: &Arc<Host>,
     data: &Path,
 ) -> Result<Arc<dyn Lane>, PackError> {
-    let fail = |message: String| PackError { pack: "photos", message };
+    let fail = |message: String| PackError {
+        pack: "photos",
+        message,
+    };
     let program = find_program(&search_path()).ok_or_else(|| {
         fail(format!("converter = \"magick\" needs one of {PROGRAMS:?} in PATH; install ImageMagick or use \"builtin\""))
     })?;
@@ -62,11 +67,15 @@ pub(super) fn lane(
 
 /// Where programs are looked for: fixed, so that the environment of the server has no say.
 fn search_path() -> Vec<PathBuf> {
-    ["/usr/local/bin", "/usr/bin", "/bin", "/opt/homebrew/bin"].map(PathBuf::from).to_vec()
+    ["/usr/local/bin", "/usr/bin", "/bin", "/opt/homebrew/bin"]
+        .map(PathBuf::from)
+        .to_vec()
 }
 
 fn find_program(folders: &[PathBuf]) -> Option<PathBuf> {
-    let places = PROGRAMS.iter().flat_map(|name| folders.iter().map(move |f| f.join(name)));
+    let places = PROGRAMS
+        .iter()
+        .flat_map(|name| folders.iter().map(move |f| f.join(name)));
     places.into_iter().find(|program| program.is_file())
 }
 
@@ -100,10 +109,19 @@ fn plan(
     let probe = Prober::new()
         .probe(&opened.file)
         .map_err(|error| TaskError::invalid(format!("corrupt: {error}")))?;
-    let input = coder(probe.format)
-        .ok_or_else(|| TaskError::invalid(format!("unsupported: no decoder for {} files", probe.format.name())))?;
-    predict(&probe, opened.bytes, Recipe::default().large_edge, &library.limits)
-        .map_err(|error| TaskError::invalid(format!("too_large: {error}")))?;
+    let input = coder(probe.format).ok_or_else(|| {
+        TaskError::invalid(format!(
+            "unsupported: no decoder for {} files",
+            probe.format.name()
+        ))
+    })?;
+    predict(
+        &probe,
+        opened.bytes,
+        Recipe::default().large_edge,
+        &library.limits,
+    )
+    .map_err(|error| TaskError::invalid(format!("too_large: {error}")))?;
     let mut bytes = Vec::with_capacity(opened.bytes as usize);
     (&mut opened.file)
         .take(opened.bytes)
@@ -121,8 +139,22 @@ fn plan(
         argv.extend(["-define", "jpeg:size=1000x1000"].map(OsString::from));
     }
     let steps = [
-        input, "-auto-orient", "-background", "white", "-alpha", "remove", "-colorspace", "sRGB",
-        "-strip", "-quality", "80", "(", "+clone", "-thumbnail", "500x500>", "-write",
+        input,
+        "-auto-orient",
+        "-background",
+        "white",
+        "-alpha",
+        "remove",
+        "-colorspace",
+        "sRGB",
+        "-strip",
+        "-quality",
+        "80",
+        "(",
+        "+clone",
+        "-thumbnail",
+        "500x500>",
+        "-write",
     ];
     argv.extend(steps.map(OsString::from));
     argv.push(prefixed(&large));
@@ -130,7 +162,12 @@ fn plan(
     argv.push(prefixed(&small));
     let mut env = std::collections::BTreeMap::new();
     env.insert("MAGICK_CONFIGURE_PATH".to_owned(), folder.into());
-    Ok(ExecPlan { argv, env, stdin: bytes.into(), cwd: Some(folder.to_path_buf()) })
+    Ok(ExecPlan {
+        argv,
+        env,
+        stdin: bytes.into(),
+        cwd: Some(folder.to_path_buf()),
+    })
 }
 
 /// `jpeg:/path`: the format is said, never guessed from a name.
@@ -159,8 +196,11 @@ fn read_end(
     let thumbnails = read?;
     let mut row = row_of(work)?;
     if let Opened::File(opened) = open(&row)? {
-        row.file =
-            Fingerprint { bytes: opened.bytes, mtime_ns: opened.mtime_ns, inode: opened.inode };
+        row.file = Fingerprint {
+            bytes: opened.bytes,
+            mtime_ns: opened.mtime_ns,
+            inode: opened.inode,
+        };
     }
     library
         .thumbs
@@ -169,13 +209,19 @@ fn read_end(
     row.thumbnail = Some((thumbnails.large.width, thumbnails.large.height));
     library.count_done();
     let records = vec![row.write(&library.names, Status::Done)];
-    Ok(TaskOutput { result: None, records })
+    Ok(TaskOutput {
+        result: None,
+        records,
+    })
 }
 
 fn read_outputs(files: &[PathBuf; 2], result: &ExecResult) -> Result<Thumbnails, TaskError> {
     if result.exit != ExecExit::Code(0) {
         let said = result.said.trim();
-        return Err(TaskError::invalid(format!("corrupt: {:?}: {said}", result.exit)));
+        return Err(TaskError::invalid(format!(
+            "corrupt: {:?}: {said}",
+            result.exit
+        )));
     }
     let read = |file: &Path| -> Result<Thumbnail, TaskError> {
         let jpeg = std::fs::read(file)
@@ -183,9 +229,16 @@ fn read_outputs(files: &[PathBuf; 2], result: &ExecResult) -> Result<Thumbnails,
         let probe = Prober::new()
             .probe(&jpeg[..])
             .map_err(|error| TaskError::error(format!("io: the thumbnail is no JPEG: {error}")))?;
-        Ok(Thumbnail { width: probe.width, height: probe.height, jpeg })
+        Ok(Thumbnail {
+            width: probe.width,
+            height: probe.height,
+            jpeg,
+        })
     };
-    Ok(Thumbnails { large: read(&files[0])?, small: read(&files[1])? })
+    Ok(Thumbnails {
+        large: read(&files[0])?,
+        small: read(&files[1])?,
+    })
 }
 
 #[cfg(test)]
@@ -196,7 +249,14 @@ mod tests {
     fn a_name_never_becomes_an_option_or_a_protocol() {
         let path = prefixed(Path::new("/data/-x|cmd.jpg"));
         assert_eq!(path, OsString::from("jpeg:/data/-x|cmd.jpg"));
-        for format in [Format::Jpeg, Format::Png, Format::WebP, Format::Gif, Format::Tiff, Format::Bmp] {
+        for format in [
+            Format::Jpeg,
+            Format::Png,
+            Format::WebP,
+            Format::Gif,
+            Format::Tiff,
+            Format::Bmp,
+        ] {
             assert!(coder(format).is_some_and(|coder| coder.contains(":-")));
         }
         assert_eq!(coder(Format::Heic), None);

@@ -14,15 +14,13 @@ pub use rows::Status;
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use offloop::http::PackRoutes;
 use offloop::lane_cpu::{CpuLane, default_threads};
-use offloop::{
-    JobOptions, Pack, PackError, QueueName, RuntimeHandle, Setup, TaskError, TaskInfo,
-};
+use offloop::{JobOptions, Pack, PackError, QueueName, RuntimeHandle, Setup, TaskError, TaskInfo};
 
 use crate::budget::Limits;
 use gate::Gate;
@@ -77,7 +75,9 @@ pub(crate) struct Library {
 
 impl fmt::Debug for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Library").field("concurrency", &self.concurrency).finish_non_exhaustive()
+        f.debug_struct("Library")
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,12 +88,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Library {
     /// The server, once it runs.
     pub(crate) fn server(&self) -> Result<&RuntimeHandle, TaskError> {
-        self.server.get().ok_or_else(|| TaskError::error("the photo pack is still starting"))
+        self.server
+            .get()
+            .ok_or_else(|| TaskError::error("the photo pack is still starting"))
     }
 
     /// Of a conversion. Three tries: what fails by itself fails at once (`invalid`).
     pub(crate) fn job_options(&self) -> JobOptions {
-        let mut options = JobOptions { timeout: Some(self.timeout), ..JobOptions::default() };
+        let mut options = JobOptions {
+            timeout: Some(self.timeout),
+            ..JobOptions::default()
+        };
         options.retry.max_attempts = 3;
         options
     }
@@ -123,7 +128,9 @@ impl Library {
         while marks.front().is_some_and(|mark| now - *mark > RATE_WINDOW) {
             marks.pop_front();
         }
-        let Some(first) = marks.front() else { return 0.0 };
+        let Some(first) = marks.front() else {
+            return 0.0;
+        };
         marks.len() as f64 / (now - *first).as_secs_f64().max(1.0)
     }
 }
@@ -150,11 +157,17 @@ pub struct PhotosPack {
 
 impl PhotosPack {
     pub const fn new(options: PhotosOptions) -> Self {
-        Self { options, library: None }
+        Self {
+            options,
+            library: None,
+        }
     }
 
-    fn library(&self, data: PathBuf) -> Result<Library, offloop::job::NameError> {
-        let concurrency = self.options.concurrency.unwrap_or(default_threads().div_ceil(2));
+    fn library(&self, data: &Path) -> Result<Library, offloop::job::NameError> {
+        let concurrency = self
+            .options
+            .concurrency
+            .unwrap_or(default_threads().div_ceil(2));
         Ok(Library {
             names: Arc::new(Names::new()?),
             queue: QueueName::parse("photos")?,
@@ -177,8 +190,11 @@ impl Pack for PhotosPack {
     }
 
     fn install(&mut self, setup: &mut Setup<'_>) -> Result<(), PackError> {
-        let fail = |message: String| PackError { pack: "photos", message };
-        let library = self.library(setup.data().to_path_buf());
+        let fail = |message: String| PackError {
+            pack: "photos",
+            message,
+        };
+        let library = self.library(setup.data());
         let library = Arc::new(library.map_err(|error| fail(error.to_string()))?);
         let info = |name: &offloop::TaskName, about: &str, timeout| TaskInfo {
             name: name.clone(),
@@ -195,26 +211,40 @@ impl Pack for PhotosPack {
         );
         setup.lane(Arc::new(lane.build()));
 
-        let convert = info(&library.names.convert, "makes the thumbnails of one photo", None);
+        let convert = info(
+            &library.names.convert,
+            "makes the thumbnails of one photo",
+            None,
+        );
         match self.options.converter {
             Converter::Builtin => {
                 let photos = Arc::clone(&library);
-                let lane = CpuLane::builder("photos").threads(library.concurrency).ahead(16).task(
-                    convert,
-                    Arc::new(move |context| work::run(&photos, context)),
-                );
+                let lane = CpuLane::builder("photos")
+                    .threads(library.concurrency)
+                    .ahead(16)
+                    .task(
+                        convert,
+                        Arc::new(move |context| work::run(&photos, context)),
+                    );
                 setup.lane(Arc::new(lane.build()));
             }
-            Converter::Magick => setup.lane(magick::lane(&library, convert, setup.host(), setup.data())?),
+            Converter::Magick => {
+                setup.lane(magick::lane(&library, convert, setup.host(), setup.data())?);
+            }
         }
-        let hook = FailedRow { names: Arc::clone(&library.names) };
+        let hook = FailedRow {
+            names: Arc::clone(&library.names),
+        };
         setup.hook(library.names.convert.clone(), Arc::new(hook));
         self.library = Some(library);
         Ok(())
     }
 
     fn open(mut self: Box<Self>, server: &RuntimeHandle) -> Result<PackRoutes, PackError> {
-        let missing = || PackError { pack: "photos", message: "was opened before it was installed".into() };
+        let missing = || PackError {
+            pack: "photos",
+            message: "was opened before it was installed".into(),
+        };
         let library = self.library.take().ok_or_else(missing)?;
         // Rows and jobs change in one commit: there is nothing to reconcile.
         let _ = library.server.set(server.clone()); // opened once

@@ -15,7 +15,9 @@ use offloop::http::axum::routing::{get, post};
 use offloop::http::{PackPage, PackRoutes, Refusal};
 use offloop::job::JobState;
 use offloop::store::{InsertOutcome, JobFilter, ListRequest, RecordScan};
-use offloop::{JobOptions, NewJob, NewJobExt, OnConflict, RuntimeHandle, Unique, UniqueKey, UniqueScope};
+use offloop::{
+    JobOptions, NewJob, NewJobExt, OnConflict, RuntimeHandle, Unique, UniqueKey, UniqueScope,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -35,7 +37,10 @@ pub(crate) fn routes(library: Arc<Library>) -> PackRoutes {
     PackRoutes {
         name: "photos".into(),
         router,
-        page: Some(PackPage { title: "Photos", module: include_str!("page.js") }),
+        page: Some(PackPage {
+            title: "Photos",
+            module: include_str!("page.js"),
+        }),
         openapi: Some(openapi()),
     }
 }
@@ -69,28 +74,51 @@ fn openapi() -> Value {
 }
 
 fn server(library: &Library) -> Result<&RuntimeHandle, Refusal> {
-    library.server().map_err(|error| Refusal::unavailable(error.message))
+    library
+        .server()
+        .map_err(|error| Refusal::unavailable(error.message))
 }
 
-fn answer(status: StatusCode, body: &Value) -> Answer {
-    Ok((status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response())
+fn answer(status: StatusCode, body: &Value) -> Response<Body> {
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/json")],
+        body.to_string(),
+    )
+        .into_response()
 }
 
 async fn scan(State(library): State<Arc<Library>>, body: Bytes) -> Answer {
-    let request: ScanRequest = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::invalid("/path", format!("{error}; give {{\"path\": \"/a/folder\"}}")))?;
+    let request: ScanRequest = serde_json::from_slice(&body).map_err(|error| {
+        Refusal::invalid(
+            "/path",
+            format!("{error}; give {{\"path\": \"/a/folder\"}}"),
+        )
+    })?;
     if !request.path.starts_with('/') || request.path.contains('\0') {
-        return Err(Refusal::invalid("/path", "give the absolute path of a folder on the server's machine"));
+        return Err(Refusal::invalid(
+            "/path",
+            "give the absolute path of a folder on the server's machine",
+        ));
     }
     // One look at one directory entry: whether the scan can begin, said at the door.
     match std::fs::metadata(&request.path) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => return Err(Refusal::invalid("/path", "is not a folder")),
-        Err(error) => return Err(Refusal::invalid("/path", format!("cannot be read: {error}"))),
+        Err(error) => {
+            return Err(Refusal::invalid(
+                "/path",
+                format!("cannot be read: {error}"),
+            ));
+        }
     }
     let unique = UniqueKey::parse(&id_of(request.path.trim_end_matches('/').as_bytes()))
         .map_err(|error| Refusal::invalid("/path", error.to_string()))?;
-    let mut options = JobOptions { queue: library.queue.clone(), priority: 1, ..JobOptions::default() };
+    let mut options = JobOptions {
+        queue: library.queue.clone(),
+        priority: 1,
+        ..JobOptions::default()
+    };
     options.unique = Some(Unique {
         key: unique,
         scope: UniqueScope::UntilFinished,
@@ -99,23 +127,33 @@ async fn scan(State(library): State<Arc<Library>>, body: Bytes) -> Answer {
     let job = NewJob::of(library.names.scan.as_str(), &request)
         .map_err(|error| Refusal::invalid("/path", error.to_string()))?
         .with(options);
-    let outcomes = server(&library)?.enqueue(vec![job]).await.map_err(Refusal::from)?;
+    let outcomes = server(&library)?
+        .enqueue(vec![job])
+        .await
+        .map_err(Refusal::from)?;
     let (id, known) = match outcomes.into_iter().next() {
         Some(InsertOutcome::Created { id, .. }) => (id, false),
         Some(InsertOutcome::Existing { id, .. }) => (id, true),
-        Some(InsertOutcome::Refused(refusal)) => return Err(Refusal::unavailable(refusal.to_string())),
+        Some(InsertOutcome::Refused(refusal)) => {
+            return Err(Refusal::unavailable(refusal.to_string()));
+        }
         None => return Err(Refusal::unavailable("the store did not answer")),
     };
     let body = json!({ "job": id.to_string(), "path": request.path, "already_running": known });
-    answer(StatusCode::ACCEPTED, &body)
+    Ok(answer(StatusCode::ACCEPTED, &body))
 }
 
 async fn status(State(library): State<Arc<Library>>) -> Answer {
     let server = server(&library)?;
-    let counted = server.record_counts(library.names.collection.clone()).await.map_err(Refusal::from)?;
+    let counted = server
+        .record_counts(library.names.collection.clone())
+        .await
+        .map_err(Refusal::from)?;
     let converting = library.converting_now().len() as u64;
     let of = |status: Status| {
-        let found = counted.iter().find(|count| count.label.as_str() == status.as_str());
+        let found = counted
+            .iter()
+            .find(|count| count.label.as_str() == status.as_str());
         found.map_or(0, |count| count.count)
     };
     let pending = of(Status::Pending).saturating_sub(converting);
@@ -140,13 +178,21 @@ async fn status(State(library): State<Arc<Library>>) -> Answer {
             super::Converter::Magick => "magick",
         },
     });
-    answer(StatusCode::OK, &body)
+    Ok(answer(StatusCode::OK, &body))
 }
 
 /// The newest scan: its state and what it has seen.
 async fn last_scan(library: &Library, server: &RuntimeHandle) -> Result<Value, Refusal> {
-    let filter = JobFilter { task: Some(library.names.scan.clone()), ..JobFilter::default() };
-    let ask = ListRequest { now: server.now(), filter, limit: 1, cursor: None };
+    let filter = JobFilter {
+        task: Some(library.names.scan.clone()),
+        ..JobFilter::default()
+    };
+    let ask = ListRequest {
+        now: server.now(),
+        filter,
+        limit: 1,
+        cursor: None,
+    };
     let page = server.jobs(ask).await.map_err(Refusal::from)?;
     let Some(newest) = page.jobs.first() else {
         return Ok(json!({ "state": "none" }));
@@ -158,8 +204,9 @@ async fn last_scan(library: &Library, server: &RuntimeHandle) -> Result<Value, R
         JobState::Completed => job.result.as_ref(),
         _ => job.progress.as_ref().map(|progress| &progress.note),
     };
-    let mut seen: Value =
-        seen.and_then(|text| serde_json::from_slice(text).ok()).unwrap_or_else(|| json!({}));
+    let mut seen: Value = seen
+        .and_then(|text| serde_json::from_slice(text).ok())
+        .unwrap_or_else(|| json!({}));
     let request: Value = serde_json::from_slice(&job.payload).unwrap_or_default();
     seen["state"] = job.summary.state.as_str().into();
     seen["job"] = job.summary.id.to_string().into();
@@ -197,7 +244,10 @@ async fn list(
         None => None,
         Some(name) => Some(Status::from_name(name).ok_or_else(|| {
             let known: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
-            Refusal::parameter("status", format!("{name:?} is not one of {}", known.join(", ")))
+            Refusal::parameter(
+                "status",
+                format!("{name:?} is not one of {}", known.join(", ")),
+            )
         })?),
     };
     let limit = usize::from(query.limit.unwrap_or(50));
@@ -207,7 +257,10 @@ async fn list(
     let mut after = match &query.cursor {
         None => None,
         Some(text) => Some(decode_cursor(text).ok_or_else(|| {
-            Refusal::parameter("cursor", "was not made by this list; start again without it")
+            Refusal::parameter(
+                "cursor",
+                "was not made by this list; start again without it",
+            )
         })?),
     };
     let server = server(&library)?;
@@ -230,7 +283,9 @@ async fn list(
             .map_err(Refusal::from)?;
         looked_at += page.records.len();
         for record in page.records {
-            let Ok(row) = serde_json::from_slice::<Row>(&record.value) else { continue };
+            let Ok(row) = serde_json::from_slice::<Row>(&record.value) else {
+                continue;
+            };
             let stored = Status::from_name(record.label.as_str()).unwrap_or(Status::Failed);
             let now = stored == Status::Pending && converting.contains(&record.key);
             let status = if now { Status::Converting } else { stored };
@@ -239,12 +294,17 @@ async fn list(
             }
         }
         match page.next {
-            Some(next) if photos.len() < limit && looked_at < ROWS_LOOKED_AT_MAX => after = Some(next),
+            Some(next) if photos.len() < limit && looked_at < ROWS_LOOKED_AT_MAX => {
+                after = Some(next);
+            }
             other => break other,
         }
     };
     let next = next.map(|key| encode_cursor(&key));
-    answer(StatusCode::OK, &json!({ "photos": photos, "next_cursor": next }))
+    Ok(answer(
+        StatusCode::OK,
+        &json!({ "photos": photos, "next_cursor": next }),
+    ))
 }
 
 fn photo(row: &Row, status: Status) -> Value {
@@ -260,10 +320,11 @@ fn photo(row: &Row, status: Status) -> Value {
 
 fn encode_cursor(key: &[u8]) -> String {
     use std::fmt::Write as _;
-    key.iter().fold(String::with_capacity(key.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    key.iter()
+        .fold(String::with_capacity(key.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 fn decode_cursor(text: &str) -> Option<Bytes> {
@@ -272,8 +333,9 @@ fn decode_cursor(text: &str) -> Option<Bytes> {
         return None;
     }
     let digit = |byte: u8| char::from(byte).to_digit(16);
-    let bytes: Option<Vec<u8>> =
-        pairs.map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8)).collect();
+    let bytes: Option<Vec<u8>> = pairs
+        .map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8))
+        .collect();
     bytes.map(Bytes::from)
 }
 
@@ -301,10 +363,14 @@ async fn thumbnail(
     // A few tens of kilobytes from the page cache: shorter than a hop to another thread.
     let path = library.thumbs.path(&id, size);
     let Ok(bytes) = std::fs::read(&path) else {
-        return Err(Refusal::not_found("no thumbnail: the photo is unknown or was not converted"));
+        return Err(Refusal::not_found(
+            "no thumbnail: the photo is unknown or was not converted",
+        ));
     };
     let tag = format!("\"{}\"", &id_of(&bytes)[..16]);
-    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|sent| sent.as_bytes() == tag.as_bytes());
+    let known = headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|sent| sent.as_bytes() == tag.as_bytes());
     let cache = [
         (header::CONTENT_TYPE, "image/jpeg".to_owned()),
         (header::CACHE_CONTROL, "private, no-cache".to_owned()),

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use offloop::job::{NameError, RecordWrite};
-use offloop::{TaskName, TaskContext, TaskError};
+use offloop::{TaskContext, TaskError, TaskName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -30,8 +30,13 @@ pub enum Status {
 }
 
 impl Status {
-    pub const ALL: [Self; 5] =
-        [Self::Pending, Self::Converting, Self::Done, Self::Failed, Self::Missing];
+    pub const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Converting,
+        Self::Done,
+        Self::Failed,
+        Self::Missing,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -60,12 +65,18 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn new() -> Result<Self, NameError> {
         let label = |status: Status| TaskName::parse(status.as_str());
-        let [a, b, c, d, e] = Status::ALL;
+        let [pending, converting, done, failed, missing] = Status::ALL;
         Ok(Self {
             collection: TaskName::parse("photos")?,
             scan: TaskName::parse("photos.scan")?,
             convert: TaskName::parse("photos.convert")?,
-            labels: [label(a)?, label(b)?, label(c)?, label(d)?, label(e)?],
+            labels: [
+                label(pending)?,
+                label(converting)?,
+                label(done)?,
+                label(failed)?,
+                label(missing)?,
+            ],
         })
     }
 
@@ -144,13 +155,23 @@ impl Row {
         self.format = Some(probe.format.name().to_owned());
         (self.width, self.height) = (known(probe.width), known(probe.height));
         self.orientation = Some(probe.exif.orientation.exif_value());
-        self.taken = probe.exif.taken.as_ref().map(|taken| match taken.offset_minutes {
-            Some(offset) => {
-                let (sign, minutes) = (if offset < 0 { '-' } else { '+' }, offset.unsigned_abs());
-                format!("{}{sign}{:02}:{:02}", taken.local, minutes / 60, minutes % 60)
-            }
-            None => taken.local.clone(),
-        });
+        self.taken = probe
+            .exif
+            .taken
+            .as_ref()
+            .map(|taken| match taken.offset_minutes {
+                Some(offset) => {
+                    let (sign, minutes) =
+                        (if offset < 0 { '-' } else { '+' }, offset.unsigned_abs());
+                    format!(
+                        "{}{sign}{:02}:{:02}",
+                        taken.local,
+                        minutes / 60,
+                        minutes % 60
+                    )
+                }
+                None => taken.local.clone(),
+            });
         self.make.clone_from(&probe.exif.make);
         self.model.clone_from(&probe.exif.model);
         self.gps = probe.exif.position;
@@ -197,10 +218,12 @@ impl Row {
 pub(crate) fn id_of(key: &[u8]) -> String {
     use std::fmt::Write as _;
     let digest = Sha256::digest(key);
-    digest[..16].iter().fold(String::with_capacity(32), |mut id, byte| {
-        let _ = write!(id, "{byte:02x}");
-        id
-    })
+    digest[..16]
+        .iter()
+        .fold(String::with_capacity(32), |mut id, byte| {
+            let _ = write!(id, "{byte:02x}");
+            id
+        })
 }
 
 #[cfg(test)]
@@ -209,7 +232,11 @@ mod tests {
 
     #[test]
     fn a_row_survives_its_text_and_its_labels_their_names() {
-        let file = Fingerprint { bytes: 1, mtime_ns: -2, inode: 3 };
+        let file = Fingerprint {
+            bytes: 1,
+            mtime_ns: -2,
+            inode: 3,
+        };
         let path = RelPath::from_bytes(b"a/\xff.jpg").unwrap();
         let row = Row::new("/photos/", &path, file).failed("corrupt", &"ü".repeat(400));
         let read: Row = serde_json::from_slice(&row.encode()).unwrap();

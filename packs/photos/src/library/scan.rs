@@ -49,8 +49,8 @@ const BATCH: usize = 256;
 const PROBLEMS_LISTED_MAX: usize = 100;
 /// Files whose name says "photo" get a row even when their bytes do not.
 const EXTENSIONS: [&str; 22] = [
-    "jpg", "jpeg", "jpe", "png", "webp", "gif", "tif", "tiff", "bmp", "heic", "heif", "avif", "cr2",
-    "cr3", "nef", "arw", "dng", "raf", "orf", "rw2", "pef", "srw",
+    "jpg", "jpeg", "jpe", "png", "webp", "gif", "tif", "tiff", "bmp", "heic", "heif", "avif",
+    "cr2", "cr3", "nef", "arw", "dng", "raf", "orf", "rw2", "pef", "srw",
 ];
 
 struct Scan<'a> {
@@ -90,8 +90,10 @@ pub(crate) fn run(library: &Arc<Library>, context: &TaskContext) -> Result<TaskO
         failed: None,
     };
     scan.load_known()?;
-    let end = walk(&folder, WalkLimits::default(), &mut |found, here| scan.visit(found, here))
-        .map_err(|error| TaskError::error(error.to_string()))?;
+    let end = walk(&folder, WalkLimits::default(), &mut |found, here| {
+        scan.visit(found, here)
+    })
+    .map_err(|error| TaskError::error(error.to_string()))?;
     if let Some(error) = scan.failed.take() {
         return Err(error);
     }
@@ -188,7 +190,11 @@ impl Scan<'_> {
     }
 
     fn file(&mut self, entry: &Entry, here: &Here<'_>) {
-        let file = Fingerprint { bytes: entry.bytes, mtime_ns: entry.mtime_ns, inode: entry.inode };
+        let file = Fingerprint {
+            bytes: entry.bytes,
+            mtime_ns: entry.mtime_ns,
+            inode: entry.inode,
+        };
         let mut row = Row::new(self.root, &entry.path, file);
         let known = self.known.remove(&self.hasher.hash_one(&row.key()[..]));
         if known == Some((self.hasher.hash_one(file), false)) {
@@ -245,7 +251,10 @@ impl Scan<'_> {
             scope: UniqueScope::UntilStarted,
             on_conflict: OnConflict::Keep,
         };
-        let mut options = JobOptions { unique: Some(unique), ..self.library.job_options() };
+        let mut options = JobOptions {
+            unique: Some(unique),
+            ..self.library.job_options()
+        };
         options.queue = self.library.queue.clone();
         Some(NewJob {
             task: self.library.names.convert.clone(),
@@ -259,7 +268,10 @@ impl Scan<'_> {
         if self.records.is_empty() {
             return Ok(());
         }
-        let (jobs, records) = (std::mem::take(&mut self.jobs), std::mem::take(&mut self.records));
+        let (jobs, records) = (
+            std::mem::take(&mut self.jobs),
+            std::mem::take(&mut self.records),
+        );
         // A full disk or a busy store passes; a scan of a million files should not start again.
         let mut tries = 0;
         loop {
@@ -292,7 +304,8 @@ impl Scan<'_> {
         for row in vanished {
             self.library.thumbs.remove(&row.id());
             self.tally.missing += 1;
-            self.records.push(row.write(&self.library.names, Status::Missing));
+            self.records
+                .push(row.write(&self.library.names, Status::Missing));
             if self.records.len() >= BATCH {
                 self.flush()?;
             }
@@ -314,6 +327,8 @@ impl Scan<'_> {
 }
 
 fn looks_like_photo(path: &str) -> bool {
-    let extension = path.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    let extension = path
+        .rsplit_once('.')
+        .map(|(_, extension)| extension.to_ascii_lowercase());
     extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
 }

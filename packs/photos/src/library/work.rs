@@ -82,8 +82,11 @@ pub(crate) fn run(library: &Library, context: &TaskContext) -> Result<TaskOutput
             return Ok(done(vec![row.write(&library.names, Status::Missing)]));
         }
     };
-    row.file =
-        Fingerprint { bytes: opened.bytes, mtime_ns: opened.mtime_ns, inode: opened.inode };
+    row.file = Fingerprint {
+        bytes: opened.bytes,
+        mtime_ns: opened.mtime_ns,
+        inode: opened.inode,
+    };
     let _shown = library.converting(&row);
     let thumbnails = thumbnails(library, context, &mut row, opened)?;
     library
@@ -97,7 +100,10 @@ pub(crate) fn run(library: &Library, context: &TaskContext) -> Result<TaskOutput
 }
 
 fn done(records: Vec<RecordWrite>) -> TaskOutput {
-    TaskOutput { result: None, records }
+    TaskOutput {
+        result: None,
+        records,
+    }
 }
 
 pub(super) enum Opened {
@@ -129,10 +135,12 @@ fn thumbnails(
     row: &mut Row,
     mut opened: OpenedFile,
 ) -> Result<Thumbnails, TaskError> {
-    let probe = Prober::new().probe(&opened.file).map_err(|error| match error {
-        ProbeError::Io(error) => TaskError::error(format!("io: {error}")),
-        other => TaskError::invalid(format!("corrupt: {other}")),
-    })?;
+    let probe = Prober::new()
+        .probe(&opened.file)
+        .map_err(|error| match error {
+            ProbeError::Io(error) => TaskError::error(format!("io: {error}")),
+            other => TaskError::invalid(format!("corrupt: {other}")),
+        })?;
     row.describe(&probe);
     let recipe = Recipe::default();
     let refuse = |error: &ConvertError| match error {
@@ -149,11 +157,16 @@ fn thumbnails(
         )));
     }
     let should_stop = || context.should_stop();
-    let _pass = library.gate.enter(need.bytes, &should_stop).ok_or_else(TaskError::stopped)?;
+    let _pass = library
+        .gate
+        .enter(need.bytes, &should_stop)
+        .ok_or_else(TaskError::stopped)?;
     let mut bytes = Vec::with_capacity(opened.bytes as usize);
     // A file that grows while it is read must not pass what was admitted.
     let mut limited = (&mut opened.file).take(opened.bytes);
-    limited.read_to_end(&mut bytes).map_err(|error| TaskError::error(format!("io: {error}")))?;
+    limited
+        .read_to_end(&mut bytes)
+        .map_err(|error| TaskError::error(format!("io: {error}")))?;
     convert(&bytes, &probe, &recipe, &library.limits, &should_stop).map_err(|error| refuse(&error))
 }
 
@@ -170,10 +183,15 @@ impl TaskHook for FailedRow {
         };
         let (class, message) = match end.failure {
             Some(failure) => photo_class(failure.class, &failure.message),
-            None if end.state == JobState::Cancelled => ("cancelled", "the conversion was cancelled"),
+            None if end.state == JobState::Cancelled => {
+                ("cancelled", "the conversion was cancelled")
+            }
             None => ("expired", "the conversion was not started in time"),
         };
-        vec![row.failed(class, message).write(&self.names, Status::Failed)]
+        vec![
+            row.failed(class, message)
+                .write(&self.names, Status::Failed),
+        ]
     }
 }
 
