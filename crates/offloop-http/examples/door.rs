@@ -1,5 +1,6 @@
-//! A door before a store in memory, for a look at the dashboard and for measuring the door alone.
-//! `cargo run --release -p offloop-http --example door [ADDRESS] [TOKEN]`
+//! A door with three tasks, for a look at the dashboard and for measuring the door alone.
+//! `cargo run --release -p offloop-http --example door [ADDRESS] [FOLDER|memory] [TOKEN]`: with a
+//! folder the jobs are durable in SQLite.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,9 @@ use offloop_job::{NodeId, TaskName};
 use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::CpuLane;
 use offloop_runtime::{RuntimeBuilder, ShutdownPlan};
+use offloop_store::Engine;
 use offloop_store_memory::{MemoryOptions, MemoryStore};
+use offloop_store_sqlite::{SqliteOptions, SqliteStore};
 
 fn info(name: &str, about: &str) -> Result<TaskInfo, offloop_job::NameError> {
     Ok(TaskInfo {
@@ -52,11 +55,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }),
         )
         .build();
-    let store = MemoryStore::new(MemoryOptions {
-        id_seed: 7,
-        queue_jobs_max: 100_000_000,
-    });
-    let runtime = RuntimeBuilder::new(Arc::new(store), NodeId("node-1".into()))
+    let seed = u64::from(std::process::id());
+    let store: Arc<dyn Engine> = match arguments.next() {
+        Some(folder) if folder != "memory" => {
+            Arc::new(SqliteStore::open(SqliteOptions::new(folder, seed))?)
+        }
+        _ => Arc::new(MemoryStore::new(MemoryOptions {
+            id_seed: seed,
+            queue_jobs_max: 1_000_000,
+        })),
+    };
+    let runtime = RuntimeBuilder::new(store, NodeId(format!("node-{seed}").into()))
         .lane(Arc::new(lane))
         .start()?;
     let doors = tokio::runtime::Builder::new_multi_thread()

@@ -3,10 +3,9 @@
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, header};
-use offloop_wire::Problem;
 
 use crate::config::DoorConfig;
-use crate::problem::Kind;
+use crate::problem::{Kind, Refusal};
 
 /// The host that the caller believes to talk to.
 fn host(parts: &Parts) -> Option<&str> {
@@ -29,12 +28,12 @@ fn name(host: &str) -> &str {
 
 /// DNS rebinding: a page of another site, whose name was made to lead here, is told apart by the
 /// `Host` that it cannot change. With a token this is not needed: the page does not have it.
-pub(crate) fn check_host(config: &DoorConfig, parts: &Parts) -> Result<(), Problem> {
+pub(crate) fn check_host(config: &DoorConfig, parts: &Parts) -> Result<(), Refusal> {
     if config.token.is_some() {
         return Ok(());
     }
     let Some(host) = host(parts) else {
-        return Err(Kind::WrongHost.say("the request has no Host header"));
+        return Err(Kind::WrongHost.say("the request has no Host header").into());
     };
     let name = name(host);
     let known = ["localhost", "127.0.0.1", "[::1]"].contains(&name)
@@ -50,12 +49,12 @@ pub(crate) fn check_host(config: &DoorConfig, parts: &Parts) -> Result<(), Probl
     let name = &name[..name.floor_char_boundary(128)];
     Err(Kind::WrongHost.say(format!(
         "{name:?} is not a name of this server; use localhost, set a token, or add the name to `hosts`"
-    )))
+    )).into())
 }
 
 /// Cross-site requests of browsers (Fetch Metadata; Go's `CrossOriginProtection` has the same
 /// rules). Callers that are no browsers send neither header.
-pub(crate) fn check_site(parts: &Parts) -> Result<(), Problem> {
+pub(crate) fn check_site(parts: &Parts) -> Result<(), Refusal> {
     if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return Ok(());
     }
@@ -78,15 +77,19 @@ pub(crate) fn check_site(parts: &Parts) -> Result<(), Problem> {
             }
         },
     };
-    Err(Kind::CrossSite.say(format!(
-        "{what}; only the dashboard's own pages may change things"
-    )))
+    Err(Kind::CrossSite
+        .say(format!(
+            "{what}; only the dashboard's own pages may change things"
+        ))
+        .into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use axum::http::Request;
+
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], bool);
 
     fn parts(method: &str, headers: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().method(method).uri("/v1/jobs");
@@ -127,7 +130,7 @@ mod tests {
     #[test]
     fn another_sites_page_changes_nothing() {
         let host = ("host", "localhost:7878");
-        let rows: [(&str, &[(&str, &str)], bool); 11] = [
+        let rows: [Row<'_>; 11] = [
             ("POST", &[host], true),
             ("POST", &[host, ("sec-fetch-site", "same-origin")], true),
             ("POST", &[host, ("sec-fetch-site", "none")], true),

@@ -59,15 +59,13 @@ async fn answer(
     let method = parts.method.clone();
     let timed = !parts.headers.contains_key("prefer");
     let refused = guard::check_host(&door.config, &parts).and_then(|()| guard::check_site(&parts));
-    let mut response = match refused {
-        Err(problem) => respond(&problem),
-        Ok(()) => {
-            let conn = Arc::clone(&in_hand.0);
-            let body = Body::new(Paced::new(body, door.rules.pace, Arc::clone(&conn)));
-            let request = Request::from_parts(parts, body);
-            let routed = routes.call(request);
-            bounded(routed, door.config.request_timeout, &conn).await
-        }
+    let mut response = if let Err(refusal) = refused {
+        respond(&refusal.0)
+    } else {
+        let conn = Arc::clone(&in_hand.0);
+        let body = Body::new(Paced::new(body, door.rules.pace, Arc::clone(&conn)));
+        let routed = routes.call(Request::from_parts(parts, body));
+        bounded(routed, door.config.request_timeout, &conn).await
     };
     dress(response.headers_mut());
     door.metrics

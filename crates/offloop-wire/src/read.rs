@@ -131,7 +131,7 @@ impl From<NameError> for Wrong {
 
 type Taken = Result<(), Wrong>;
 
-impl<'a> Draft<'a> {
+impl Draft<'_> {
     fn new(queue: QueueName) -> Self {
         // Written out: `JobOptions::default()` would allocate a queue's name for each job.
         let options = JobOptions {
@@ -308,7 +308,7 @@ impl<'a> Draft<'a> {
                     key,
                     scope,
                     on_conflict,
-                })
+                });
             }
             None => self.say("/unique/key", "is missing"),
         }
@@ -506,7 +506,7 @@ fn one_of<'k>(value: &Lit<'_>, known: &'k [&'k str]) -> Result<&'k str, Wrong> {
 }
 
 /// An object's fields; each key once.
-fn object<'a>(value: Lit<'a>) -> Result<Vec<(Cow<'a, str>, Lit<'a>)>, Wrong> {
+fn object(value: Lit<'_>) -> Result<Vec<(Cow<'_, str>, Lit<'_>)>, Wrong> {
     let Lit::Object(fields) = value else {
         return Err(wrong(&value, "an object"));
     };

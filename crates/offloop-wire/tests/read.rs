@@ -94,7 +94,7 @@ fn every_field_reaches_the_job() {
 #[test]
 fn a_field_that_cannot_be_is_named_with_its_limit_and_a_remedy() {
     let rows = [
-        (r#"{}"#, "/task", "is missing"),
+        ("{}", "/task", "is missing"),
         (r#"{"task":null}"#, "/task", "give a text"),
         (r#"{"task":"a b"}"#, "/task", "not one of"),
         (r#"{"task":"t","queue":7}"#, "/queue", "give a text"),

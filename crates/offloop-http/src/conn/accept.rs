@@ -35,7 +35,8 @@ fn protocol() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(None) // the sweeper's, see the module's comment
         .max_buf_size(HEAD_BYTES_MAX)
-        .pipeline_flush(true);
+        // Held back, an answer would wait for the rest of the head behind it.
+        .pipeline_flush(false);
     builder
         .http2()
         .timer(TokioTimer::new())

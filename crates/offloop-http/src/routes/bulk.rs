@@ -13,7 +13,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use http_body_util::BodyExt as _;
-use offloop_job::NewJob;
+use offloop_job::{NewJob, Timestamp};
 use offloop_runtime::EnqueueError;
 use offloop_store::InsertOutcome;
 use offloop_wire::{
@@ -39,6 +39,8 @@ const IN_FLIGHT: usize = 4;
 const UNREAD_BATCHES: usize = 128;
 /// Refusals that a summary tells in full.
 const SUMMARY_ERRORS: usize = 100;
+
+const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
 pub(super) async fn post_many(door: Arc<Inner>, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
@@ -76,7 +78,6 @@ pub(super) async fn post_many(door: Arc<Inner>, request: Request) -> Answer {
         Some((Ok::<_, std::convert::Infallible>(text), answers))
     });
     let mut response = Response::new(Body::from_stream(stream));
-    const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, NDJSON);
     Ok(response)
 }
@@ -86,7 +87,7 @@ pub(super) async fn post_many(door: Arc<Inner>, request: Request) -> Answer {
 struct Batch {
     jobs: Vec<NewJob>,
     /// Every line in order; `None` for one whose job is the next of `jobs`.
-    lines: Vec<(u64, Option<Problem>)>,
+    lines: Vec<(u64, Option<Box<Problem>>)>,
     bytes: usize,
 }
 
@@ -98,8 +99,8 @@ impl Batch {
 
 /// A batch that the store has answered.
 struct Answered {
-    lines: Vec<(u64, Option<Problem>)>,
-    outcomes: Result<VecDeque<InsertOutcome>, Problem>,
+    lines: Vec<(u64, Option<Box<Problem>>)>,
+    outcomes: Result<VecDeque<InsertOutcome>, Box<Problem>>,
 }
 
 async fn insert(door: Arc<Inner>, batch: Batch) -> Answered {
@@ -111,7 +112,7 @@ async fn insert(door: Arc<Inner>, batch: Batch) -> Answered {
     };
     let outcomes = inserted
         .map(VecDeque::from)
-        .map_err(|error| of_enqueue(&error));
+        .map_err(|error| Box::new(of_enqueue(&error)));
     Answered { lines, outcomes }
 }
 
@@ -129,7 +130,7 @@ enum Reading {
     Open,
     Ended,
     /// It broke off; the problem is told in the place of the next line.
-    Broken(Problem),
+    Broken(Box<Problem>),
 }
 
 impl Bulk {
@@ -197,7 +198,7 @@ impl Bulk {
                 self.lines.finish();
                 Reading::Ended
             }
-            Some(Err(error)) => Reading::Broken(*body::refusal(&error).0),
+            Some(Err(error)) => Reading::Broken(body::refusal(&error).0),
             Some(Ok(frame)) => {
                 let Ok(data) = frame.into_data() else {
                     return Reading::Open;
@@ -207,12 +208,29 @@ impl Bulk {
                     let detail = format!(
                         "the body is over {limit} bytes; lines from here on were not read, send them in another request"
                     );
-                    return Reading::Broken(Kind::TooLarge.say(detail));
+                    return Reading::Broken(Box::new(Kind::TooLarge.say(detail)));
                 }
                 *left -= data.len() as u64;
                 self.lines.push(data);
                 Reading::Open
             }
+        }
+    }
+
+    fn read(&mut self, line: Line, now: Timestamp) -> Result<NewJob, Box<Problem>> {
+        let Line::Text(range) = line else {
+            let limit = self.door.config.job_bytes_max;
+            let detail = format!("the line is over {limit} bytes, the limit");
+            return Err(Box::new(Kind::TooLarge.say(detail)));
+        };
+        let block = self.lines.block();
+        let job = self
+            .reader
+            .read(block, range, now)
+            .map_err(|error| Box::new(of_body(error)))?;
+        match self.door.handle.check(&job) {
+            Ok(()) => Ok(job),
+            Err(error) => Err(Box::new(of_enqueue(&error))),
         }
     }
 
@@ -224,23 +242,7 @@ impl Bulk {
             let Some((number, line)) = self.lines.next() else {
                 break;
             };
-            let read = match line {
-                Line::TooLong => {
-                    let limit = self.door.config.job_bytes_max;
-                    Err(Kind::TooLarge.say(format!("the line is over {limit} bytes, the limit")))
-                }
-                Line::Text(range) => {
-                    let job = self.reader.read(self.lines.block(), range, now);
-                    job.map_err(of_body).and_then(|job| {
-                        self.door
-                            .handle
-                            .check(&job)
-                            .map_err(|error| of_enqueue(&error))?;
-                        Ok(job)
-                    })
-                }
-            };
-            match read {
+            match self.read(line, now) {
                 Ok(job) => {
                     self.batch.bytes += job.payload.len();
                     self.batch.jobs.push(job);
@@ -280,9 +282,12 @@ impl Sink {
                 (Some(problem), _) => Err(problem),
                 (None, Err(problem)) => Err(problem.clone()),
                 (None, Ok(outcomes)) => match outcomes.pop_front() {
-                    Some(InsertOutcome::Refused(refusal)) => Err(of_refusal(&refusal)),
+                    Some(InsertOutcome::Refused(refusal)) => Err(Box::new(of_refusal(&refusal))),
                     Some(outcome) => Ok(outcome),
-                    None => Err(Kind::Internal.say("the store answered too little")),
+                    None => {
+                        let detail = "the store answered too little";
+                        Err(Box::new(Kind::Internal.say(detail)))
+                    }
                 },
             };
             self.line(line, outcome);
@@ -295,7 +300,7 @@ impl Sink {
         Ok(())
     }
 
-    fn line(&mut self, line: u64, outcome: Result<InsertOutcome, Problem>) {
+    fn line(&mut self, line: u64, outcome: Result<InsertOutcome, Box<Problem>>) {
         match (self, outcome) {
             (Self::Lines { text, .. }, Ok(InsertOutcome::Created { id, .. })) => {
                 write_created_line(text, line, id);
@@ -303,7 +308,7 @@ impl Sink {
             (Self::Lines { text, .. }, outcome) => {
                 let (status, existing, error) = match outcome {
                     Ok(InsertOutcome::Existing { id, .. }) => (200, Some(id.to_string()), None),
-                    Err(problem) => (problem.status, None, Some(problem)),
+                    Err(problem) => (problem.status, None, Some(*problem)),
                     Ok(_) => return, // created and refused are told elsewhere
                 };
                 write_line(
@@ -322,6 +327,7 @@ impl Sink {
             (Self::Summary(sum), Err(error)) => {
                 sum.refused += 1;
                 if sum.errors.len() < SUMMARY_ERRORS {
+                    let error = *error;
                     sum.errors.push(BulkErrors { line, error });
                 }
             }

@@ -65,7 +65,7 @@ async fn one(door: &Inner, request: Request) -> Answer {
     // Kept for the answer; the job itself goes to the store.
     let asked = job.clone();
     let outcome = door.handle.enqueue(vec![job]).await?.into_iter().next();
-    let (id, existing) = match outcome {
+    let id = match outcome {
         Some(InsertOutcome::Created { id, state, .. }) => {
             if wait.is_none() {
                 let due_at = asked.options.run_at.unwrap_or(now).max(now);
@@ -76,25 +76,22 @@ async fn one(door: &Inner, request: Request) -> Answer {
                     .insert(header::LOCATION, location(id));
                 return Ok(response);
             }
-            (id, false)
+            id
         }
-        Some(InsertOutcome::Existing { id, .. }) => (id, true),
+        Some(InsertOutcome::Existing { id, .. }) => id,
         Some(InsertOutcome::Refused(refusal)) => return Err(of_refusal(&refusal).into()),
         None => return Err(Kind::Internal.say("the store answered nothing").into()),
     };
     drop(collected);
-    match wait {
-        Some(within) => answer_or_ticket(door, id, within).await,
-        None => {
-            let job = door.handle.job(id).await?.ok_or_else(|| no_job(id))?;
-            debug_assert!(existing);
-            let mut response = json(StatusCode::OK, &JobView::from(&job))?;
-            response
-                .headers_mut()
-                .insert(header::LOCATION, location(id));
-            Ok(response)
-        }
+    if let Some(within) = wait {
+        return answer_or_ticket(door, id, within).await;
     }
+    let job = door.handle.job(id).await?.ok_or_else(|| no_job(id))?;
+    let mut response = json(StatusCode::OK, &JobView::from(&job))?;
+    response
+        .headers_mut()
+        .insert(header::LOCATION, location(id));
+    Ok(response)
 }
 
 /// The header's key; the body may give the same, not another.

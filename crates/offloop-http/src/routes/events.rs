@@ -67,6 +67,8 @@ enum Stage {
     Ended,
 }
 
+const STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
 pub(super) async fn events(State(door): State<Arc<Inner>>, headers: HeaderMap, uri: Uri) -> Answer {
     let query = Query::read(&uri, &["job", "queue", "task", "after", "digest_ms"])?;
     let filter = Filter {
@@ -118,7 +120,6 @@ pub(super) async fn events(State(door): State<Arc<Inner>>, headers: HeaderMap, u
         Some((Ok::<_, std::convert::Infallible>(text), reader))
     });
     let mut response = Response::new(Body::from_stream(stream));
-    const STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, STREAM);
     headers.insert("x-accel-buffering", HeaderValue::from_static("no")); // nginx would hold it back
@@ -200,15 +201,12 @@ impl Reader {
     /// Waits for an event, then lets more come: a dashboard asks anew at each, so a busy server
     /// must not tell it of each. What is being counted is kept when this is dropped.
     async fn read_digest(&mut self, every: Duration) -> Option<Bytes> {
-        let counting = match self.counting {
-            Some(counting) => counting,
-            None => {
-                let from = self.events.cursor();
-                let _ = self.events.next().await?;
-                *self.counting.insert((from, Instant::now() + every))
-            }
-        };
-        let (from, until) = counting;
+        if self.counting.is_none() {
+            let from = self.events.cursor();
+            let _ = self.events.next().await?;
+            self.counting = Some((from, Instant::now() + every));
+        }
+        let (from, until) = self.counting?;
         tokio::time::sleep_until(until.into()).await;
         self.counting = None;
         self.events = self.handle.events(None);

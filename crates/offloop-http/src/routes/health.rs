@@ -40,6 +40,8 @@ pub(super) async fn ready(State(door): State<Arc<Inner>>) -> Response<Body> {
     }
 }
 
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
 /// Prometheus text.
 pub(super) async fn metrics(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
     Query::none(&uri)?;
@@ -113,7 +115,6 @@ pub(super) async fn metrics(State(door): State<Arc<Inner>>, uri: Uri) -> Answer 
     let _ = writeln!(out, "{name} {readers}");
     door.metrics.write(&mut out);
     let mut response = Response::new(Body::from(out));
-    const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     Ok(response)
 }

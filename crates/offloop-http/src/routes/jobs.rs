@@ -97,6 +97,8 @@ pub(super) async fn one(
     json(StatusCode::OK, &JobView::from(&job))
 }
 
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
 /// Output of one attempt, the last one unless another is named.
 pub(super) async fn logs(
     State(door): State<Arc<Inner>>,
@@ -129,7 +131,6 @@ pub(super) async fn logs(
     }
     // Bytes as the task wrote them: not always UTF-8, never a page (nosniff).
     let mut response = Response::new(Body::from(text.freeze()));
-    const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     Ok(response)
 }

@@ -6,6 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::support::{Answer, SOON, Server, read_to_close, read_until, soon};
 
+const LIMIT: usize = 1 << 20;
 const HEADER: Duration = Duration::from_millis(200);
 
 async fn strict() -> Server {
@@ -172,7 +173,7 @@ async fn connections_are_bounded_in_all_and_per_address() {
         let ask = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", server.at);
         let mut kept = Vec::new();
         // Connections of earlier requests may still be closing.
-        soon(async {
+        soon(Box::pin(async {
             while kept.len() < 2 {
                 let mut socket = server.connect().await;
                 let mut text = String::new();
@@ -184,7 +185,7 @@ async fn connections_are_bounded_in_all_and_per_address() {
                     kept.push(socket);
                 }
             }
-        })
+        }))
         .await;
         let mut third = server.connect().await;
         let refused = Answer::parse(&read_to_close(&mut third).await);
@@ -209,7 +210,6 @@ async fn a_payload_is_taken_up_to_its_limit_and_no_further() {
             "x".repeat(payload - 2)
         )
     };
-    const LIMIT: usize = 1 << 20;
     for (payload, status) in [
         (LIMIT - 1, 201),
         (LIMIT, 201),
