@@ -11,7 +11,7 @@ const FENCES: [(&str, &[&str]); 6] = [
     ("rusqlite", &["offloop-store-sqlite"]),
     ("axum", &["offloop-http"]),
     ("hyper", &["offloop-http"]),
-    ("clap", &["offloop-cli"]),
+    ("clap", &["offloop-cli", "offloop-bench"]),
     ("anyhow", &["offloop-cli", "offloop-bench"]),
     (
         "serde",

@@ -8,7 +8,7 @@ const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Files that were over a limit when it was set. Numbers here may only shrink.
-const LONG_FUNCTIONS_ALLOWED: usize = 6;
+const LONG_FUNCTIONS_ALLOWED: usize = 4;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -80,13 +80,15 @@ fn functions(text: &str) -> Vec<(String, usize)> {
     found
 }
 
+/// Tests and examples may be long: they are read from top to bottom.
+fn is_trial(name: &str) -> bool {
+    name.contains("/tests/") || name.contains("/examples/")
+}
+
 #[test]
 fn a_function_does_one_thing() {
     let mut long = Vec::new();
-    for (name, text) in sources()
-        .iter()
-        .filter(|(name, _)| !name.contains("/tests/"))
-    {
+    for (name, text) in sources().iter().filter(|(name, _)| !is_trial(name)) {
         for (function, lines) in functions(text) {
             if lines > FUNCTION_LINES_MAX {
                 long.push(format!("{name}: {function} has {lines} lines"));

@@ -20,7 +20,7 @@ use crate::handle::{RunningView, Shared};
 use crate::path::claim::{self, Asked, Desk};
 use crate::path::dispatch;
 use crate::path::settle::{self, Over};
-use crate::shutdown::{ShutdownPlan, ShutdownReport};
+use crate::shutdown::{Closing, ShutdownPlan, ShutdownReport};
 use crate::upkeep::{self, Upkeep};
 
 /// Everything that can happen to the keeper.
@@ -95,48 +95,32 @@ const STORE_RETRY_LAST: Duration = Duration::from_secs(1);
 
 /// An attempt in a lane.
 #[derive(Debug)]
-struct Running {
-    claimed: Claimed,
-    lane: usize,
-    cancelling: bool,
+pub(crate) struct Running {
+    pub(crate) claimed: Claimed,
+    pub(crate) lane: usize,
+    pub(crate) cancelling: bool,
 }
 
 #[derive(Debug)]
-struct Closing {
-    plan: ShutdownPlan,
-    began: Instant,
-    phase: Phase,
-    report: ShutdownReport,
-    answer: oneshot::Sender<ShutdownReport>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Drain,
-    Stop,
-    Terminate,
-}
-
-#[derive(Debug)]
-struct Keeper {
-    shared: Arc<Shared>,
-    desks: Vec<Desk>,
-    running: HashMap<Lease, Running>,
+pub(crate) struct Keeper {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) desks: Vec<Desk>,
+    pub(crate) running: HashMap<Lease, Running>,
     /// Stops for leases whose claim is still on its way to us.
-    stop_early: HashSet<Lease>,
+    pub(crate) stop_early: HashSet<Lease>,
     /// Over, not yet handed to the store.
-    over: Vec<Attempted>,
-    notes: HashMap<Lease, ProgressNote>,
-    noting: bool,
-    claiming: bool,
-    settling: usize,
+    pub(crate) over: Vec<Attempted>,
+    pub(crate) notes: HashMap<Lease, ProgressNote>,
+    pub(crate) noting: bool,
+    pub(crate) claiming: bool,
+    pub(crate) settling: usize,
     /// No store calls before this, after one failed.
-    pause_until: Option<Instant>,
-    pause: Duration,
-    next_due: Option<Timestamp>,
-    promoting: bool,
-    upkeep: Upkeep,
-    closing: Option<Closing>,
+    pub(crate) pause_until: Option<Instant>,
+    pub(crate) pause: Duration,
+    pub(crate) next_due: Option<Timestamp>,
+    pub(crate) promoting: bool,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) closing: Option<Closing>,
 }
 
 /// The keeper's thread, from start to end.
@@ -567,120 +551,5 @@ impl Keeper {
                 self.shared.set_trouble(None);
             }
         }
-    }
-}
-
-impl Closing {
-    /// When the current phase ends.
-    fn due(&self) -> Instant {
-        match self.phase {
-            Phase::Drain => self.began + self.plan.drain,
-            Phase::Stop => self.began + self.plan.drain + self.plan.stop,
-            // Time for the last settlements to reach the disk.
-            Phase::Terminate => self.began + self.plan.drain + self.plan.stop + SETTLE_AT_END,
-        }
-    }
-}
-
-/// How long the last settlements may take once every executor has been dealt with.
-const SETTLE_AT_END: Duration = Duration::from_secs(5);
-
-impl Keeper {
-    fn begin_shutdown(
-        &mut self,
-        plan: ShutdownPlan,
-        force: oneshot::Receiver<()>,
-        answer: oneshot::Sender<ShutdownReport>,
-    ) {
-        let report = ShutdownReport {
-            running: self.running.len(),
-            ..ShutdownReport::default()
-        };
-        let began = Instant::now();
-        self.closing = Some(Closing {
-            plan,
-            began,
-            phase: Phase::Drain,
-            report,
-            answer,
-        });
-        for lane in &self.shared.lanes {
-            lane.close();
-        }
-        let inbox = self.shared.inbox.clone();
-        tokio::task::spawn_local(async move {
-            if force.await.is_ok() {
-                let _ = inbox.send(Input::Force);
-            }
-        });
-    }
-
-    /// A second signal: no more waiting for work that might end on its own.
-    fn force(&mut self) {
-        if let Some(closing) = &mut self.closing {
-            closing.report.forced = true;
-            closing.plan.drain = closing.began.elapsed().min(closing.plan.drain);
-            closing.plan.stop = closing.plan.stop.min(Duration::from_millis(500));
-        }
-    }
-
-    /// Moves on when the phase is over: drain, then stop, then terminate.
-    fn close_step(&mut self) {
-        let Some(closing) = &mut self.closing else {
-            return;
-        };
-        if self.running.is_empty() || Instant::now() < closing.due() {
-            return;
-        }
-        match closing.phase {
-            Phase::Drain => {
-                closing.phase = Phase::Stop;
-                for (lease, running) in &self.running {
-                    self.shared.lanes[running.lane].stop(*lease, StopReason::Shutdown);
-                }
-            }
-            Phase::Stop => {
-                closing.phase = Phase::Terminate;
-                for lane in &self.shared.lanes {
-                    for lease in lane.terminate(Duration::from_millis(500)) {
-                        if let Some(running) = self.running.remove(&lease) {
-                            let claimed = running.claimed;
-                            closing.report.abandoned.push((claimed.id, claimed.task));
-                        }
-                    }
-                }
-            }
-            Phase::Terminate => {
-                for (_, running) in self.running.drain() {
-                    closing
-                        .report
-                        .abandoned
-                        .push((running.claimed.id, running.claimed.task));
-                }
-            }
-        }
-    }
-
-    fn is_finished(&self) -> bool {
-        let Some(closing) = &self.closing else {
-            return false;
-        };
-        let quiet =
-            self.running.is_empty() && self.over.is_empty() && self.settling == 0 && !self.claiming;
-        let overtime = closing.phase == Phase::Terminate && Instant::now() >= closing.due();
-        quiet || overtime
-    }
-
-    async fn finish(mut self) {
-        let Some(mut closing) = self.closing.take() else {
-            return;
-        };
-        for lane in &self.shared.lanes {
-            let _ = lane.terminate(Duration::from_millis(500)); // idle executors
-        }
-        let settled = self.over.is_empty() && self.settling == 0;
-        let closed = tokio::time::timeout(SETTLE_AT_END, self.shared.engine.close()).await;
-        closing.report.settled = settled && matches!(closed, Ok(Ok(())));
-        let _ = closing.answer.send(closing.report); // its caller gave up waiting
     }
 }

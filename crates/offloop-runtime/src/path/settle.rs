@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use offloop_job::{
-    Decision, EventKind, Failure, FailureClass, JobEvent, JobState, Outcome, StopReason, Timestamp,
-    Usage, decide,
+    Decision, EventKind, Failure, FailureClass, JobEvent, JobState, Outcome, RecordWrite,
+    StopReason, Timestamp, Usage, decide,
 };
 use offloop_lane::{Ended, Gone, Proof};
 use offloop_store::{AttemptReport, Claimed, Settlement, Verdict};
@@ -24,12 +24,49 @@ pub(crate) struct Over<'a> {
     pub(crate) cancelling: bool,
 }
 
-/// The settlement, and whether a pack is to be asked for rows.
+/// What the outcome means: the verdict, the failure for the record, and the rows that a completed
+/// job brings.
+fn decided(
+    claimed: &Claimed,
+    outcome: Outcome,
+    cancelling: bool,
+    now: Timestamp,
+    dice: f64,
+) -> (Verdict, Option<Failure>, Vec<RecordWrite>) {
+    match outcome {
+        // The answer came first, whatever was asked meanwhile.
+        Outcome::Completed { result, records } => (Verdict::Completed { result }, None, records),
+        Outcome::Stopped {
+            reason: StopReason::Shutdown,
+            ..
+        } if !cancelling => (Verdict::HandBack, None, Vec::new()),
+        Outcome::Stopped { failure, .. } => {
+            let failure = Failure {
+                class: FailureClass::Cancelled,
+                ..failure
+            };
+            (Verdict::Abort, Some(failure), Vec::new())
+        }
+        Outcome::Failed(failure) if cancelling => (Verdict::Abort, Some(failure), Vec::new()),
+        Outcome::Failed(failure) => {
+            let options = &claimed.options;
+            let verdict = match decide(&options.retry, claimed.history, failure.class, dice) {
+                Decision::Retry { after } => Verdict::Retry {
+                    due: now.plus(after),
+                },
+                Decision::GiveUp { reason } => Verdict::GiveUp { reason },
+            };
+            (verdict, Some(failure), Vec::new())
+        }
+    }
+}
+
+/// The settlement. `final_records` asks the task's pack for rows when a job ends without success.
 pub(crate) fn settlement(
     over: Over<'_>,
     now: Timestamp,
     dice: f64,
-    final_records: impl FnOnce(&FinalEnd<'_>) -> Vec<offloop_job::RecordWrite>,
+    final_records: impl FnOnce(&FinalEnd<'_>) -> Vec<RecordWrite>,
 ) -> Settlement {
     let Over {
         claimed,
@@ -50,41 +87,8 @@ pub(crate) fn settlement(
         failure: None,
         log: ended.log,
     };
-    let mut records = Vec::new();
-    let verdict = match ended.outcome {
-        Outcome::Completed {
-            result,
-            records: rows,
-        } => {
-            records = rows;
-            Verdict::Completed { result }
-        }
-        Outcome::Stopped {
-            reason: StopReason::Shutdown,
-            ..
-        } if !cancelling => Verdict::HandBack,
-        Outcome::Stopped { failure, .. } => {
-            report.failure = Some(Failure {
-                class: FailureClass::Cancelled,
-                ..failure
-            });
-            Verdict::Abort
-        }
-        Outcome::Failed(failure) => {
-            let verdict = if cancelling {
-                Verdict::Abort
-            } else {
-                match decide(&claimed.options.retry, claimed.history, failure.class, dice) {
-                    Decision::Retry { after } => Verdict::Retry {
-                        due: now.plus(after),
-                    },
-                    Decision::GiveUp { reason } => Verdict::GiveUp { reason },
-                }
-            };
-            report.failure = Some(failure);
-            verdict
-        }
-    };
+    let (verdict, failure, mut records) = decided(claimed, ended.outcome, cancelling, now, dice);
+    report.failure = failure;
     let state = verdict.step().edge().1;
     if matches!(state, JobState::Failed | JobState::Cancelled) {
         records = final_records(&FinalEnd {

@@ -16,6 +16,9 @@ use crate::budget::{Limits, TooLarge};
 use crate::jpeg::{Decoder, Scale};
 use crate::probe::{Format, Probe};
 
+/// Chunks of a PNG and what they inflate to; profiles of cameras and screens have up to 4 MiB.
+const PNG_BESIDE_BYTES_MAX: u64 = 16 << 20;
+
 pub(super) fn decode(
     bytes: &[u8],
     probe: &Probe,
@@ -30,7 +33,10 @@ pub(super) fn decode(
     // The decoders of other crates assert on some malformed files (tiff 0.11 on tiled planar
     // ones). They work on borrowed bytes and their own buffers, so nothing half-done survives.
     let raster = catch_unwind(AssertUnwindSafe(|| match probe.format {
-        Format::Png => read(png::PngDecoder::new(reader()), limits),
+        Format::Png => read(
+            png::PngDecoder::with_limits(reader(), beside_pixels(probe, limits)),
+            limits,
+        ),
         Format::WebP => read(webp::WebPDecoder::new(reader()), limits),
         Format::Gif => read(gif::GifDecoder::new(reader()), limits),
         Format::Tiff => match read(tiff::TiffDecoder::new(reader()), limits) {
@@ -46,6 +52,15 @@ pub(super) fn decode(
         Ok(raster) => raster.map(Decoded::Raster),
         Err(_) => Err(ConvertError::corrupt("the decoder gave up on this file")),
     }
+}
+
+/// What a PNG may take beside its pixels: two rows, its chunks, an inflated profile. Limits that are
+/// set on a decoder afterwards come too late for a profile that grows a hundredfold.
+fn beside_pixels(probe: &Probe, limits: &Limits) -> image::Limits {
+    let rows = u64::from(probe.width) * 8 * 2;
+    let mut bounds = image::Limits::no_limits();
+    bounds.max_alloc = Some(limits.bytes_max.min(PNG_BESIDE_BYTES_MAX + rows));
+    bounds
 }
 
 fn decode_jpeg(

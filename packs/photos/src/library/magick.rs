@@ -127,47 +127,41 @@ fn plan(
         .take(opened.bytes)
         .read_to_end(&mut bytes)
         .map_err(|error| TaskError::error(format!("io: {error}")))?;
-    let [large, small] = outputs(folder, work);
-    let memory = (library.gate.total() / u64::from(library.concurrency)).to_string();
-    let fixed = [
-        "-limit", "thread", "1", "-limit", "disk", "0", "-limit", "width", "65536", "-limit",
-        "height", "65536", "-limit", "memory", &memory, "-limit", "map", &memory,
-    ];
-    let mut argv: Vec<OsString> = vec![program.into()];
-    argv.extend(fixed.map(OsString::from));
-    if probe.format == Format::Jpeg {
-        argv.extend(["-define", "jpeg:size=1000x1000"].map(OsString::from));
-    }
-    let steps = [
-        input,
-        "-auto-orient",
-        "-background",
-        "white",
-        "-alpha",
-        "remove",
-        "-colorspace",
-        "sRGB",
-        "-strip",
-        "-quality",
-        "80",
-        "(",
-        "+clone",
-        "-thumbnail",
-        "500x500>",
-        "-write",
-    ];
-    argv.extend(steps.map(OsString::from));
-    argv.push(prefixed(&large));
-    argv.extend([")", "-delete", "0", "-thumbnail", "160x160>"].map(OsString::from));
-    argv.push(prefixed(&small));
+    let memory = library.gate.total() / u64::from(library.concurrency);
     let mut env = std::collections::BTreeMap::new();
     env.insert("MAGICK_CONFIGURE_PATH".to_owned(), folder.into());
     Ok(ExecPlan {
-        argv,
+        argv: argv(program, input, memory, &outputs(folder, work)),
         env,
         stdin: bytes.into(),
         cwd: Some(folder.to_path_buf()),
     })
+}
+
+/// Decoded once: the large thumbnail on the way, the small one from it.
+fn argv(program: &Path, input: &str, memory: u64, [large, small]: &[PathBuf; 2]) -> Vec<OsString> {
+    let memory = memory.to_string();
+    let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+    let mut argv = vec![program.into()];
+    argv.extend(words(
+        "-limit thread 1 -limit disk 0 -limit width 65536 -limit height 65536",
+    ));
+    argv.extend(words("-limit memory"));
+    argv.push(memory.clone().into());
+    argv.extend(words("-limit map"));
+    argv.push(memory.into());
+    if input.starts_with("jpeg:") {
+        argv.extend(words("-define jpeg:size=1000x1000"));
+    }
+    argv.push(input.into());
+    argv.extend(words(
+        "-auto-orient -background white -alpha remove -colorspace sRGB -strip",
+    ));
+    argv.extend(words("-quality 80 ( +clone -thumbnail 500x500> -write"));
+    argv.push(prefixed(large));
+    argv.extend(words(") -delete 0 -thumbnail 160x160>"));
+    argv.push(prefixed(small));
+    argv
 }
 
 /// `jpeg:/path`: the format is said, never guessed from a name.

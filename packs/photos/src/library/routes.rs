@@ -232,6 +232,32 @@ struct ListQuery {
     cursor: Option<String>,
 }
 
+impl ListQuery {
+    /// Status, page size, place.
+    fn read(&self) -> Result<(Option<Status>, usize, Option<Bytes>), Refusal> {
+        let read_status = |name: &String| {
+            Status::from_name(name).ok_or_else(|| {
+                let known = Status::ALL.map(Status::as_str).join(", ");
+                Refusal::parameter("status", format!("{name:?} is not one of {known}"))
+            })
+        };
+        let read_cursor = |text: &String| {
+            let made_elsewhere = "was not made by this list; start again without it";
+            decode_cursor(text).ok_or_else(|| Refusal::parameter("cursor", made_elsewhere))
+        };
+        let limit = usize::from(self.limit.unwrap_or(50));
+        if limit == 0 || limit > 500 {
+            return Err(Refusal::parameter("limit", "give 1 to 500"));
+        }
+        let status = self.status.as_ref().map(read_status).transpose()?;
+        Ok((
+            status,
+            limit,
+            self.cursor.as_ref().map(read_cursor).transpose()?,
+        ))
+    }
+}
+
 /// A page is found by looking at this many rows at most, so that it is always quick.
 const ROWS_LOOKED_AT_MAX: usize = 10_000;
 
@@ -240,29 +266,7 @@ async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer {
     let Query(query) = query.map_err(|error| Refusal::parameter("query", error.body_text()))?;
-    let wanted = match &query.status {
-        None => None,
-        Some(name) => Some(Status::from_name(name).ok_or_else(|| {
-            let known: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
-            Refusal::parameter(
-                "status",
-                format!("{name:?} is not one of {}", known.join(", ")),
-            )
-        })?),
-    };
-    let limit = usize::from(query.limit.unwrap_or(50));
-    if limit == 0 || limit > 500 {
-        return Err(Refusal::parameter("limit", "give 1 to 500"));
-    }
-    let mut after = match &query.cursor {
-        None => None,
-        Some(text) => Some(decode_cursor(text).ok_or_else(|| {
-            Refusal::parameter(
-                "cursor",
-                "was not made by this list; start again without it",
-            )
-        })?),
-    };
+    let (wanted, limit, mut after) = query.read()?;
     let server = server(&library)?;
     let converting = library.converting_now();
     // Rows that convert now are kept as pending ones.
