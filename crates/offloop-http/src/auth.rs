@@ -285,8 +285,7 @@ mod tests {
             (header::COOKIE, "a=b".into(), now, Shown::Nothing),
         ];
         for (name, value, now, want) in rows {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, HeaderValue::from_str(&value).unwrap());
+            let headers = HeaderMap::from_iter([(name, HeaderValue::from_str(&value).unwrap())]);
             assert_eq!(keeper.look(&headers, now), want, "{value}");
         }
     }

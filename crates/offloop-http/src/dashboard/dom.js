@@ -54,23 +54,32 @@ export function bar(value, max, kind = "") {
   return el("span", { class: "bar", "aria-hidden": "true" }, inner);
 }
 
+// Pages draw their buttons anew when something changes: a question outlives its button.
+const asked = new Map();
+const ASKED_MS = 4000;
+
 /** A button that asks once more before it acts. */
 export function sure(label, question, act) {
-  const button = el("button", { type: "button", id: `sure-${label.toLowerCase()}` }, label);
-  let armed = 0;
+  const key = `${location.hash} ${label}`;
+  const button = el("button", { type: "button", id: `sure-${label.toLowerCase()}` });
+  const draw = () => {
+    const left = (asked.get(key) ?? 0) + ASKED_MS - Date.now();
+    button.textContent = left > 0 ? question : label;
+    button.classList.toggle("danger", left > 0);
+    if (left > 0) setTimeout(draw, left);
+    else asked.delete(key);
+    return left > 0;
+  };
+  draw();
   button.addEventListener("click", async () => {
-    if (Date.now() - armed > 4000) {
-      armed = Date.now();
-      button.textContent = question;
-      button.classList.add("danger");
-      setTimeout(() => {
-        button.textContent = label;
-        button.classList.remove("danger");
-      }, 4000);
+    if (!asked.has(key)) {
+      asked.set(key, Date.now());
+      draw();
       return;
     }
+    asked.delete(key);
     button.disabled = true;
-    try { await act(); } finally { button.disabled = false; }
+    try { await act(); } finally { button.disabled = false; draw(); }
   });
   return button;
 }

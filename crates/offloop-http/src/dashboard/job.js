@@ -123,6 +123,10 @@ function drawLife(node, job, choose) {
 }
 
 function drawTexts(node, job) {
+  // Drawn anew only when it changed: somebody may be marking the text.
+  const now = JSON.stringify([job.progress, job.payload, job.result]);
+  if (node.drawn === now) return;
+  node.drawn = now;
   const text = (title, value) => value !== undefined && value !== null &&
     el("div", {}, el("h2", {}, title), el("pre", { tabindex: "0" }, JSON.stringify(value, null, 2)));
   fill(node,

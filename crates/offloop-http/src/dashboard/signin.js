@@ -14,6 +14,7 @@ export function signIn(root, then) {
   const said = el("div", {});
   const form = el("form", { class: "card signin" },
     el("h1", {}, "Sign in"),
+    el("input", { type: "text", autocomplete: "username", value: "offloop", hidden: true }),
     el("label", { for: "token" }, "Token of this server"),
     token,
     el("button", { type: "submit", class: "primary" }, "Sign in"),
