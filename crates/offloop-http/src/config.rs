@@ -110,7 +110,7 @@ impl std::fmt::Debug for DoorConfig {
 #[non_exhaustive]
 pub enum DoorError {
     #[error(
-        "{listen} can be reached from other machines and no token is set: set one (`--token-file`, OFFLOOP_TOKEN), or listen at 127.0.0.1"
+        "{listen} can be reached from other machines and no token is set: set one (OFFLOOP_TOKEN, or `token_file` under [server]), or listen at 127.0.0.1"
     )]
     NeedsToken { listen: SocketAddr },
     #[error(

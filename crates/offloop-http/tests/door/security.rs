@@ -20,7 +20,7 @@ async fn a_door_that_strangers_reach_needs_a_token() {
     );
     let remedies = refused.unwrap_err().to_string();
     assert!(
-        remedies.contains("--token-file") && remedies.contains("127.0.0.1"),
+        remedies.contains("OFFLOOP_TOKEN") && remedies.contains("127.0.0.1"),
         "{remedies}"
     );
     let short = DoorConfig {
