@@ -4,7 +4,9 @@
 //! could ever run.
 
 use offloop_job::limits::{BATCH_JOBS_MAX, PAYLOAD_BYTES_MAX};
-use offloop_job::{EventKind, JobEvent, JobState, NewJob, OptionProblem, RecordWrite, TaskName};
+use offloop_job::{
+    EventKind, JobEvent, JobState, NewJob, OptionProblem, RecordWrite, TaskName, Timestamp,
+};
 use offloop_store::{InsertBatch, InsertOutcome, StoreError};
 
 use crate::handle::Shared;
@@ -99,6 +101,7 @@ pub(crate) async fn enqueue(
         .await?;
 
     let mut events = Vec::with_capacity(outcomes.len());
+    let (mut ready, mut due) = (false, None::<Timestamp>);
     for (outcome, (task, queue, run_at)) in outcomes.iter().zip(names) {
         let InsertOutcome::Created {
             id,
@@ -126,10 +129,19 @@ pub(crate) async fn enqueue(
             kind: EventKind::Enqueued,
         });
         match (state, run_at) {
-            (JobState::Scheduled, Some(run_at)) => shared.due_at(run_at),
-            _ => shared.wake(),
+            (JobState::Scheduled, Some(run_at)) => {
+                due = Some(due.map_or(run_at, |d| run_at.min(d)))
+            }
+            _ => ready = true,
         }
     }
+    // First: the keeper may be quick.
     shared.hub.publish(events);
+    if let Some(due) = due {
+        shared.due_at(due);
+    }
+    if ready {
+        shared.wake();
+    }
     Ok(outcomes)
 }
