@@ -62,17 +62,16 @@ impl Client {
         };
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.to);
         for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name, ": ", value, "\r\n"]);
         }
-        head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+        head.extend(["content-length: ", &body.len().to_string(), "\r\n\r\n"]);
         let mut text = head.into_bytes();
         text.extend_from_slice(body);
         let mut read = Answer::default();
         let sent = stream.get_mut().write_all(&text);
         // An early refusal may be there although not everything was taken.
-        let closes = match read_answer(&mut stream, &mut read) {
-            Ok(closes) => closes,
-            Err(_) => return Err(CallError::Cut { read }),
+        let Ok(closes) = read_answer(&mut stream, &mut read) else {
+            return Err(CallError::Cut { read });
         };
         if !closes && sent.is_ok() {
             self.stream = Some(stream);

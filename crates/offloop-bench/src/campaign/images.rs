@@ -22,16 +22,16 @@ fn png_of(width: u32, height: u32, before: &[(&[u8; 4], Vec<u8>)], pixels: &[u8]
     head.extend(width.to_be_bytes());
     head.extend(height.to_be_bytes());
     head.extend([8, 0, 0, 0, 0]); // 8 bits, grey
-    chunk(&mut out, b"IHDR", &head);
+    chunk(&mut out, *b"IHDR", &head);
     for (name, data) in before {
-        chunk(&mut out, name, data);
+        chunk(&mut out, **name, data);
     }
-    chunk(&mut out, b"IDAT", pixels);
-    chunk(&mut out, b"IEND", &[]);
+    chunk(&mut out, *b"IDAT", pixels);
+    chunk(&mut out, *b"IEND", &[]);
     out
 }
 
-fn chunk(out: &mut Vec<u8>, name: &[u8; 4], data: &[u8]) {
+fn chunk(out: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     out.extend((data.len() as u32).to_be_bytes());
     let from = out.len();
     out.extend(name);
@@ -200,6 +200,9 @@ pub(crate) fn write_sound(folder: &Path, number: u32, dice: &mut Dice) -> anyhow
     Ok(())
 }
 
+/// Cut and damaged ones.
+const DAMAGED: u32 = 120;
+
 /// Pictures that claim more than they are, cut ones and damaged ones. Returns how many.
 pub(crate) fn hostile(folder: &Path, dice: &mut Dice) -> anyhow::Result<usize> {
     fs::create_dir_all(folder)?;
@@ -251,7 +254,6 @@ pub(crate) fn hostile(folder: &Path, dice: &mut Dice) -> anyhow::Result<usize> {
     for (name, bytes) in &files {
         fs::write(folder.join(name), bytes)?;
     }
-    const DAMAGED: u32 = 120;
     for number in 0..DAMAGED {
         let (mut bytes, kind) = if number.is_multiple_of(2) {
             (png(120, 90, dice), "png")

@@ -4,6 +4,7 @@
 //! caller goes on; the jobs' is appended by the jobs themselves (`O_APPEND`, one line per write).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -47,7 +48,7 @@ impl ClientJournal {
                 Outcome::Refused { status } => ("refused", status.to_string()),
                 Outcome::Unknown => ("unknown", "-".into()),
             };
-            text.push_str(&format!("{key} {called} {now} {what} {detail}\n"));
+            let _ = writeln!(text, "{key} {called} {now} {what} {detail}");
         }
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.write_all(text.as_bytes())?;

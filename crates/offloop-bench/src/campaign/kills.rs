@@ -25,7 +25,7 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     let setup = run.setup("[packs.photos]\nmemory = \"256MiB\"")?;
     let pictures = run.folder.join("pictures");
     images::library(&pictures, PHOTOS, &mut run.dice)?;
-    let mut watch = OrphanWatch::default();
+    let (mut watch, mut children) = (OrphanWatch::default(), 0);
     let mut server = setup.start()?;
     let load = Load::start(setup.address, Mix::ALL, &run.journal(), &mut run.dice)?;
     for cycle in 1..=cycles {
@@ -34,6 +34,7 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
         let changed = run.dice.between(0, PHOTOS.into()) as u32;
         images::write_sound(&pictures, changed, &mut run.dice)?;
         std::thread::sleep(Duration::from_millis(run.dice.between(50, 500)));
+        children += procfs::executors_of(server.pid()).len();
         server.kill();
         watch.follow(server.pid());
         if cycle.is_multiple_of(INTEGRITY_EVERY) {
@@ -48,6 +49,10 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     run.figure("cycles", cycles);
     run.figure("still_unknown", unknown);
     watch.tell(run);
+    run.figure("children_killed_with_it", children);
+    if children == 0 {
+        run.breach("no child ran at any kill: orphans were not tested");
+    }
     let history = run.judge(&setup, Duration::from_secs(120))?;
     let of = |task: &str| history.values().filter(|job| job.task == task).count();
     run.figure("node_jobs", of("mark"));
@@ -148,7 +153,7 @@ fn check_photos(run: &mut Run, setup: &Setup, pictures: &Path) -> anyhow::Result
     let mut client = setup.client();
     photos::settle(&mut client, pictures, Duration::from_secs(60))?;
     let rows = photos::rows(&mut client)?;
-    for problem in photos::disagreements(&mut client, &rows)? {
+    for problem in photos::disagreements(&mut client, &rows) {
         run.breach(format!("photos: {problem}"));
     }
     let names = fs::read_dir(pictures)?.flatten().map(|entry| entry.path());

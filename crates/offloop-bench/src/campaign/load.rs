@@ -1,5 +1,6 @@
 //! Producers: they enqueue, write down what they were told, and send again what broke off.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -237,7 +238,7 @@ impl<'a> Producer<'a> {
         for (key, body) in &jobs {
             let mut line = body.clone();
             line["idempotency_key"] = key.as_str().into();
-            text.push_str(&format!("{line}\n"));
+            let _ = writeln!(text, "{line}");
         }
         let headers = [("content-type", "application/x-ndjson")];
         let (called, sent) = (now_ms(), Instant::now());

@@ -267,13 +267,14 @@ mod tests {
         }
     }
 
+    type Row = (Known, Vec<Mark>, Vec<(&'static str, Shown)>, &'static str);
+
     /// One row: what clients know of key `k`, what job `j` did, how the server shows it, and the
     /// counter that must be the only one over 0.
     #[test]
     fn every_harm_turns_its_own_counter_and_no_other() {
         let (start, end) = (|lease| mark("start", lease), |lease| mark("end", lease));
         let whole = vec![start(1), end(1)];
-        type Row = (Known, Vec<Mark>, Vec<(&'static str, Shown)>, &'static str);
         #[rustfmt::skip]
         let rows: Vec<Row> = vec![
             (known(Some("j"), false, false), whole.clone(), vec![("j", job("completed", "k", 1, Some(1)))], ""),

@@ -31,6 +31,9 @@ const HONEST_FLOOR: Duration = Duration::from_millis(5);
 const OURS: u64 = 4;
 const PAYLOAD_BYTES: usize = 200_000;
 const PIPELINED: usize = 16;
+/// One answer in hand, and what a connection takes besides.
+const BYTES_EACH: u64 = PAYLOAD_BYTES as u64 + (64 << 10);
+const BYTES_BESIDE: u64 = 64 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slow {
@@ -58,6 +61,7 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("the large job: {error:?}"))?
         .json();
     let path = format!("/v1/jobs/{}", answer["id"].as_str().unwrap_or_default());
+    let base = server.memory("VmRSS");
     let honest = Honest::start(&setup);
     std::thread::sleep(HONEST_FOR);
     let before = honest.finish();
@@ -83,6 +87,14 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
                 "{name}: {} still open after {deadline:?} + {SLACK:?}",
                 seen.left
             )),
+        }
+        let budget = base + connections as u64 * BYTES_EACH + BYTES_BESIDE;
+        if seen.rss > budget {
+            run.breach(format!(
+                "{name}: {} MiB; the budget is {}",
+                seen.rss >> 20,
+                budget >> 20
+            ));
         }
         if seen.most < connections as u64 * 9 / 10 {
             run.breach(format!(

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Reliability campaigns against the whole program, each with its negative control where it has one.
+#
+#   bash bench/campaigns.sh              about ten minutes
+#   bash bench/campaigns.sh --quick      about ninety seconds, for CI
+#
+#   --seed N        the same decisions again
+#   --programs DIR  use offloop, offloop-sabotaged and offloop-bench of DIR; builds nothing
+#   --out DIR       where outputs and failed runs are kept (default target/campaigns)
+#
+# Needs Node and /bin/sh; r4 needs strace, r5 needs root. What is missing is skipped by its name.
+# Exit code 1 if a campaign is red or a build that is broken on purpose stays green.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+quick=no seed= programs= out=
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --quick) quick=yes ;;
+    --seed) seed="$2"; shift ;;
+    --programs) programs="$2"; shift ;;
+    --out) out="$2"; shift ;;
+    *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+if ! command -v node >/dev/null; then
+  echo "campaigns: node is not installed; process tasks cannot be tried" >&2
+  exit 1
+fi
+
+target="${CARGO_TARGET_DIR:-target}"
+out="${out:-$target/campaigns}"
+mkdir -p "$out"
+if [ -z "$programs" ]; then
+  programs="$out"
+  # The broken one first, so that the sound one is what stays in the target folder.
+  cargo build --quiet --profile quick -p offloop-cli --features sabotage
+  install "$target/quick/offloop" "$programs/offloop-sabotaged"
+  cargo build --quiet --profile quick -p offloop-cli
+  install "$target/quick/offloop" "$programs/offloop"
+  cargo build --quiet --profile quick -p offloop-bench
+  install "$target/quick/offloop-bench" "$programs/offloop-bench"
+fi
+
+red=0
+lines="$out/lines.json"
+: >"$lines"
+
+# run LIMIT_S CAMPAIGN PROGRAM [OPTION...]
+run() {
+  local limit="$1" campaign="$2" program="$3" log
+  shift 3
+  log="$out/$campaign-$program.log"
+  if RUST_BACKTRACE=0 timeout "$limit" "$programs/offloop-bench" campaign "$campaign" \
+    --program "$programs/$program" --data "$out" ${seed:+--seed "$seed"} "$@" >"$log" 2>&1; then
+    ended=as-expected
+  else
+    ended=NOT-AS-EXPECTED
+    red=1
+    tail -n 5 "$log" >&2
+  fi
+  printf '%s %s %s\n' "$program" "$ended" "$(grep '^{.*"campaign":' "$log" || echo null)" >>"$lines"
+  echo "$campaign $program: $ended"
+}
+
+if [ "$quick" = yes ]; then
+  run 60 r1 offloop --cycles 10
+  run 60 r4 offloop --cycles 6
+  run 60 r5 offloop --cycles 1 --hold-s 3
+  run 60 drain offloop --cycles 1
+  run 60 stubborn offloop --cycles 3
+  run 60 r1 offloop-sabotaged --cycles 3 --expect-red
+else
+  run 300 r1 offloop
+  run 300 r4 offloop
+  run 200 r5 offloop
+  run 150 l2 offloop
+  run 250 l5 offloop --corpus .cache/corpus/malformed
+  run 120 drain offloop
+  run 120 stubborn offloop
+  run 100 r1 offloop-sabotaged --cycles 10 --expect-red
+  run 100 r4 offloop-sabotaged --cycles 6 --expect-red
+  run 100 r5 offloop-sabotaged --cycles 1 --expect-red
+fi
+
+node -e '
+const rows = require("fs").readFileSync(process.argv[1], "utf8").trim().split("\n").map((line) => {
+  const [program, ended, ...json] = line.split(" ");
+  return { program, ended, run: JSON.parse(json.join(" ")) };
+});
+const heads = ["lost", "ghost", "dup_accept", "stale_accept", "live_rerun", "unknown_dup", "survivors"];
+const table = [["campaign", "program", ...heads, "breaches", "recovery p50/p99/max ms", "s", "ended"]];
+for (const { program, ended, run } of rows) {
+  if (!run) { table.push(["?", program, ...heads.map(() => "?"), "?", "?", "?", ended]); continue; }
+  const r = run.recovery_ms;
+  const skipped = run.skipped.length ? " (part skipped)" : "";
+  table.push([run.campaign, program, ...heads.map((head) => run[head]), run.breaches.length,
+    r ? `${r.p50} / ${r.p99} / ${r.max}` : "-", run.took_s, ended + skipped]);
+}
+const widths = table[0].map((_, at) => Math.max(...table.map((row) => String(row[at]).length)));
+for (const row of table) console.log(row.map((cell, at) => String(cell).padEnd(widths[at])).join("  "));
+for (const { run } of rows) for (const what of run?.skipped ?? []) console.log(`skipped in ${run.campaign}: ${what}`);
+' "$lines"
+exit "$red"
