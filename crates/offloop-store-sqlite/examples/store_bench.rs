@@ -101,7 +101,7 @@ impl Bench {
         Timestamp::from_millis(1_790_000_000_000).plus(self.began.elapsed())
     }
 
-    fn job(&self) -> NewJob {
+    fn job() -> NewJob {
         NewJob {
             task: TaskName::parse("bench.noop").expect("a legal name"),
             payload: Bytes::from_static(br#"{"user":4711,"file":"report.pdf"}"#),
@@ -113,7 +113,7 @@ impl Bench {
     fn batch(&self, jobs: usize) -> InsertBatch {
         InsertBatch {
             now: self.now(),
-            jobs: vec![self.job(); jobs],
+            jobs: vec![Self::job(); jobs],
             records: Vec::new(),
         }
     }
@@ -123,7 +123,7 @@ impl Bench {
             now: self.now(),
             node: NodeId("bench".into()),
             wants: vec![Want {
-                tasks: Arc::from([self.job().task]),
+                tasks: Arc::from([Self::job().task]),
                 limit: limit as u16,
             }],
         }
@@ -157,7 +157,7 @@ impl Bench {
         claimed.iter().map(end).collect()
     }
 
-    fn open(&self, folder: &Path) -> Fallible<SqliteStore> {
+    fn open(folder: &Path) -> Fallible<SqliteStore> {
         Ok(SqliteStore::open(SqliteOptions::new(folder, 7))?)
     }
 
@@ -170,7 +170,7 @@ impl Bench {
         let folder = tempfile::tempdir_in(&self.folder)?;
         let mut rates = Vec::new();
         let mut costs = Vec::new();
-        let store = Arc::new(self.open(folder.path())?);
+        let store = Arc::new(Self::open(folder.path())?);
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         // Its writer is there and has its name when it has answered.
         runtime.block_on(store.queues(self.now()))?;
@@ -200,7 +200,7 @@ impl Bench {
         let began = Instant::now();
         let base = self.now();
         let callers = (0..CALLERS).map(|_| {
-            let (store, job) = (Arc::clone(&store), self.job());
+            let (store, job) = (Arc::clone(&store), Self::job());
             tokio::spawn(async move {
                 for _ in 0..jobs / CALLERS {
                     let batch = InsertBatch {
@@ -297,7 +297,7 @@ impl Bench {
 
     async fn reopen(&self, jobs: usize) -> Fallible<()> {
         let folder = tempfile::tempdir_in(&self.folder)?;
-        let store = Arc::new(self.open(folder.path())?);
+        let store = Arc::new(Self::open(folder.path())?);
         self.bulk(Arc::clone(&store), jobs / 1_024 * 1_024 + 1_024, 1_024, 2)
             .await?;
         let full = resident_mib()?;
@@ -306,7 +306,7 @@ impl Bench {
         let mut costs = Vec::new();
         for _ in 0..self.runs {
             let began = Instant::now();
-            let store = self.open(folder.path())?;
+            let store = Self::open(folder.path())?;
             let queues = store.queues(self.now()).await?;
             costs.push(began.elapsed());
             assert!(queues[0].counts.ready >= jobs as u64);
@@ -320,7 +320,7 @@ impl Bench {
             costs[0].as_millis(),
             costs[costs.len() - 1].as_millis()
         );
-        let store = self.open(folder.path())?;
+        let store = Self::open(folder.path())?;
         let ask = ListRequest {
             now: self.now(),
             filter: offloop_store::JobFilter::default(),

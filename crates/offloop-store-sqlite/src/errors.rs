@@ -71,3 +71,13 @@ impl From<rusqlite::Error> for Failure {
         })
     }
 }
+
+/// Of the log's flush.
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull,
+            _ => Self::bug(format!("the log could not be flushed: {error}")),
+        }
+    }
+}

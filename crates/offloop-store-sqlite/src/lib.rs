@@ -29,7 +29,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
@@ -41,7 +41,7 @@ use offloop_store::{
 
 use crate::calls::{Bounds, Call, Calls, Command};
 use crate::disk::Disk;
-use crate::open::{Check, Folder};
+use crate::open::{Check, Folder, Opened};
 use crate::reader::{READERS, Readers};
 use crate::writer::{Shared, Writer};
 
@@ -110,24 +110,16 @@ impl SqliteStore {
             readers: Readers::new(folder.database()),
             closed: AtomicBool::new(false),
         });
-        let io = |cause| OpenError::Io {
-            path: options.path.clone(),
-            cause,
-        };
-        let mut threads = Vec::with_capacity(READERS + 1);
-        for nth in 0..READERS {
-            let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new().name(format!("store-read-{nth}"));
-            threads.push(thread.spawn(move || shared.readers.run(nth)).map_err(io)?);
-        }
+        let path = options.path.clone();
         let writer = Writer {
             shared: Arc::clone(&shared),
-            disk: Disk::new(&options.path),
+            disk: Disk::new(&path),
             folder,
-            options: options.clone(),
+            options,
+            end_failed: false,
         };
-        let thread = std::thread::Builder::new().name("store-write".into());
-        threads.push(thread.spawn(move || writer.run(opened)).map_err(io)?);
+        let threads = start(&shared, writer, opened);
+        let threads = threads.map_err(|cause| OpenError::Io { path, cause })?;
         Ok(Self {
             shared,
             threads: Mutex::new(threads),
@@ -148,6 +140,23 @@ impl SqliteStore {
         self.shared.calls.push(command(call));
         reply
     }
+}
+
+/// The writer and the readers.
+fn start(
+    shared: &Arc<Shared>,
+    writer: Writer,
+    opened: Opened,
+) -> std::io::Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::with_capacity(READERS + 1);
+    let thread = Builder::new().name("store-write".into());
+    threads.push(thread.spawn(move || writer.run(opened))?);
+    for nth in 0..READERS {
+        let shared = Arc::clone(shared);
+        let thread = Builder::new().name(format!("store-read-{nth}"));
+        threads.push(thread.spawn(move || shared.readers.run(nth))?);
+    }
+    Ok(threads)
 }
 
 impl Drop for SqliteStore {

@@ -6,7 +6,7 @@
 //! closed; a new one is opened, its log written again, and the index read anew.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,14 @@ use rusqlite::Connection;
 
 use crate::SqliteOptions;
 use crate::apply::Desk;
-use crate::calls::{Calls, Command};
-use crate::disk::Disk;
+use crate::calls::{Call, Calls, Command};
+use crate::disk::{Disk, PAGE_BYTES, Room};
 use crate::errors::Failure;
 use crate::index::Index;
 use crate::meta;
-use crate::open::{Check, Folder, Opened, checkpoint, open};
+use crate::open::{Check, Folder, Log, Opened, checkpoint, open};
 use crate::reader::Readers;
 
-/// The log is moved into the file when it has this many pages.
-const CHECKPOINT_PAGES: u32 = 4_000;
 /// Over this a reader has kept the log from starting over for long.
 const LOG_PAGES_ALARM: u32 = 16_000;
 /// With nothing to do for this long, the log is moved and cut.
@@ -65,6 +63,8 @@ pub(crate) struct Writer {
     pub(crate) folder: Folder,
     pub(crate) options: SqliteOptions,
     pub(crate) disk: Disk,
+    /// The end was tried once and failed: it is not tried a third time.
+    pub(crate) end_failed: bool,
 }
 
 impl Writer {
@@ -94,14 +94,10 @@ impl Writer {
 
     /// One handle, from its opening to its failure or the end.
     fn session(&mut self, opened: Opened, again: Vec<Command>) -> Ended {
-        let Opened {
-            conn,
-            index,
-            wal_pages,
-        } = opened;
+        let Opened { conn, index, log } = opened;
         let mut unanswered = again;
         let worked = catch_unwind(AssertUnwindSafe(|| {
-            self.work(&conn, index, &wal_pages, &mut unanswered)
+            self.work(&conn, index, &log, &mut unanswered)
         }));
         match worked {
             Ok(Ok(())) => {
@@ -120,27 +116,25 @@ impl Writer {
         &mut self,
         conn: &Connection,
         index: Index,
-        wal_pages: &AtomicU32,
+        log: &Log,
         batch: &mut Vec<Command>,
     ) -> Result<(), Failure> {
         let mut desk = Desk::new(conn, index)?;
-        let mut full_sync = true;
         let mut quiet_cut = false;
         loop {
             if batch.is_empty() {
                 *batch = self.shared.calls.take(IDLE);
             }
             if batch.is_empty() {
-                if !quiet_cut && wal_pages.load(Ordering::Relaxed) > 0 {
-                    checkpoint(conn, "TRUNCATE")?;
-                    wal_pages.store(0, Ordering::Relaxed);
+                if !quiet_cut && log.pages() > 0 {
+                    self.move_log(conn, log, "TRUNCATE")?;
                 }
                 quiet_cut = true;
                 continue;
             }
             quiet_cut = false;
-            desk.room = self.disk.room();
-            let committed = commit(&mut desk, conn, &mut full_sync, batch);
+            desk.room = self.make_room(conn, log)?;
+            let committed = commit(&mut desk, conn, log, batch);
             #[cfg(feature = "sabotage")]
             if committed.is_err() {
                 crate::sabotage::carry_on(conn, batch);
@@ -157,16 +151,56 @@ impl Writer {
             if std::mem::take(&mut desk.wake) {
                 self.shared.call_hook();
             }
-            keep_log_short(conn, wal_pages)?;
+            if u64::from(log.pages()) >= self.disk.log_pages_max() {
+                // After the answers, so that nobody waits for it but the next batch.
+                self.move_log(conn, log, "PASSIVE")?;
+            }
         }
+    }
+
+    /// Room for the next transaction. What the log holds is moved first, if that tells.
+    fn make_room(&mut self, conn: &Connection, log: &Log) -> Result<Room, Failure> {
+        let room = self.disk.room(log.pages());
+        if room.short_after_log && !room.short && log.pages() > 0 {
+            self.move_log(conn, log, "PASSIVE")?;
+            return Ok(self.disk.room(log.pages()));
+        }
+        Ok(room)
+    }
+
+    /// Moves the log into the file, so that it can start over.
+    fn move_log(&mut self, conn: &Connection, log: &Log, mode: &str) -> Result<(), Failure> {
+        let pages = log.pages();
+        let room = self.disk.room(pages);
+        if room.free < u64::from(pages) * PAGE_BYTES {
+            // It might stop half-way, with the last bytes that running jobs need to end.
+            return Ok(());
+        }
+        match checkpoint(conn, mode).map_err(Failure::from) {
+            Ok((_, found, moved)) => {
+                if moved < found && pages > LOG_PAGES_ALARM {
+                    tracing::warn!(pages, "a reader keeps the log from starting over");
+                }
+            }
+            // What is in the log is safe there; jobs can end while it grows.
+            Err(Failure::DiskFull) => {
+                self.disk.release_reserve();
+            }
+            Err(failure) => return Err(failure),
+        }
+        // The next commit counts anew.
+        log.start_over();
+        Ok(())
     }
 
     /// The answers of the last batch wait until the file is clean and the lock is free.
     fn close(&self, conn: &Connection, batch: &mut Vec<Command>) -> Result<(), Failure> {
         self.shared.readers.close();
-        let (busy, _, _) = checkpoint(conn, "TRUNCATE")?;
-        if busy {
-            tracing::warn!("another program reads the store's file: its log stays");
+        match checkpoint(conn, "TRUNCATE").map_err(Failure::from) {
+            Ok((false, _, _)) => {}
+            Ok((true, _, _)) => tracing::warn!("another program reads the store: its log stays"),
+            Err(Failure::DiskFull) => tracing::warn!("the disk is full: the log stays"),
+            Err(failure) => return Err(failure),
         }
         self.folder.unlock();
         for command in batch.drain(..) {
@@ -184,24 +218,25 @@ impl Writer {
     ) -> Option<(Opened, Vec<Command>)> {
         tracing::error!(%failure, "the store failed and is reopened");
         let mut again = Vec::new();
-        let room = self.disk.room();
+        let room = self.disk.room(0);
         let disk = (room.free, room.kept);
         let released = matches!(failure, Failure::DiskFull) && self.disk.release_reserve();
         let waiting = self.shared.calls.break_off();
-        for command in failed {
-            // With the reserve given up, jobs can end; new ones are not what it is for.
-            if released && !command.is_intake() {
-                again.push(command);
-            } else {
-                command.fail(failure.answer(disk));
-            }
-        }
         let mut close = None;
-        for command in waiting {
+        let mut give_up = false;
+        for command in failed {
             match command {
-                Command::Close(call) => close = Some(call),
+                Command::Close(call) => {
+                    give_up = std::mem::replace(&mut self.end_failed, true);
+                    close = Some(call);
+                }
+                // With the reserve given up, jobs can end; new ones are not what it is for.
+                command if released && !command.is_intake() => again.push(command),
                 command => command.fail(failure.answer(disk)),
             }
+        }
+        for command in waiting {
+            refuse(command, &mut close, failure, disk);
         }
         self.shared.readers.send_away();
         let began = Instant::now();
@@ -213,22 +248,14 @@ impl Writer {
         let mut pause = REOPEN_FIRST;
         let mut logged = false;
         loop {
-            if close.is_some() {
-                // Nothing more can be promised; what was answered is on disk.
-                for command in again {
-                    command.fail(failure.answer(disk));
-                }
-                if let Some(call) = close {
-                    Command::Close(call).fail(failure.answer(disk));
-                }
-                return None;
-            }
             match open(&self.folder, &self.options, check) {
+                Ok(_) if give_up => {}
                 Ok(opened) => {
                     let ms = began.elapsed().as_millis() as u64;
                     tracing::info!(ms, "the store is open again");
                     self.shared.readers.reopen();
                     self.shared.calls.resume();
+                    again.extend(close.map(Command::Close));
                     return Some((opened, again));
                 }
                 Err(error) if !logged => {
@@ -240,32 +267,40 @@ impl Writer {
                 }
                 Err(_) => {}
             }
-            for command in self.shared.calls.take(pause) {
-                match command {
-                    Command::Close(call) => close = Some(call),
-                    command => command.fail(failure.answer(disk)),
+            if let Some(call) = close {
+                // The end cannot wait for the disk. What was answered is in the log.
+                again.push(Command::Close(call));
+                for command in again {
+                    command.fail(failure.answer(disk));
                 }
+                return None;
+            }
+            for command in self.shared.calls.take(pause) {
+                refuse(command, &mut close, failure, disk);
             }
             pause = (pause * 2).min(REOPEN_LATER);
         }
     }
 }
 
-/// All calls in one transaction. After an error nothing of it counts.
+/// Answers a call that came while the store is down; the end is kept for later.
+fn refuse(command: Command, close: &mut Option<Call<(), ()>>, failure: &Failure, disk: (u64, u64)) {
+    match command {
+        Command::Close(call) => *close = Some(call),
+        command => command.fail(failure.answer(disk)),
+    }
+}
+
+/// All calls in one transaction, on disk if one of them needs it. After an error nothing of it counts.
+#[cfg_attr(not(feature = "sabotage"), expect(clippy::ptr_arg))] // the broken build takes calls out
 fn commit(
     desk: &mut Desk<'_>,
     conn: &Connection,
-    full_sync: &mut bool,
+    log: &Log,
     batch: &mut Vec<Command>,
 ) -> Result<(), Failure> {
     let reserves = desk.leases_run_low();
     let durable = reserves || batch.iter().any(Command::is_durable);
-    if durable != *full_sync {
-        // The log is one file: the next full flush takes with it what was not flushed before.
-        let level = if durable { "FULL" } else { "NORMAL" };
-        conn.execute_batch(&format!("PRAGMA synchronous = {level}"))?;
-        *full_sync = durable;
-    }
     desk.hot.begin.execute([])?;
     if reserves {
         desk.reserve_leases()?;
@@ -280,19 +315,9 @@ fn commit(
     #[cfg(feature = "sabotage")]
     crate::sabotage::answer_early(batch);
     desk.hot.commit.execute([])?;
-    Ok(())
-}
-
-/// After the answers, so that nobody waits for it but the next batch.
-fn keep_log_short(conn: &Connection, wal_pages: &AtomicU32) -> Result<(), Failure> {
-    let pages = wal_pages.load(Ordering::Relaxed);
-    if pages < CHECKPOINT_PAGES {
-        return Ok(());
+    if durable {
+        // One log: this takes with it what was committed before and not flushed.
+        log.flush()?;
     }
-    let (_, log, moved) = checkpoint(conn, "PASSIVE")?;
-    if moved < log && pages > LOG_PAGES_ALARM {
-        tracing::warn!(pages, "a reader keeps the log from starting over");
-    }
-    wal_pages.store(0, Ordering::Relaxed);
     Ok(())
 }

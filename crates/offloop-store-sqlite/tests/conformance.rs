@@ -1,4 +1,5 @@
 //! The suite that every engine passes.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Mutex;
 
