@@ -130,7 +130,7 @@ pub(crate) async fn enqueue(
         });
         match (state, run_at) {
             (JobState::Scheduled, Some(run_at)) => {
-                due = Some(due.map_or(run_at, |d| run_at.min(d)))
+                due = Some(due.map_or(run_at, |d| run_at.min(d)));
             }
             _ => ready = true,
         }
