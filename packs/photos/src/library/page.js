@@ -23,14 +23,14 @@ function span(ms) {
 export function render(root, api) {
   const note = make('p', { role: 'status' });
   const path = make('input', { type: 'text', name: 'path', placeholder: '/absolute/path/of/a/folder', 'aria-label': 'Folder', required: '' });
-  const form = make('form', { class: 'row', onsubmit: scan }, path, make('button', { type: 'submit' }, 'Scan'));
+  const form = make('form', { class: 'line', onsubmit: scan }, path, make('button', { type: 'submit' }, 'Scan'));
   const phases = make('div', { class: 'cards' });
   const bar = make('progress', { max: '1', value: '0', 'aria-label': 'Converted' });
   const filter = make('select', { 'aria-label': 'Status', onchange: () => list(true) },
     make('option', { value: '' }, 'all'), ...STATUSES.map((status) => make('option', { value: status }, status)));
   const grid = make('div', { class: 'thumbs' });
   const more = make('button', { type: 'button', onclick: () => list(false), hidden: '' }, 'More');
-  root.append(form, note, phases, bar, make('label', {}, 'Show ', filter), grid, more);
+  root.append(make('h1', {}, 'Photos'), form, note, phases, bar, make('label', { class: 'line' }, 'Show ', filter), grid, more);
 
   let next = null;
   // Somebody pages: the list is left alone.
@@ -62,7 +62,7 @@ export function render(root, api) {
         `${seen.files ?? 0} files, ${seen.photos ?? 0} photos, ${seen.new ?? 0} new, ${seen.changed ?? 0} changed`,
         `${seen.problems ?? 0} paths passed over, ${seen.missing ?? 0} vanished`),
       card('2. Convert', `${counts.PENDING_CONVERSION} wait, ${counts.CONVERTING} run, ${counts.DONE} done, ${counts.FAILED} failed`,
-        `${now.rate} per second, ${span(now.eta_ms)} left`,
+        counts.PENDING_CONVERSION + counts.CONVERTING === 0 ? 'nothing left to convert' : `${now.rate} per second, ${span(now.eta_ms)} left`,
         `${now.concurrency} at a time (${now.converter}), ${Math.round(now.memory_bytes / 1048576)} MiB`));
     const done = counts.DONE + counts.FAILED;
     if (done !== shownDone && !paged) {
