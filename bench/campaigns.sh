@@ -8,7 +8,8 @@
 #   --programs DIR  use offloop, offloop-sabotaged and offloop-bench of DIR; builds nothing
 #   --out DIR       where outputs and failed runs are kept (default target/campaigns)
 #
-# Needs Node and /bin/sh; r4 needs strace, r5 needs root. What is missing is skipped by its name.
+# Needs Node and /bin/sh; r4 needs strace, r5 needs root; l5 takes broken photos from $CORPUS, by
+# default .cache/corpus (`just corpus`). What is missing is skipped by its name.
 # Exit code 1 if a campaign is red or a build that is broken on purpose stays green.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
     --seed) seed="$2"; shift ;;
     --programs) programs="$2"; shift ;;
     --out) out="$2"; shift ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
   shift
 done
@@ -77,7 +78,7 @@ else
   run 300 r4 offloop
   run 200 r5 offloop
   run 150 l2 offloop
-  run 250 l5 offloop --corpus .cache/corpus/malformed
+  run 250 l5 offloop --corpus "${CORPUS:-.cache/corpus}/malformed"
   run 120 drain offloop
   run 120 stubborn offloop
   run 100 r1 offloop-sabotaged --cycles 10 --expect-red

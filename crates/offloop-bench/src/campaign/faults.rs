@@ -20,16 +20,16 @@ const TRACED: &str = "openat,pwrite64,fdatasync,ftruncate,rename,unlink";
 
 /// System call, error, and up to which of its calls (of one thread) faults are tried.
 const FAULTS: [(&str, &str, u64); 10] = [
-    ("fdatasync", "EIO", 60),
-    ("pwrite64", "EIO", 200),
-    ("pwrite64", "ENOSPC", 200),
+    ("fdatasync", "EIO", 30),
+    ("pwrite64", "EIO", 100),
+    ("pwrite64", "ENOSPC", 100),
     ("fdatasync", "EIO", 10),
     ("ftruncate", "EIO", 4),
     ("openat", "EIO", 60),
     ("rename", "EIO", 6),
     ("unlink", "EIO", 6),
     ("openat", "EMFILE", 60),
-    ("fdatasync", "ENOSPC", 40),
+    ("fdatasync", "ENOSPC", 20),
 ];
 
 #[expect(
@@ -67,6 +67,7 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     run.figure("samples", samples);
     run.figure("faults_hit", tally.hit);
     run.figure("hit_in_the_database", tally.in_database);
+    run.figure("hits", tally.by_call);
     run.figure("refused_to_start", tally.no_start);
     run.figure("ended_by_itself", tally.ended);
     run.figure("reopened_ms", spread(&tally.reopened));
@@ -78,6 +79,8 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
 struct Tally {
     hit: u32,
     in_database: u32,
+    /// Faults that were met, by their system call.
+    by_call: serde_json::Map<String, serde_json::Value>,
     no_start: u32,
     ended: u32,
     reopened: Vec<Duration>,
@@ -106,6 +109,8 @@ fn sample(run: &mut Run, fault: &str, tally: &mut Tally) -> anyhow::Result<()> {
     ];
     let mut before: Vec<String> = before.map(ToOwned::to_owned).to_vec();
     before.extend([inject, "-o".into(), trace.display().to_string()]);
+    // A file that is there already: most faults shall meet a server at work, not its first start.
+    drop(setup.start()?);
     let load = Load::start(setup.address, Mix::ALL, &run.journal(), &mut run.dice)?;
     match setup.start_under(&before) {
         Ok(mut server) => {
@@ -113,6 +118,7 @@ fn sample(run: &mut Run, fault: &str, tally: &mut Tally) -> anyhow::Result<()> {
             std::thread::sleep(LOAD_FOR);
             tally.ended += u32::from(server.has_ended());
             server.kill();
+            setup.wait_address(Duration::from_secs(5));
         }
         // A server that cannot open its store must say so and end.
         Err(_) => tally.no_start += 1,
@@ -123,6 +129,15 @@ fn sample(run: &mut Run, fault: &str, tally: &mut Tally) -> anyhow::Result<()> {
     run.recovery.push(server.ready_after);
     load.finish()?;
     tally.hit += u32::from(seen.hit);
+    let call = fault.split(':').next().unwrap_or_default();
+    let met = tally
+        .by_call
+        .get(call)
+        .and_then(serde_json::Value::as_u64)
+        .unwrap_or(0);
+    tally
+        .by_call
+        .insert(call.into(), (met + u64::from(seen.hit)).into());
     tally.in_database += u32::from(seen.failed_at.is_some());
     if let Some(line) = &seen.same_handle {
         run.breach(format!(

@@ -56,7 +56,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Answer, CallError> {
-        let mut stream = match self.stream.take() {
+        let mut stream = match self.stream.take().filter(is_open) {
             Some(stream) => stream,
             None => self.connect().map_err(|_| CallError::NotSent)?,
         };
@@ -95,6 +95,16 @@ impl Client {
         stream.set_write_timeout(Some(self.patience))?;
         Ok(BufReader::with_capacity(16 << 10, stream))
     }
+}
+
+/// Whether the other side has not closed it meanwhile, as servers do with idle connections.
+fn is_open(stream: &BufReader<TcpStream>) -> bool {
+    let socket = stream.get_ref();
+    let looked = socket
+        .set_nonblocking(true)
+        .and_then(|()| socket.peek(&mut [0]));
+    let quiet = looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    quiet && socket.set_nonblocking(false).is_ok()
 }
 
 fn line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {

@@ -112,6 +112,15 @@ impl Setup {
         })
     }
 
+    /// A child that the tracer holds between its birth and its program still has the old server's
+    /// socket: waits until the address can be had, at most `limit`.
+    pub(crate) fn wait_address(&self, limit: Duration) {
+        let began = Instant::now();
+        while TcpListener::bind(self.address).is_err() && began.elapsed() < limit {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client::new(self.address)
     }

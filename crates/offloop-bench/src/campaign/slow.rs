@@ -21,6 +21,8 @@ const BYTE_EVERY: Duration = Duration::from_secs(5);
 /// The door's own deadlines.
 const HEADER: Duration = Duration::from_secs(10);
 const SLOW_WINDOW: Duration = Duration::from_secs(30);
+/// A reader's window begins when the kernel's buffers on its way are full.
+const BUFFERS_FILL: Duration = Duration::from_secs(6);
 /// For the sweeper's pause and two busy cores.
 const SLACK: Duration = Duration::from_secs(4);
 const HONEST_FOR: Duration = Duration::from_secs(5);
@@ -46,7 +48,11 @@ impl Slow {
     const ALL: [(Self, &'static str, Duration); 3] = [
         (Self::Headers, "headers", HEADER),
         (Self::Bodies, "bodies", SLOW_WINDOW),
-        (Self::Readers, "readers", SLOW_WINDOW),
+        (
+            Self::Readers,
+            "readers",
+            SLOW_WINDOW.saturating_add(BUFFERS_FILL),
+        ),
     ];
 }
 
