@@ -221,6 +221,7 @@ fn unescape(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prop::option::of as opt;
     use proptest::prelude::*;
 
     fn options() -> impl Strategy<Value = JobOptions> {
@@ -261,7 +262,6 @@ mod tests {
                 on_conflict: [OnConflict::Keep, OnConflict::Replace, OnConflict::Reject]
                     [conflict as usize],
             });
-        use prop::option::of as opt;
         (
             (
                 retry,
