@@ -72,12 +72,10 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-/// Of the log's flush.
+/// Of the log's flush. Never `DiskFull`, whatever the kernel says: the rows stand in the log and may
+/// be there after the reopening, so nobody may be told that they were refused.
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull,
-            _ => Self::bug(format!("the log could not be flushed: {error}")),
-        }
+        Self::bug(format!("the log could not be flushed: {error}"))
     }
 }
