@@ -110,9 +110,13 @@ pub(crate) struct Keeper {
     pub(crate) stop_early: HashSet<Lease>,
     /// Over, not yet handed to the store.
     pub(crate) over: Vec<Attempted>,
+    /// What one turn has to tell; published together at its end.
+    pub(crate) news: Vec<JobEvent>,
     pub(crate) notes: HashMap<Lease, ProgressNote>,
     pub(crate) noting: bool,
     pub(crate) claiming: bool,
+    /// A hint came while a claim was under way, which may have missed what it hints at.
+    pub(crate) hinted: bool,
     pub(crate) settling: usize,
     /// No store calls before this, after one failed.
     pub(crate) pause_until: Option<Instant>,
@@ -168,9 +172,11 @@ impl Keeper {
             running: HashMap::new(),
             stop_early: HashSet::new(),
             over: Vec::new(),
+            news: Vec::new(),
             notes: HashMap::new(),
             noting: false,
             claiming: false,
+            hinted: false,
             settling: 0,
             pause_until: None,
             pause: STORE_RETRY_FIRST,
@@ -185,6 +191,7 @@ impl Keeper {
         self.promote();
         loop {
             self.act();
+            self.shared.hub.publish(std::mem::take(&mut self.news));
             if self.is_finished() {
                 self.finish().await;
                 return;
@@ -229,6 +236,7 @@ impl Keeper {
         match input {
             Input::Wake => {
                 self.shared.woken.store(false, Ordering::Release);
+                self.hinted = self.claiming;
                 claim::wake(&mut self.desks);
             }
             Input::DueAt(due) => {
@@ -344,6 +352,9 @@ impl Keeper {
         self.stop_early.clear(); // no claim is under way: the rest had ended before their stop
         let got: Vec<u32> = work.iter().map(|work| work.len() as u32).collect();
         claim::answered(&mut self.desks, asked, &got);
+        if std::mem::take(&mut self.hinted) {
+            claim::wake(&mut self.desks);
+        }
         for (lane, work) in work
             .into_iter()
             .enumerate()
@@ -372,7 +383,7 @@ impl Keeper {
                     started_at,
                 };
                 self.shared.running().insert(job, view);
-                self.publish(lease, EventKind::Started);
+                self.tell(lease, EventKind::Started, started_at);
             }
             LaneEvent::Progress { job, lease, note } => {
                 self.notes.insert(
@@ -388,18 +399,17 @@ impl Keeper {
         }
     }
 
-    fn publish(&self, lease: Lease, kind: EventKind) {
+    fn tell(&mut self, lease: Lease, kind: EventKind, at: Timestamp) {
         if let Some(running) = self.running.get(&lease) {
             let claimed = &running.claimed;
             let (task, queue) = (claimed.task.clone(), claimed.options.queue.clone());
-            let at = self.shared.clock.now();
-            self.shared.hub.publish(vec![JobEvent {
+            self.news.push(JobEvent {
                 at,
                 job: claimed.id,
                 task,
                 queue,
                 kind,
-            }]);
+            });
         }
     }
 
@@ -490,7 +500,7 @@ impl Keeper {
         self.noting = true;
         let notes: Vec<_> = self.notes.drain().map(|(_, note)| note).collect();
         for note in &notes {
-            self.publish(note.lease, EventKind::Progress);
+            self.tell(note.lease, EventKind::Progress, now);
         }
         let call = self.shared.engine.note_progress(now, notes);
         let inbox = self.shared.inbox.clone();

@@ -101,7 +101,7 @@ pub(crate) async fn enqueue(
         .await?;
 
     let mut events = Vec::with_capacity(outcomes.len());
-    let (mut ready, mut due) = (false, None::<Timestamp>);
+    let mut due = None::<Timestamp>;
     for (outcome, (task, queue, run_at)) in outcomes.iter().zip(names) {
         let InsertOutcome::Created {
             id,
@@ -128,20 +128,16 @@ pub(crate) async fn enqueue(
             queue,
             kind: EventKind::Enqueued,
         });
-        match (state, run_at) {
-            (JobState::Scheduled, Some(run_at)) => {
-                due = Some(due.map_or(run_at, |d| run_at.min(d)));
-            }
-            _ => ready = true,
+        // Ready ones are the engine's to hint at, once for all that it committed together: a hint
+        // from here as well would make the keeper ask twice.
+        if let (JobState::Scheduled, Some(run_at)) = (state, run_at) {
+            due = Some(due.map_or(run_at, |d| run_at.min(d)));
         }
     }
     // First: the keeper may be quick.
     shared.hub.publish(events);
     if let Some(due) = due {
         shared.due_at(due);
-    }
-    if ready {
-        shared.wake();
     }
     Ok(outcomes)
 }
