@@ -177,9 +177,11 @@ impl Desk<'_> {
             let row = (key.as_str(), row as i64, rnd, fingerprint_of(job), now);
             self.conn.prepare_cached(sql)?.execute(row)?;
         }
-        self.index.queue_of(line).live += 1;
+        let queue = self.index.queue_of(line);
+        queue.live += 1;
+        // A paused queue gives nothing out until it is resumed, which hints too.
+        self.wake |= state == JobState::Ready && queue.paused != Some(true);
         self.index.add_idle(row, line, idle, expires_at);
-        self.wake |= state == JobState::Ready;
         Ok(InsertOutcome::Created {
             id,
             state,
