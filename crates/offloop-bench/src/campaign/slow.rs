@@ -61,12 +61,7 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     let setup = run.setup("[packs.photos]\nenabled = false")?;
     let mut server = setup.start()?;
     let mut client = setup.client();
-    let large = json!({ "task": "offloop.noop", "payload": "x".repeat(PAYLOAD_BYTES) });
-    let answer = client.post("/v1/jobs", &large);
-    let answer = answer
-        .map_err(|error| anyhow::anyhow!("the large job: {error:?}"))?
-        .json();
-    let path = format!("/v1/jobs/{}", answer["id"].as_str().unwrap_or_default());
+    let path = large_job(&mut client)?;
     let base = server.memory("VmRSS");
     let honest = Honest::start(&setup);
     std::thread::sleep(HONEST_FOR);
@@ -126,6 +121,19 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
         run.breach("the server ended");
     }
     Ok(())
+}
+
+/// A job whose answer is large; its path.
+fn large_job(client: &mut Client) -> anyhow::Result<String> {
+    let large = json!({ "task": "offloop.noop", "payload": "x".repeat(PAYLOAD_BYTES) });
+    let answer = client.post("/v1/jobs", &large);
+    let answer = answer
+        .map_err(|error| anyhow::anyhow!("the large job: {error:?}"))?
+        .json();
+    Ok(format!(
+        "/v1/jobs/{}",
+        answer["id"].as_str().unwrap_or_default()
+    ))
 }
 
 struct Seen {
