@@ -102,6 +102,7 @@ pub fn shim_main(args: impl Iterator<Item = OsString>) -> ! {
         first_foreign += 1;
     }
     sys::close_from(first_foreign as u32);
+    sys::default_signals();
     let mut argv = order.argv.into_iter();
     let name = argv.next().unwrap_or_default();
     let error = Command::new(&order.program).arg0(name).args(argv).exec();

@@ -2,7 +2,7 @@
 
 #![allow(
     unsafe_code,
-    reason = "wait4, getrusage, the clock of another process, close_range, dup2"
+    reason = "wait4, getrusage, the clock of another process, close_range, dup2, signal"
 )]
 
 use std::os::fd::RawFd;
@@ -87,4 +87,14 @@ pub(crate) fn close_from(first: u32) {
 pub(crate) fn copy_descriptor(from: RawFd, to: RawFd) -> bool {
     // SAFETY: no memory is passed; see `close_from` for ownership.
     unsafe { libc::dup2(from, to) == to }
+}
+
+/// Gives every signal its default action: a server that was started in the background ignores some,
+/// and a program would inherit that.
+pub(crate) fn default_signals() {
+    for signal in 1..32 {
+        // SAFETY: SIG_DFL is no function pointer, so no code of ours can run in a handler. SIGKILL
+        // and SIGSTOP are refused with an error, which changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
