@@ -101,15 +101,35 @@ pub(crate) fn all() -> HashMap<i32, Stat> {
         .collect()
 }
 
-/// The value of a variable in the environment that a process was started with.
-///
-/// `None`: not there, or not readable. A dead process has none.
-pub(crate) fn variable(pid: i32, name: &str) -> Option<String> {
-    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    environ.split(|byte| *byte == 0).find_map(|entry| {
+/// What the environment that a process was started with says of one variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Variable {
+    Value(String),
+    /// There are others, and not this one.
+    Absent,
+    /// No environment can be read. While a process changes its program (execve) this is so for a
+    /// moment; of a dead one, and of one that was started with an empty one, for ever.
+    Nothing,
+}
+
+pub(crate) fn look_up(pid: i32, name: &str) -> Variable {
+    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    if environ.is_empty() {
+        return Variable::Nothing;
+    }
+    let found = environ.split(|byte| *byte == 0).find_map(|entry| {
         let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         String::from_utf8(value.to_vec()).ok()
-    })
+    });
+    found.map_or(Variable::Absent, Variable::Value)
+}
+
+/// The variable's value, where one can be read.
+pub(crate) fn variable(pid: i32, name: &str) -> Option<String> {
+    match look_up(pid, name) {
+        Variable::Value(value) => Some(value),
+        Variable::Absent | Variable::Nothing => None,
+    }
 }
 
 /// Whether a process may gain no privileges; the shim sets it and it cannot be unset.

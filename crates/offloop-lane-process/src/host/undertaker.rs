@@ -6,6 +6,7 @@
 //! descendant always has a topmost living ancestor, and that one is our child. When a look finds no
 //! such child, none is left.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::MARKER_VARIABLE;
 use super::family::{self, Family};
-use crate::procfs::{self, Stat};
+use crate::procfs::{self, Stat, Variable};
 use crate::sys::{self, Exit, Spent};
 
 /// Between two looks at a tree that does not want to die.
@@ -22,6 +23,17 @@ const PAUSE_MIN: Duration = Duration::from_micros(500);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Between two looks for adopted processes that ended by themselves.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Looks at a process without an environment before it is taken for one that has none: with the
+/// growing pauses about 50 ms, far longer than an execve.
+const UNCLEAR_LOOKS_MAX: u32 = 7;
+
+/// What can be said of a process that was adopted.
+enum Belongs {
+    Yes,
+    No,
+    Unclear,
+}
 
 /// A tree that is gone.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +54,8 @@ struct Open {
     burial: Burial,
     /// Processes outside the group that were killed for it.
     hunted: Vec<i32>,
+    /// Processes whose environment could not be read, and how often they were looked at.
+    unclear: HashMap<i32, u32>,
     spent: Spent,
 }
 
@@ -56,6 +70,7 @@ pub(super) fn run(inbox: &Receiver<Burial>) {
                 open.push(Open {
                     burial,
                     hunted: Vec::new(),
+                    unclear: HashMap::new(),
                     spent: Spent::default(),
                 });
                 pause = PAUSE_MIN;
@@ -120,12 +135,18 @@ impl Me {
         for stat in self.adopted(family) {
             if stat.is_dead() {
                 reaped |= Self::reap_adopted(&stat, open);
-            } else if self.belongs(&stat, family, &open.burial.marker) {
-                alive = true;
-                if !open.hunted.contains(&stat.pid) {
-                    open.hunted.push(stat.pid);
+                continue;
+            }
+            match self.belongs(&stat, family, open) {
+                Belongs::No => {}
+                Belongs::Unclear => alive = true,
+                Belongs::Yes => {
+                    alive = true;
+                    if !open.hunted.contains(&stat.pid) {
+                        open.hunted.push(stat.pid);
+                    }
+                    hit(&stat);
                 }
-                hit(&stat);
             }
         }
         (!alive).then_some(reaped)
@@ -156,13 +177,27 @@ impl Me {
     }
 
     /// Whether a living adopted process is of this tree, or of none that lives.
-    fn belongs(&self, stat: &Stat, family: &Family, marker: &str) -> bool {
-        match procfs::variable(stat.pid, MARKER_VARIABLE) {
-            Some(its) if its == marker => true,
-            Some(its) => !family.live.contains(&its),
+    fn belongs(&self, stat: &Stat, family: &Family, open: &mut Open) -> Belongs {
+        let yes = match procfs::look_up(stat.pid, MARKER_VARIABLE) {
+            Variable::Value(its) if its == open.burial.marker => true,
+            Variable::Value(its) => !family.live.contains(&its),
             // It was started with another environment. The shim's no_new_privs cannot be shed.
-            None => self.no_new_privs || procfs::no_new_privs(stat.pid),
-        }
+            Variable::Absent => self.is_of_a_task(stat),
+            Variable::Nothing => {
+                // In the middle of an execve it may be of a tree that lives.
+                let looks = open.unclear.entry(stat.pid).or_default();
+                *looks += 1;
+                if *looks <= UNCLEAR_LOOKS_MAX {
+                    return Belongs::Unclear;
+                }
+                self.is_of_a_task(stat)
+            }
+        };
+        if yes { Belongs::Yes } else { Belongs::No }
+    }
+
+    fn is_of_a_task(&self, stat: &Stat) -> bool {
+        self.no_new_privs || procfs::no_new_privs(stat.pid)
     }
 
     /// Reaps adopted processes that ended by themselves, and ends those whose tree is buried.
