@@ -102,6 +102,10 @@ pub(crate) struct Running {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says that one kind of store call is under way; they are independent"
+)]
 pub(crate) struct Keeper {
     pub(crate) shared: Arc<Shared>,
     pub(crate) desks: Vec<Desk>,
