@@ -50,7 +50,7 @@ fn main() -> Fallible<()> {
         }
     }
     println!(
-        "SQLite {}, WAL, synchronous=FULL, folder {}, {} finished rows, medians of {}",
+        "SQLite {}, WAL, flushed before each answer, folder {}, {} finished rows, medians of {}",
         SqliteStore::sqlite_version(),
         bench.folder.display(),
         bench.finished,

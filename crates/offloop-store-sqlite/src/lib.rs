@@ -1,7 +1,7 @@
 //! The embedded store: one SQLite file, one writer, group commit.
 //!
-//! An answered insert or settlement is on disk (WAL, `synchronous=FULL`). Callers that arrive while
-//! a commit is flushing share the next one. Ready order, timers and counts are in memory and are
+//! An answered insert or settlement is on disk (WAL, flushed before the answer). Callers that arrive
+//! while a commit is flushing share the next one. Ready order, timers and counts are in memory and are
 //! read from the rows at start. docs/adr/0002 says why, and what was measured.
 //!
 //! Rooms: `calls` (the line in front of the writer), `writer` (its thread), `apply` (calls to rows),

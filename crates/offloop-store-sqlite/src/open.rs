@@ -173,8 +173,8 @@ pub(crate) struct Opened {
 /// The write-ahead log: how long it is, and its flush.
 ///
 /// SQLite commits with `synchronous=NORMAL`, which flushes only around checkpoints, and the writer
-/// flushes the log itself before it answers: the same promise as `FULL` (ADR 0002), by `fdatasync`
-/// where the bundled build would call `fsync`, and no flush for what needs none.
+/// flushes the log itself before it answers: the promise of `FULL` (ADR 0002), and no flush for a
+/// transaction that needs none.
 pub(crate) struct Log {
     pages: Arc<AtomicU32>,
     file: File,

@@ -9,6 +9,7 @@ pub(crate) mod jobs;
 pub(crate) mod records;
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -179,8 +180,14 @@ impl Readers {
             let until = self.began.elapsed() + READ_MAX;
             slot.until
                 .store(until.as_millis() as u64, Ordering::Relaxed);
-            if let Some(conn) = conn.as_ref() {
-                question(Ok(conn));
+            let answered = catch_unwind(AssertUnwindSafe(|| {
+                if let Some(conn) = conn.as_ref() {
+                    question(Ok(conn));
+                }
+            }));
+            if answered.is_err() {
+                // Reported where it happened; the next question gets a connection of its own.
+                *conn = None;
             }
         }
     }
