@@ -126,7 +126,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let mut bench = bench(args)?;
     if let Rival::Live(live) = &mut bench.rival {
-        let swept = live.sweep((50_000.0 * args.scale) as usize)?;
+        let swept = live.sweep((20_000.0 * args.scale) as usize)?;
         let rates: Vec<_> = swept
             .iter()
             .map(|(concurrency, rate)| json!({ "concurrency": concurrency, "per_second": rate }))
