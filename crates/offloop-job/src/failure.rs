@@ -26,10 +26,16 @@ pub enum FailureClass {
     Invalid = 7,
     /// Stopped on request.
     Cancelled = 8,
+    /// Printed or answered more than it may.
+    OutputLimit = 9,
+    /// More open files than it may have.
+    FileLimit = 10,
+    /// More processes than it may have.
+    ProcessLimit = 11,
 }
 
 impl FailureClass {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Error,
         Self::Timeout,
         Self::CpuLimit,
@@ -39,6 +45,9 @@ impl FailureClass {
         Self::Lost,
         Self::Invalid,
         Self::Cancelled,
+        Self::OutputLimit,
+        Self::FileLimit,
+        Self::ProcessLimit,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -52,6 +61,9 @@ impl FailureClass {
             Self::Lost => "lost",
             Self::Invalid => "invalid",
             Self::Cancelled => "cancelled",
+            Self::OutputLimit => "output_limit",
+            Self::FileLimit => "file_limit",
+            Self::ProcessLimit => "process_limit",
         }
     }
 
@@ -66,7 +78,10 @@ impl FailureClass {
 
     /// Ends that take the executor with them. Three in a row quarantine the job.
     pub const fn is_crash_like(self) -> bool {
-        matches!(self, Self::Crashed | Self::Lost | Self::MemoryLimit)
+        matches!(
+            self,
+            Self::Crashed | Self::Lost | Self::MemoryLimit | Self::ProcessLimit
+        )
     }
 }
 
@@ -97,7 +112,7 @@ impl FailureClasses {
     }
 
     pub const fn from_bits(bits: u16) -> Self {
-        Self(bits & 0x1ff)
+        Self(bits & 0xfff)
     }
 
     pub fn iter(self) -> impl Iterator<Item = FailureClass> {

@@ -72,6 +72,12 @@ pub struct Usage {
     pub cpu: Option<Duration>,
     /// Highest resident set of the whole process tree.
     pub max_rss_bytes: Option<u64>,
+    /// The payload, as the executor was given it.
+    pub bytes_in: u64,
+    /// What the executor gave back: result, notes, and everything that it printed, kept or not.
+    pub bytes_out: u64,
+    /// How old the thread or child was when it began; `None` where none was kept for it.
+    pub executor_age: Option<Duration>,
 }
 
 /// What is kept of an attempt's output: its start, its end, and how much was between.

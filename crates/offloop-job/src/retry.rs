@@ -32,6 +32,8 @@ pub struct History {
     pub attempt: u16,
     /// Crash-like ends in a row before this attempt.
     pub crash_streak: u16,
+    /// Attempts before this one, of this life, that ended over their memory limit.
+    pub memory_ends: u16,
 }
 
 /// What follows a failure.
@@ -41,9 +43,24 @@ pub enum Decision {
     GiveUp { reason: FinalReason },
 }
 
-/// Decides by class, count and crash streak. `dice`: 0.0 to 1.0, for the jitter.
-pub fn decide(policy: &RetryPolicy, history: History, class: FailureClass, dice: f64) -> Decision {
-    if matches!(class, FailureClass::Invalid) {
+/// Decides by class, count and crash streak.
+///
+/// - `enlarged`: this attempt had the larger memory that its task grants after a first end over the
+///   limit. That is granted once.
+/// - `dice`: 0.0 to 1.0, for the jitter.
+pub fn decide(
+    policy: &RetryPolicy,
+    history: History,
+    class: FailureClass,
+    enlarged: bool,
+    dice: f64,
+) -> Decision {
+    let final_class = match class {
+        FailureClass::Invalid => true,
+        FailureClass::MemoryLimit => enlarged,
+        _ => false,
+    };
+    if final_class {
         return Decision::GiveUp {
             reason: FinalReason::NotRetryable,
         };
@@ -109,11 +126,20 @@ mod tests {
                 History {
                     attempt,
                     crash_streak,
+                    ..History::default()
                 },
                 class,
+                false,
                 0.5,
             );
             assert_eq!(Some(got), want, "{class:?} {attempt} {crash_streak}");
         }
+        let first = History {
+            attempt: 1,
+            ..History::default()
+        };
+        let over_again = decide(&policy, first, MemoryLimit, true, 0.5);
+        assert_eq!(Some(over_again), stop(FinalReason::NotRetryable));
+        assert_eq!(Some(decide(&policy, first, Error, true, 0.5)), again);
     }
 }

@@ -55,6 +55,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             memory_bytes: None,
             stall: None,
         },
+        cores: 1,
+        deadline: None,
         trace: None,
     };
     for round in 0..5 {

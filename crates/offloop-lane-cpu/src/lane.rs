@@ -317,6 +317,7 @@ impl Lane for CpuLane {
             queued: state.queued as u32,
             stuck: state.stuck as u32,
             executors: state.alive as u32,
+            ..LaneStatus::default()
         }
     }
 }

@@ -132,7 +132,7 @@ fn run_one(
         usage: Usage {
             wall,
             cpu: Some(meter.charge(wall)),
-            max_rss_bytes: None,
+            ..Usage::default()
         },
     }
 }

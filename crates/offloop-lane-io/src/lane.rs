@@ -344,6 +344,7 @@ impl Lane for IoLane {
             queued: 0,
             stuck: stuck.count() as u32,
             executors: u32::from(state.runtime.is_some()),
+            ..LaneStatus::default()
         }
     }
 }

@@ -94,6 +94,8 @@ fn server(mut args: impl Iterator<Item = OsString>) -> Fallible {
             memory_bytes: None,
             stall: None,
         },
+        cores: 1,
+        deadline: None,
         trace: None,
     }]);
     loop {

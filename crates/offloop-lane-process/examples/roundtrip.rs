@@ -55,6 +55,8 @@ fn work(lease: u64, payload: &Bytes) -> Fallible<Work> {
             memory_bytes: None,
             stall: None,
         },
+        cores: 1,
+        deadline: None,
         trace: None,
     })
 }

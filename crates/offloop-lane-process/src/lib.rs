@@ -23,4 +23,7 @@ pub use frame::{FRAME_BYTES_MAX, PROTOCOL_VERSION};
 pub use host::{Host, HostConfig, HostError};
 pub use pool::ProcessLane;
 pub use shim::{SHIM_COMMAND, shim_main};
-pub use spec::{ExecCommand, ExecExit, ExecPlan, ExecResult, Harness, Mode, ProcessSpec};
+pub use spec::{
+    Budgets, ExecCommand, ExecExit, ExecPlan, ExecResult, Harness, Mode, ProcessSpec, Recycle,
+    Sandbox, Wire,
+};

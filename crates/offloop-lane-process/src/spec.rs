@@ -34,6 +34,64 @@ pub enum Harness {
     Python,
 }
 
+/// How a warm child speaks; docs/guides/process-protocol.md.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// Length-prefixed frames on a socket of their own. Standard output belongs to the task.
+    #[default]
+    Frames,
+    /// One JSON object a line: standard input in, standard output out.
+    Lines,
+}
+
+/// When a warm child is replaced. Each figure is spread by a tenth, so that children of one pool do
+/// not leave together; the replacement is ready before the old one goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recycle {
+    /// Jobs served.
+    pub jobs: Option<u32>,
+    /// Since it was started.
+    pub age: Option<Duration>,
+    /// Resident, of its whole tree, between two jobs.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Bounds of an executor beside those that a job may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// What one job may print on both streams together; `None`: any amount, of which the ends are
+    /// kept.
+    pub output_bytes: Option<u64>,
+    /// Files that each process may have open, 16 to 1,048,576; default 1,024.
+    pub open_files: u32,
+    /// Processes of the tree at once, 1 to 65,536; default 256.
+    pub processes: u32,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            output_bytes: None,
+            open_files: 1_024,
+            processes: 256,
+        }
+    }
+}
+
+/// What the task's processes may reach. What the kernel cannot do fails the start, never silently.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sandbox {
+    /// No sockets but those it is born with, to nowhere.
+    pub no_network: bool,
+    /// The file system can be read and not written, but for `writable`, and `/dev/null`.
+    pub read_only: bool,
+    /// With `read_only`: folders that can be written. A scratch folder of its own, named by
+    /// `TMPDIR` and emptied with the child, is always there.
+    pub writable: Vec<PathBuf>,
+    /// Folders that cannot even be read: the server's data, keys.
+    pub hidden: Vec<PathBuf>,
+}
+
 /// One declared task: the lane that runs it.
 #[derive(Clone, Debug)]
 pub struct ProcessSpec {
@@ -56,12 +114,14 @@ pub struct ProcessSpec {
     pub grace: Duration,
     /// From SIGTERM to SIGKILL, for `process`.
     pub term_grace: Duration,
-    /// For jobs that ask for none of their own: processor time of the tree.
-    pub cpu_limit: Option<Duration>,
-    /// Likewise: resident memory of the tree.
-    pub memory_limit_bytes: Option<u64>,
-    /// Likewise: longest time without a progress note; for `process`, commands have no way to note.
-    pub stall_timeout: Option<Duration>,
+    /// Warm children: when one is replaced although nothing is wrong with it.
+    pub recycle: Recycle,
+    /// Warm children: one more is kept ready, so that a child that leaves is replaced at once.
+    pub spare: bool,
+    /// Warm children: how they speak.
+    pub wire: Wire,
+    pub budgets: Budgets,
+    pub sandbox: Sandbox,
     /// Hard cap on the child's own private memory (RLIMIT_DATA). Leave it well over the jobs'
     /// limit, which is watched on the whole tree and fails with a sentence; this one fails with an
     /// allocation that is refused.
@@ -86,9 +146,11 @@ impl ProcessSpec {
             start_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(2),
             term_grace: Duration::from_millis(500),
-            cpu_limit: None,
-            memory_limit_bytes: None,
-            stall_timeout: None,
+            recycle: Recycle::default(),
+            spare: false,
+            wire: Wire::Frames,
+            budgets: Budgets::default(),
+            sandbox: Sandbox::default(),
             data_limit_bytes: None,
             args_from_payload: false,
             hooks: None,

@@ -57,6 +57,18 @@ pub struct LaneStatus {
     pub stuck: u32,
     /// Threads or children alive.
     pub executors: u32,
+    /// How long the work at the head of the lane's own line has waited.
+    pub head_age: Option<Duration>,
+    /// Work that ended after its deadline since the lane was opened: done for nobody.
+    pub late: u64,
+}
+
+/// How often executors left for one reason since the lane was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitCount {
+    /// A code such as `recycled_jobs`, `timeout`, `crashed`.
+    pub reason: &'static str,
+    pub count: u64,
 }
 
 /// Leftovers of a killed server that could not be cleared.
@@ -98,6 +110,16 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn terminate(&self, within: Duration) -> Vec<Lease>;
 
     fn status(&self) -> LaneStatus;
+
+    /// Why executors left, for lanes whose executors come and go.
+    fn exits(&self) -> Vec<ExitCount> {
+        Vec::new()
+    }
+
+    /// Why the lane starts no executors at present, and what to do about it. `None` when it is well.
+    fn trouble(&self) -> Option<Box<str>> {
+        None
+    }
 
     /// Ends what an earlier, killed server left running, and returns when it is gone. The runtime
     /// calls it before it gives any of that server's jobs out again.

@@ -46,6 +46,28 @@ impl Overrun {
         )
     }
 
+    /// `what`: `printed`, `the result has`.
+    pub fn output(what: &str, limit: u64, bytes: u64) -> Self {
+        Self::new(
+            FailureClass::OutputLimit,
+            format!("{what} {bytes} bytes; its limit is {limit} bytes of output"),
+        )
+    }
+
+    pub fn files(limit: u32, open: u64) -> Self {
+        Self::new(
+            FailureClass::FileLimit,
+            format!("one of its processes has {open} files open; the limit is {limit}"),
+        )
+    }
+
+    pub fn processes(limit: u32, alive: u64) -> Self {
+        Self::new(
+            FailureClass::ProcessLimit,
+            format!("had {alive} processes at once; its limit is {limit}"),
+        )
+    }
+
     fn new(class: FailureClass, message: String) -> Self {
         Self {
             class,

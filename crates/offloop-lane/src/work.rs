@@ -1,6 +1,6 @@
 //! What a lane is given to run.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offloop_job::{JobId, Lease, TaskName};
@@ -31,6 +31,10 @@ pub struct Work {
     /// 0 first to 9 last: the order of a lane's own line.
     pub priority: u8,
     pub limits: WorkLimits,
+    /// Processors that it keeps busy, 1 or more: on the CPU lane so many threads are its own.
+    pub cores: u16,
+    /// When nobody waits for the result any more. Work that cannot be done by then is not begun.
+    pub deadline: Option<Instant>,
     /// W3C traceparent.
     pub trace: Option<Box<str>>,
 }

@@ -39,4 +39,7 @@ pub struct TaskDefaults {
     pub cpu_limit: Option<Duration>,
     pub memory_limit_bytes: Option<u64>,
     pub stall_timeout: Option<Duration>,
+    /// What a job gets instead after its first end over the memory limit; a second such end is
+    /// final. `None`: retried within the same limit.
+    pub memory_retry_bytes: Option<u64>,
 }

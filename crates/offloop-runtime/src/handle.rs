@@ -166,6 +166,10 @@ impl Shared {
         *lock(&self.trouble) = why.map(Into::into);
     }
 
+    pub(crate) fn defaults_of(&self, task: &TaskName) -> TaskDefaults {
+        self.defaults.get(task).copied().unwrap_or_default()
+    }
+
     pub(crate) fn running(&self) -> MutexGuard<'_, HashMap<JobId, RunningView>> {
         lock(&self.running)
     }

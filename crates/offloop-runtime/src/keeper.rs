@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::handle::{RunningView, Shared};
 use crate::path::claim::{self, Asked, Desk};
-use crate::path::dispatch;
+use crate::path::dispatch::{self, Moment};
 use crate::path::settle::{self, Over};
 use crate::shutdown::{Closing, ShutdownPlan, ShutdownReport};
 use crate::upkeep::{self, Upkeep};
@@ -331,6 +331,10 @@ impl Keeper {
             }
         };
         self.store_works();
+        let now = Moment {
+            wall: self.shared.clock.now(),
+            steady: Instant::now(),
+        };
         let mut work: Vec<Vec<_>> = self.desks.iter().map(|_| Vec::new()).collect();
         let mut stop_now = Vec::new();
         for claimed in claimed {
@@ -338,8 +342,8 @@ impl Keeper {
                 tracing::error!(job = %claimed.id, task = %claimed.task, "the store gave out a task that was not asked for");
                 continue;
             };
-            let defaults = self.shared.defaults.get(claimed.task.as_str()).copied();
-            work[lane].push(dispatch::work(&claimed, defaults.unwrap_or_default()));
+            let defaults = self.shared.defaults_of(&claimed.task);
+            work[lane].push(dispatch::work(&claimed, defaults, now));
             let cancelling = self.stop_early.remove(&claimed.lease);
             if cancelling {
                 stop_now.push((lane, claimed.lease));
@@ -434,7 +438,9 @@ impl Keeper {
         };
         let now = self.shared.clock.now();
         let shared = Arc::clone(&self.shared);
+        let defaults = self.shared.defaults_of(&running.claimed.task);
         let over = Over {
+            enlarged: dispatch::enlarged(&running.claimed, defaults).is_some(),
             claimed: &running.claimed,
             lane: self.shared.lanes[lane].name(),
             ended,

@@ -148,6 +148,7 @@ impl Bench {
                     wall: Duration::from_micros(250),
                     cpu: Some(Duration::from_micros(240)),
                     max_rss_bytes: None,
+                    ..Usage::default()
                 },
                 failure: None,
                 log: LogTail::default(),

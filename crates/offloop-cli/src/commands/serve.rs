@@ -80,6 +80,7 @@ pub(crate) fn build(config: &Config) -> Builder {
             cpu_limit: task.cpu_limit,
             memory_limit_bytes: task.memory_limit_bytes,
             stall_timeout: task.stall_timeout,
+            memory_retry_bytes: task.memory_retry_bytes,
         };
         builder = builder
             .process_task(spec(task))
@@ -120,6 +121,15 @@ fn spec(task: &TaskConfig) -> ProcessSpec {
     if let Some(grace) = task.grace {
         spec.grace = grace;
     }
+    if let Some(within) = task.start_timeout {
+        spec.start_timeout = within;
+    }
+    spec.data_limit_bytes = task.data_limit_bytes;
+    spec.budgets = task.budgets;
+    spec.recycle = task.recycle;
+    spec.spare = task.spare;
+    spec.wire = task.wire;
+    spec.sandbox = task.sandbox.clone();
     spec
 }
 

@@ -5,10 +5,12 @@
 
 mod raw;
 mod resolve;
+mod tasks;
 mod units;
 
 pub(crate) use raw::RawConfig;
-pub(crate) use resolve::{Config, Converter, TaskConfig, TaskLane};
+pub(crate) use resolve::{Config, Converter};
+pub(crate) use tasks::{TaskConfig, TaskLane};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -92,6 +92,44 @@ pub(crate) struct RawTask {
     pub(crate) memory_limit: Option<Size>,
     pub(crate) cpu_limit: Option<Span>,
     pub(crate) stall_timeout: Option<Span>,
+    pub(crate) start_timeout: Option<Span>,
+    pub(crate) on_memory_limit: Option<RawOnMemoryLimit>,
+    pub(crate) output_limit: Option<Size>,
+    pub(crate) file_limit: Option<u32>,
+    pub(crate) process_limit: Option<u32>,
+    pub(crate) data_limit: Option<Size>,
+    pub(crate) recycle: Option<RawRecycle>,
+    #[serde(default)]
+    pub(crate) spare: bool,
+    pub(crate) protocol: Option<String>,
+    pub(crate) sandbox: Option<RawSandbox>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawOnMemoryLimit {
+    pub(crate) retry_with: Size,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRecycle {
+    pub(crate) jobs: Option<u32>,
+    pub(crate) age: Option<Span>,
+    pub(crate) memory: Option<Size>,
+}
+
+/// What is not named here is as it would be without a sandbox.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawSandbox {
+    pub(crate) network: Option<bool>,
+    #[serde(default)]
+    pub(crate) read_only: bool,
+    #[serde(default)]
+    pub(crate) writable: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) hidden: Vec<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]

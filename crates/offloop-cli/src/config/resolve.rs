@@ -1,14 +1,14 @@
 //! What is meant: every value in its range, or every problem at once.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use offloop::{RuntimeConfig, ShutdownPlan, TaskName};
+use offloop::{RuntimeConfig, ShutdownPlan};
 
-use super::raw::{RawConfig, RawPhotos, RawServer, RawTask};
+use super::raw::{RawConfig, RawPhotos, RawServer};
+use super::tasks::{TaskConfig, task};
 use super::units::{Size, Span};
 
 /// One thing to change.
@@ -42,29 +42,6 @@ pub(crate) struct Config {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TaskLane {
-    Process { processes: u16 },
-    Exec { slots: u16 },
-}
-
-/// A task in the user's language.
-#[derive(Clone, Debug)]
-pub(crate) struct TaskConfig {
-    pub(crate) name: TaskName,
-    pub(crate) about: String,
-    pub(crate) lane: TaskLane,
-    pub(crate) command: Vec<String>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) grace: Option<Duration>,
-    pub(crate) cwd: Option<PathBuf>,
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) args_from_payload: bool,
-    pub(crate) memory_limit_bytes: Option<u64>,
-    pub(crate) cpu_limit: Option<Duration>,
-    pub(crate) stall_timeout: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Converter {
     Builtin,
     Magick,
@@ -83,24 +60,24 @@ const LISTEN_DEFAULT: &str = "127.0.0.1:7878";
 const TOKEN_BYTES_MIN: usize = 16;
 const SLOTS_MAX: u16 = 4_096;
 
-struct Problems(Vec<Problem>);
+pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn say(&mut self, key: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn say(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.0.push(Problem {
             key: key.into(),
             message: message.into(),
         });
     }
 
-    fn slots(&mut self, key: &str, value: Option<u16>) -> Option<u16> {
+    pub(super) fn slots(&mut self, key: &str, value: Option<u16>) -> Option<u16> {
         if value.is_some_and(|value| value == 0 || value > SLOTS_MAX) {
             self.say(key, format!("give 1 to {SLOTS_MAX}"));
         }
         value
     }
 
-    fn span(&mut self, key: impl Into<String>, value: Option<Span>) -> Option<Duration> {
+    pub(super) fn span(&mut self, key: impl Into<String>, value: Option<Span>) -> Option<Duration> {
         let span = value.map(|Span(span)| span);
         if span.is_some_and(|span| span.is_zero()) {
             self.say(key, "is zero; give a duration such as \"30s\"");
@@ -213,62 +190,6 @@ fn token(server: &RawServer, folder: &Path, problems: &mut Problems) -> Option<S
     Some(token)
 }
 
-fn task(name: &str, raw: RawTask, folder: &Path, problems: &mut Problems) -> Option<TaskConfig> {
-    let key = |field: &str| format!("tasks.{name}.{field}");
-    if name.starts_with("offloop.") {
-        problems.say(
-            format!("tasks.{name}"),
-            "names that start with `offloop.` are taken",
-        );
-    }
-    let parsed = match TaskName::parse(name) {
-        Ok(name) => Some(name),
-        Err(error) => {
-            problems.say(format!("tasks.{name}"), format!("the name {error}"));
-            None
-        }
-    };
-    let processes = problems.slots(&key("processes"), raw.processes);
-    let lane = match raw.lane.as_str() {
-        "process" => TaskLane::Process {
-            processes: processes.unwrap_or(1),
-        },
-        "exec" => TaskLane::Exec {
-            slots: processes.unwrap_or(2),
-        },
-        other => {
-            problems.say(
-                key("lane"),
-                format!("is {other:?}; give \"process\" (warm children) or \"exec\" (one command per job)"),
-            );
-            TaskLane::Exec { slots: 1 }
-        }
-    };
-    if raw.command.first().is_none_or(String::is_empty) {
-        problems.say(
-            key("command"),
-            "is empty; give the program and its arguments as a list",
-        );
-    }
-    if raw.args_from_payload && raw.lane != "exec" {
-        problems.say(key("args_from_payload"), "is for lane = \"exec\" only");
-    }
-    Some(TaskConfig {
-        name: parsed?,
-        about: raw.about,
-        lane,
-        command: raw.command,
-        timeout: problems.span(key("timeout"), raw.timeout),
-        grace: raw.grace.map(|Span(span)| span),
-        cwd: Some(folder.join(raw.cwd.unwrap_or_default())),
-        env: raw.env,
-        args_from_payload: raw.args_from_payload,
-        memory_limit_bytes: raw.memory_limit.map(|Size(bytes)| bytes),
-        cpu_limit: problems.span(key("cpu_limit"), raw.cpu_limit),
-        stall_timeout: problems.span(key("stall_timeout"), raw.stall_timeout),
-    })
-}
-
 fn photos(raw: &RawPhotos, problems: &mut Problems) -> Option<PhotosConfig> {
     let converter = match raw.converter.as_deref() {
         None | Some("builtin") => Converter::Builtin,
@@ -356,7 +277,7 @@ mod tests {
         "#;
         let config = resolve(text).unwrap();
         let task = &config.tasks[0];
-        assert_eq!(task.lane, TaskLane::Process { processes: 2 });
+        assert_eq!(task.lane, crate::config::TaskLane::Process { processes: 2 });
         assert_eq!(task.timeout, Some(Duration::from_secs(30)));
         assert_eq!(task.memory_limit_bytes, Some(300 << 20));
         assert_eq!(task.cwd.as_deref(), Some(Path::new("/etc/offloop/")));

@@ -134,6 +134,8 @@ pub fn work(lease: u64, task: &str, payload: &str) -> Work {
         payload: Bytes::copy_from_slice(payload.as_bytes()),
         priority: 5,
         limits: limits(),
+        cores: 1,
+        deadline: None,
         trace: None,
     }
 }

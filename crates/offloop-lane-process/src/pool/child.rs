@@ -106,6 +106,7 @@ impl Flight {
             wall: now.saturating_duration_since(began),
             cpu: Some(cpu.max(self.cpu_seen)),
             max_rss_bytes: (rss > 0).then_some(rss),
+            ..Usage::default()
         }
     }
 

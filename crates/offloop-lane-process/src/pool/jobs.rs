@@ -21,7 +21,7 @@ impl Shared {
                 pool.tell_never_started(&work, Duration::ZERO, unstarted(StopReason::Shutdown));
                 continue;
             }
-            let work = Arc::new(self.with_limits(work));
+            let work = Arc::new(work);
             match self.spec.mode {
                 Mode::Process => pool.wait(Waiting { work, since: now }),
                 Mode::Exec => self.begin_command(pool, work, now),
@@ -29,15 +29,6 @@ impl Shared {
         }
         self.dispatch(pool, now);
         self.fill(pool, now);
-    }
-
-    /// The declared limits, where the job has none of its own.
-    fn with_limits(&self, mut work: Work) -> Work {
-        let (limits, spec) = (&mut work.limits, &self.spec);
-        limits.cpu = limits.cpu.or(spec.cpu_limit);
-        limits.memory_bytes = limits.memory_bytes.or(spec.memory_limit_bytes);
-        limits.stall = limits.stall.or(spec.stall_timeout);
-        work
     }
 
     /// Pushes waiting jobs to idle children.

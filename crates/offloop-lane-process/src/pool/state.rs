@@ -102,6 +102,7 @@ impl Pool {
             queued: self.waiting.len() as u32,
             stuck: stuck.count() as u32,
             executors: children.filter(|child| child.pid != 0).count() as u32,
+            ..LaneStatus::default()
         }
     }
 

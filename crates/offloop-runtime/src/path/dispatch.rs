@@ -2,14 +2,24 @@
 //!
 //! Must never: touch the store, read the clock, or wait (a full lane is an answer, not a pause).
 
+use std::time::Instant;
+
+use offloop_job::Timestamp;
 use offloop_job::limits::TIMEOUT_DEFAULT;
 use offloop_lane::{Work, WorkLimits};
 use offloop_store::Claimed;
 
 use crate::config::TaskDefaults;
 
+/// Now, on both clocks: deadlines come by the calendar and are kept by the monotonic one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) wall: Timestamp,
+    pub(crate) steady: Instant,
+}
+
 /// The attempt as its lane runs it: the job's own limits, else the task's, else the default.
-pub(crate) fn work(claimed: &Claimed, task: TaskDefaults) -> Work {
+pub(crate) fn work(claimed: &Claimed, task: TaskDefaults, now: Moment) -> Work {
     let options = &claimed.options;
     Work {
         job: claimed.id,
@@ -21,9 +31,28 @@ pub(crate) fn work(claimed: &Claimed, task: TaskDefaults) -> Work {
         limits: WorkLimits {
             timeout: options.timeout.or(task.timeout).unwrap_or(TIMEOUT_DEFAULT),
             cpu: options.cpu_limit.or(task.cpu_limit),
-            memory_bytes: options.memory_limit_bytes.or(task.memory_limit_bytes),
+            memory_bytes: memory(claimed, task),
             stall: options.stall_timeout.or(task.stall_timeout),
         },
+        cores: options.cores,
+        deadline: options
+            .deadline
+            .and_then(|at| now.steady.checked_add(at.since(now.wall))),
         trace: options.trace.clone(),
     }
+}
+
+/// The larger memory that the task grants after a first end over the limit, if this is such an
+/// attempt.
+pub(crate) fn enlarged(claimed: &Claimed, task: TaskDefaults) -> Option<u64> {
+    task.memory_retry_bytes
+        .filter(|_| claimed.history.memory_ends > 0)
+}
+
+fn memory(claimed: &Claimed, task: TaskDefaults) -> Option<u64> {
+    let usual = claimed
+        .options
+        .memory_limit_bytes
+        .or(task.memory_limit_bytes)?;
+    Some(enlarged(claimed, task).map_or(usual, |larger| larger.max(usual)))
 }

@@ -22,6 +22,8 @@ pub(crate) struct Over<'a> {
     pub(crate) ended: Ended,
     /// Its cancel was asked for.
     pub(crate) cancelling: bool,
+    /// It ran with the larger memory that its task grants once.
+    pub(crate) enlarged: bool,
 }
 
 /// What the outcome means: the verdict, the failure for the record, and the rows that a completed
@@ -30,6 +32,7 @@ fn decided(
     claimed: &Claimed,
     outcome: Outcome,
     cancelling: bool,
+    enlarged: bool,
     now: Timestamp,
     dice: f64,
 ) -> (Verdict, Option<Failure>, Vec<RecordWrite>) {
@@ -50,7 +53,8 @@ fn decided(
         Outcome::Failed(failure) if cancelling => (Verdict::Abort, Some(failure), Vec::new()),
         Outcome::Failed(failure) => {
             let options = &claimed.options;
-            let verdict = match decide(&options.retry, claimed.history, failure.class, dice) {
+            let (policy, class) = (&options.retry, failure.class);
+            let verdict = match decide(policy, claimed.history, class, enlarged, dice) {
                 Decision::Retry { after } => Verdict::Retry {
                     due: now.plus(after),
                 },
@@ -73,10 +77,13 @@ pub(crate) fn settlement(
         lane,
         ended,
         cancelling,
+        enlarged,
     } = over;
+    let (verdict, failure, mut records) =
+        decided(claimed, ended.outcome, cancelling, enlarged, now, dice);
     let _proof: Proof = ended.gone.proof(); // without it there would be no settlement
     let started_at = now.minus(ended.usage.wall);
-    let mut report = AttemptReport {
+    let report = AttemptReport {
         node: claimed.node.clone(),
         lane: lane.into(),
         executor: ended.executor,
@@ -84,11 +91,9 @@ pub(crate) fn settlement(
         ended_at: now,
         wait: started_at.since(claimed.due_at),
         usage: ended.usage,
-        failure: None,
+        failure,
         log: ended.log,
     };
-    let (verdict, failure, mut records) = decided(claimed, ended.outcome, cancelling, now, dice);
-    report.failure = failure;
     let state = verdict.step().edge().1;
     if matches!(state, JobState::Failed | JobState::Cancelled) {
         records = final_records(&FinalEnd {

@@ -29,6 +29,7 @@ pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
                     lane: "",
                     ended: settle::lost(claimed),
                     cancelling: claimed.cancelling,
+                    enlarged: false,
                 };
                 settle::settlement(over, now, shared.dice.roll(), |end| {
                     shared.final_records(end)

@@ -71,6 +71,7 @@ impl Desk<'_> {
         let history = History {
             attempt: work.row.attempt + 1,
             crash_streak: work.row.streak,
+            ..History::default()
         };
         let claim = &mut self.hot.claim;
         claim.execute((row as i64, lease as i64, history.attempt, ms(ask.now), node))?;
@@ -175,6 +176,7 @@ impl Desk<'_> {
             history: History {
                 attempt: job.attempt,
                 crash_streak: work.row.streak,
+                ..History::default()
             },
             cancelling: job.cancelling,
             node: node(self.index.words.text(job.node)),

@@ -176,6 +176,7 @@ fn usage(row: &Row<'_>, at: usize) -> rusqlite::Result<Usage> {
         wall: Duration::from_micros(row.get(at)?),
         cpu: cpu.map(Duration::from_micros),
         max_rss_bytes: row.get(at + 2)?,
+        ..Usage::default()
     })
 }
 

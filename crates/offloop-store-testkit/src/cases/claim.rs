@@ -186,6 +186,7 @@ pub fn counts_the_attempt_when_it_starts(kit: &Kit) {
     let one = History {
         attempt: 1,
         crash_streak: 0,
+        ..History::default()
     };
     assert_eq!(claimed.history, one);
     assert_eq!(store.job(claimed.id).summary.attempt, 1);

@@ -68,6 +68,7 @@ pub fn attempts_and_streak_start_at_zero(kit: &Kit) {
     let fresh = History {
         attempt: 1,
         crash_streak: 0,
+        ..History::default()
     };
     assert_eq!(store.claim_one(at(7)).history, fresh);
 }

@@ -329,6 +329,7 @@ pub fn an_attempt_comes_back_whole(kit: &Kit) {
             wall: Duration::from_millis(1_231),
             cpu: Some(Duration::from_millis(2_047)),
             max_rss_bytes: Some(314_572_801),
+            ..Usage::default()
         },
         failure: Some(failure.with_exit(Some(137), Some(9))),
         log: LogTail {

@@ -179,6 +179,7 @@ pub(super) fn settlement(claimed: &Claimed, end: &End, now: Timestamp) -> Settle
                 .is_multiple_of(2)
                 .then(|| Duration::from_millis(number)),
             max_rss_bytes: number.is_multiple_of(3).then_some(number << 20),
+            ..Usage::default()
         },
         failure,
         log: LogTail {

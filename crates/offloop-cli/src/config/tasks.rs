@@ -1,0 +1,216 @@
+//! Tasks in the user's language: what `[tasks.NAME]` means.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use offloop::TaskName;
+use offloop::lane_process::{Budgets, Recycle, Sandbox, Wire};
+
+use super::raw::{RawRecycle, RawSandbox, RawTask};
+use super::resolve::Problems;
+use super::units::{Size, Span};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TaskLane {
+    Process { processes: u16 },
+    Exec { slots: u16 },
+}
+
+/// A task in the user's language.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskConfig {
+    pub(crate) name: TaskName,
+    pub(crate) about: String,
+    pub(crate) lane: TaskLane,
+    pub(crate) command: Vec<String>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) cwd: Option<PathBuf>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) args_from_payload: bool,
+    pub(crate) memory_limit_bytes: Option<u64>,
+    pub(crate) cpu_limit: Option<Duration>,
+    pub(crate) stall_timeout: Option<Duration>,
+    pub(crate) start_timeout: Option<Duration>,
+    pub(crate) memory_retry_bytes: Option<u64>,
+    pub(crate) data_limit_bytes: Option<u64>,
+    pub(crate) budgets: Budgets,
+    pub(crate) recycle: Recycle,
+    pub(crate) spare: bool,
+    pub(crate) wire: Wire,
+    pub(crate) sandbox: Sandbox,
+}
+
+pub(super) fn task(
+    name: &str,
+    raw: RawTask,
+    folder: &Path,
+    problems: &mut Problems,
+) -> Option<TaskConfig> {
+    let key = |field: &str| format!("tasks.{name}.{field}");
+    if name.starts_with("offloop.") {
+        problems.say(
+            format!("tasks.{name}"),
+            "names that start with `offloop.` are taken",
+        );
+    }
+    let parsed = match TaskName::parse(name) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            problems.say(format!("tasks.{name}"), format!("the name {error}"));
+            None
+        }
+    };
+    let lane = lane(&raw, &key, problems);
+    if raw.command.first().is_none_or(String::is_empty) {
+        problems.say(
+            key("command"),
+            "is empty; give the program and its arguments as a list",
+        );
+    }
+    if raw.args_from_payload && raw.lane != "exec" {
+        problems.say(key("args_from_payload"), "is for lane = \"exec\" only");
+    }
+    warm_only(&raw, &key, problems);
+    let memory_limit_bytes = raw.memory_limit.map(|Size(bytes)| bytes);
+    let memory_retry_bytes = raw.on_memory_limit.as_ref().map(|rule| rule.retry_with.0);
+    if let Some(retry) = memory_retry_bytes
+        && memory_limit_bytes.is_none_or(|limit| limit >= retry)
+    {
+        problems.say(
+            key("on_memory_limit.retry_with"),
+            "needs a memory_limit that is smaller; give both, or leave it out",
+        );
+    }
+    let budgets = budgets(&raw, &key, problems);
+    let wire = wire(&raw, &key, problems);
+    Some(TaskConfig {
+        name: parsed?,
+        about: raw.about,
+        lane,
+        command: raw.command,
+        timeout: problems.span(key("timeout"), raw.timeout),
+        grace: raw.grace.map(|Span(span)| span),
+        cwd: Some(folder.join(raw.cwd.unwrap_or_default())),
+        env: raw.env,
+        args_from_payload: raw.args_from_payload,
+        memory_limit_bytes,
+        cpu_limit: problems.span(key("cpu_limit"), raw.cpu_limit),
+        stall_timeout: problems.span(key("stall_timeout"), raw.stall_timeout),
+        start_timeout: problems.span(key("start_timeout"), raw.start_timeout),
+        memory_retry_bytes,
+        data_limit_bytes: raw.data_limit.map(|Size(bytes)| bytes),
+        budgets,
+        recycle: recycle(&raw.recycle.unwrap_or_default(), &key, problems),
+        spare: raw.spare,
+        wire,
+        sandbox: sandbox(raw.sandbox.unwrap_or_default(), folder, &key, problems),
+    })
+}
+
+fn budgets(raw: &RawTask, key: &impl Fn(&str) -> String, problems: &mut Problems) -> Budgets {
+    let usual = Budgets::default();
+    let mut within = |field, value: Option<u32>, least: u32, most: u32| {
+        if value.is_some_and(|value| value < least || value > most) {
+            problems.say(key(field), format!("give {least} to {most}"));
+        }
+        value
+    };
+    let open_files = within("file_limit", raw.file_limit, 16, 1 << 20);
+    let processes = within("process_limit", raw.process_limit, 1, 1 << 16);
+    if raw.output_limit == Some(Size(0)) {
+        problems.say(
+            key("output_limit"),
+            "is 0; give a size such as \"64MiB\", or leave it out for no limit",
+        );
+    }
+    Budgets {
+        output_bytes: raw.output_limit.map(|Size(bytes)| bytes),
+        open_files: open_files.unwrap_or(usual.open_files),
+        processes: processes.unwrap_or(usual.processes),
+    }
+}
+
+fn recycle(raw: &RawRecycle, key: &impl Fn(&str) -> String, problems: &mut Problems) -> Recycle {
+    if raw.jobs == Some(0) {
+        problems.say(key("recycle.jobs"), "is 0; give at least 1");
+    }
+    Recycle {
+        jobs: raw.jobs,
+        age: problems.span(key("recycle.age"), raw.age),
+        memory_bytes: raw.memory.map(|Size(bytes)| bytes),
+    }
+}
+
+fn sandbox(
+    raw: RawSandbox,
+    folder: &Path,
+    key: &impl Fn(&str) -> String,
+    problems: &mut Problems,
+) -> Sandbox {
+    if !raw.writable.is_empty() && !raw.read_only {
+        problems.say(
+            key("sandbox.writable"),
+            "needs read_only = true: without it everything can be written",
+        );
+    }
+    let from_here = |paths: Vec<PathBuf>| paths.iter().map(|path| folder.join(path)).collect();
+    Sandbox {
+        no_network: raw.network == Some(false),
+        read_only: raw.read_only,
+        writable: from_here(raw.writable),
+        hidden: from_here(raw.hidden),
+    }
+}
+
+fn lane(raw: &RawTask, key: &impl Fn(&str) -> String, problems: &mut Problems) -> TaskLane {
+    let processes = problems.slots(&key("processes"), raw.processes);
+    match raw.lane.as_str() {
+        "process" => TaskLane::Process {
+            processes: processes.unwrap_or(1),
+        },
+        "exec" => TaskLane::Exec {
+            slots: processes.unwrap_or(2),
+        },
+        other => {
+            problems.say(
+                key("lane"),
+                format!("is {other:?}; give \"process\" (warm children) or \"exec\" (one command per job)"),
+            );
+            TaskLane::Exec { slots: 1 }
+        }
+    }
+}
+
+fn warm_only(raw: &RawTask, key: &impl Fn(&str) -> String, problems: &mut Problems) {
+    let given = [
+        ("recycle", raw.recycle.is_some()),
+        ("spare", raw.spare),
+        ("protocol", raw.protocol.is_some()),
+    ];
+    for (field, is_given) in given {
+        if is_given && raw.lane == "exec" {
+            problems.say(
+                key(field),
+                "is for lane = \"process\" only: each exec job has a process of its own",
+            );
+        }
+    }
+}
+
+fn wire(raw: &RawTask, key: &impl Fn(&str) -> String, problems: &mut Problems) -> Wire {
+    match raw.protocol.as_deref() {
+        None | Some("frames") => Wire::Frames,
+        Some("json_lines") => Wire::Lines,
+        Some(other) => {
+            problems.say(
+                key("protocol"),
+                format!(
+                    "is {other:?}; give \"frames\" or \"json_lines\" (standard input and output)"
+                ),
+            );
+            Wire::Frames
+        }
+    }
+}
