@@ -284,6 +284,78 @@ mod tests {
     }
 
     #[test]
+    fn every_bound_of_an_executor_has_its_key() {
+        let text = r#"
+            [tasks.report]
+            lane = "process"
+            command = ["python3", "tasks/report.py"]
+            memory_limit = "300MiB"
+            on_memory_limit = { retry_with = "1GiB" }
+            output_limit = "64MiB"
+            file_limit = 64
+            process_limit = 8
+            start_timeout = "5s"
+            recycle = { jobs = 1000, age = "1h", memory = "200MiB" }
+            spare = true
+            protocol = "json_lines"
+            sandbox = { network = false, read_only = true, writable = ["out"], hidden = ["/srv/keys"] }
+        "#;
+        let config = resolve(text).unwrap();
+        let task = &config.tasks[0];
+        assert_eq!(task.memory_retry_bytes, Some(1 << 30));
+        let budgets = (task.budgets.output_bytes, task.budgets.open_files);
+        assert_eq!(budgets, (Some(64 << 20), 64));
+        assert_eq!(task.budgets.processes, 8);
+        assert_eq!(task.start_timeout, Some(Duration::from_secs(5)));
+        let recycle = &task.recycle;
+        assert_eq!(recycle.jobs, Some(1_000));
+        assert_eq!(recycle.age, Some(Duration::from_secs(3_600)));
+        assert_eq!(recycle.memory_bytes, Some(200 << 20));
+        assert!(task.spare && task.wire == offloop::lane_process::Wire::Lines);
+        let sandbox = &task.sandbox;
+        assert!(sandbox.no_network && sandbox.read_only);
+        assert_eq!(sandbox.writable, [Path::new("/etc/offloop/out")]);
+        assert_eq!(sandbox.hidden, [Path::new("/srv/keys")]);
+    }
+
+    #[test]
+    fn bounds_that_cannot_be_are_all_told_at_once() {
+        let text = r#"
+            [tasks.a]
+            lane = "exec"
+            command = ["true"]
+            memory_limit = "1GiB"
+            on_memory_limit = { retry_with = "1GiB" }
+            output_limit = 0
+            file_limit = 3
+            process_limit = 0
+            recycle = { jobs = 0 }
+            spare = true
+            protocol = "telepathy"
+            sandbox = { writable = ["out"] }
+        "#;
+        let mut keys: Vec<_> = resolve(text)
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| problem.key.replace("tasks.a.", ""))
+            .collect();
+        keys.sort();
+        keys.dedup();
+        let want = [
+            "file_limit",
+            "on_memory_limit.retry_with",
+            "output_limit",
+            "process_limit",
+            "protocol",
+            "recycle",
+            "recycle.jobs",
+            "sandbox.writable",
+            "spare",
+        ];
+        assert_eq!(keys, want);
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_by_name() {
         let error = toml::from_str::<RawConfig>("[server]\nport = 1").unwrap_err();
         assert!(
