@@ -121,6 +121,12 @@ pub trait Lane: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Starts one executor, waits until it is ready, and ends it: what `offloop check` asks of a lane
+    /// that was not opened. The error is a sentence for a person.
+    fn try_out(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Ends what an earlier, killed server left running, and returns when it is gone. The runtime
     /// calls it before it gives any of that server's jobs out again.
     fn clear_leftovers(&self) -> Result<u32, LeftoverError> {

@@ -225,6 +225,57 @@ impl Builder {
     /// Opens the store, starts the lanes, rescues what an earlier run left, and begins to work.
     /// Blocks until then; call it outside any async runtime.
     pub fn start(self) -> Result<Server, BuildError> {
+        let Parts {
+            engine,
+            lanes,
+            hooks,
+            packs,
+            node,
+            seed,
+            config,
+            defaults,
+            data,
+        } = self.parts()?;
+        let mut builder = RuntimeBuilder::new(engine, node).config(config).seed(seed);
+        for lane in lanes {
+            builder = builder.lane(lane);
+        }
+        for (task, defaults) in defaults {
+            builder = builder.defaults(task, defaults);
+        }
+        for (task, hook) in hooks {
+            builder = builder.hook(task, hook);
+        }
+        let runtime = builder.start()?;
+        let mut routes = Vec::new();
+        for pack in packs {
+            routes.push(pack.open(runtime.handle())?);
+        }
+        Ok(Server {
+            runtime,
+            routes,
+            data,
+        })
+    }
+
+    /// Opens the store and tries one executor of each lane, then closes all of it: whether
+    /// [`Builder::start`] would do, without taking a job. Blocks.
+    pub fn check(self) -> Result<Checked, BuildError> {
+        let parts = self.parts()?;
+        let lanes = parts.lanes.iter().map(|lane| CheckedLane {
+            name: lane.name().into(),
+            tasks: lane.tasks().iter().map(|task| task.name.clone()).collect(),
+            problem: lane.try_out().err(),
+        });
+        let checked = Checked {
+            engine: parts.engine.capability().engine,
+            lanes: lanes.collect(),
+        };
+        let _ = pollster::block_on(parts.engine.close()); // nothing was written
+        Ok(checked)
+    }
+
+    fn parts(self) -> Result<Parts, BuildError> {
         let clock = SystemClock;
         let now = clock.now().as_millis();
         let pid = std::process::id();
@@ -263,30 +314,47 @@ impl Builder {
                 hooks: &mut hooks,
             })?;
         }
-        let node = NodeId(format!("{now}-{pid}").into());
-        let mut builder = RuntimeBuilder::new(engine, node)
-            .config(self.config)
-            .seed(seed);
-        for lane in lanes {
-            builder = builder.lane(lane);
-        }
-        for (task, defaults) in self.defaults {
-            builder = builder.defaults(task, defaults);
-        }
-        for (task, hook) in hooks {
-            builder = builder.hook(task, hook);
-        }
-        let runtime = builder.start()?;
-        let mut routes = Vec::new();
-        for pack in packs {
-            routes.push(pack.open(runtime.handle())?);
-        }
-        Ok(Server {
-            runtime,
-            routes,
+        Ok(Parts {
+            engine,
+            lanes,
+            hooks,
+            packs,
+            node: NodeId(format!("{now}-{pid}").into()),
+            seed,
+            config: self.config,
+            defaults: self.defaults,
             data: self.data,
         })
     }
+}
+
+/// A server that is put together and not started.
+struct Parts {
+    engine: Arc<dyn Engine>,
+    lanes: Vec<Arc<dyn Lane>>,
+    hooks: Vec<(TaskName, Arc<dyn TaskHook>)>,
+    packs: Vec<Box<dyn Pack>>,
+    node: NodeId,
+    seed: u64,
+    config: RuntimeConfig,
+    defaults: Vec<(TaskName, TaskDefaults)>,
+    data: PathBuf,
+}
+
+/// What [`Builder::check`] found.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    pub engine: &'static str,
+    pub lanes: Vec<CheckedLane>,
+}
+
+/// One lane that was tried.
+#[derive(Clone, Debug)]
+pub struct CheckedLane {
+    pub name: Box<str>,
+    pub tasks: Vec<TaskName>,
+    /// Why it would not work, in a sentence.
+    pub problem: Option<String>,
 }
 
 /// A running server without its door.

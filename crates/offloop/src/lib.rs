@@ -24,7 +24,7 @@ mod builtin;
 mod pack;
 mod task;
 
-pub use builder::{BuildError, Builder, Server};
+pub use builder::{BuildError, Builder, Checked, CheckedLane, Server};
 pub use pack::{Pack, PackError, Setup};
 pub use task::{NewJobError, NewJobExt, payload};
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::serve;
-use crate::config::{self, Flags, TaskLane};
+use crate::config::{self, Flags};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -16,40 +16,48 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Reads the configuration, then opens the store and the lanes as `serve` does, and closes them.
+/// Reads the configuration, opens the store, and starts one child of each lane that keeps them warm;
+/// then closes everything. No job is taken.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.flags)?;
-    let server = serve::build(&config).start()?;
-    let tasks: Vec<_> = server
-        .handle()
-        .tasks()
-        .iter()
-        .map(|task| json!({ "task": task.info.name.as_str(), "lane": task.lane }))
-        .collect();
-    let engine = server.handle().capability().engine;
-    drop(server);
-    let declared = config
-        .tasks
-        .iter()
-        .filter(|task| matches!(task.lane, TaskLane::Process { .. }));
+    let checked = serve::build(&config).check()?;
+    let bad = checked.lanes.iter().filter(|lane| lane.problem.is_some());
+    let bad = bad.count();
     if args.json {
+        let lanes: Vec<_> = checked
+            .lanes
+            .iter()
+            .map(|lane| {
+                let tasks: Vec<_> = lane.tasks.iter().map(offloop::TaskName::as_str).collect();
+                json!({ "lane": lane.name, "tasks": tasks, "problem": lane.problem })
+            })
+            .collect();
         println!(
             "{}",
-            json!({ "ok": true, "data": config.data, "listen": config.listen.to_string(), "store": engine, "tasks": tasks })
+            json!({ "ok": bad == 0, "data": config.data, "listen": config.listen.to_string(), "store": checked.engine, "lanes": lanes })
         );
-    } else {
-        println!("data    {}", config.data.display());
-        println!("listen  {}", config.listen);
-        println!("store   {engine}");
-        for task in &tasks {
-            let text = |key: &str| task[key].as_str().unwrap_or("").to_owned();
-            println!("task    {:<24} on {}", text("task"), text("lane"));
-        }
-        println!(
-            "ok: {} tasks, {} with warm children",
-            tasks.len(),
-            declared.count()
-        );
+        return Ok(if bad == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
     }
+    println!("data    {}", config.data.display());
+    println!("listen  {}", config.listen);
+    println!("store   {}", checked.engine);
+    for lane in &checked.lanes {
+        for task in &lane.tasks {
+            println!("task    {:<24} on {}", task.as_str(), lane.name);
+        }
+        if let Some(problem) = &lane.problem {
+            println!("problem {problem}");
+        }
+    }
+    let tasks: usize = checked.lanes.iter().map(|lane| lane.tasks.len()).sum();
+    if bad > 0 {
+        println!("not ok: {bad} of {} lanes cannot work", checked.lanes.len());
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("ok: {tasks} tasks");
     Ok(ExitCode::SUCCESS)
 }
