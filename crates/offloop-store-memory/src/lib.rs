@@ -14,6 +14,7 @@ mod query;
 mod records;
 mod settle;
 mod state;
+mod usage;
 
 use std::fmt;
 use std::future::ready;
@@ -24,7 +25,7 @@ use offloop_store::{
     Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
     InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, ListRequest, Overdue, ProgressNote,
     Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply,
-    ReviveOutcome, Settled, Settlement, StoreError, Wake, WakeHook,
+    ReviveOutcome, Settled, Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::state::State;
@@ -179,6 +180,10 @@ impl JobQuery for MemoryStore {
 
     fn record_counts(&self, collection: Collection) -> Reply<Vec<LabelCount>> {
         self.answer(|state| state.label_counts(&collection))
+    }
+
+    fn usage(&self, ask: UsageAsk) -> Reply<UsageSums> {
+        self.answer(|state| state.usage(ask))
     }
 }
 

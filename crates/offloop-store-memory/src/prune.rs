@@ -10,6 +10,7 @@ impl State {
     pub(crate) fn prune(&mut self, rule: PruneRule) -> PruneReport {
         self.idempotency
             .retain(|_, seen| rule.now.since(seen.at) < IDEMPOTENCY_KEEP);
+        self.forget_usage(rule.now);
         let doomed = self.doomed(rule);
         let piece = doomed.len().min(rule.rows_per_call as usize);
         for id in &doomed[..piece] {

@@ -1,7 +1,9 @@
 //! Ending attempts, under the fence of their lease.
 
+use std::sync::Arc;
+
 use offloop_job::limits::ATTEMPTS_KEPT_MAX;
-use offloop_job::{Attempt, JobState, Progress, Timestamp};
+use offloop_job::{Attempt, FailureClass, JobState, Progress, Timestamp};
 use offloop_store::{AttemptReport, ProgressNote, Settled, Settlement, Verdict};
 
 use crate::state::{Row, State};
@@ -19,6 +21,13 @@ impl State {
         }
         let verdict = row.heed_cancel(end.verdict);
         let Ok(state) = row.state.after(verdict.step()) else {
+            return Settled::Stale;
+        };
+        let (task, options) = (row.task.clone(), Arc::clone(&row.options));
+        if verdict != Verdict::HandBack {
+            self.spend(&task, &options, &end.report);
+        }
+        let Some(row) = self.jobs.get_mut(&end.id) else {
             return Settled::Stale;
         };
         row.end_attempt(now, state, verdict, end.report);
@@ -60,6 +69,10 @@ impl Row {
         verdict: Verdict,
         report: AttemptReport,
     ) {
+        let class = report.failure.as_ref().map(|failure| failure.class);
+        if matches!(verdict, Verdict::Retry { .. }) && class == Some(FailureClass::MemoryLimit) {
+            self.history.memory_ends += 1;
+        }
         if verdict == Verdict::HandBack {
             self.history.attempt -= 1;
         } else {
@@ -84,7 +97,7 @@ impl Row {
     fn put_on_record(&mut self, report: AttemptReport) {
         let Some(lease) = self.lease else { return };
         let class = report.failure.as_ref().map(|failure| failure.class);
-        if class.is_some_and(offloop_job::FailureClass::is_crash_like) {
+        if class.is_some_and(FailureClass::is_crash_like) {
             self.history.crash_streak += 1;
         } else {
             self.history.crash_streak = 0;

@@ -10,9 +10,10 @@ use offloop_job::{
     JobOptions, JobState, JobSummary, Lease, LogTail, NewJob, NodeId, Progress, QueueName,
     RecordKey, Step, TaskName, Timestamp, UniqueKey, Usage,
 };
-use offloop_store::{Claimed, Record};
+use offloop_store::{Claimed, Record, UsageSum};
 
 use crate::MemoryOptions;
+use crate::usage::Place;
 
 /// Everything, behind one lock.
 pub(crate) struct State {
@@ -24,6 +25,8 @@ pub(crate) struct State {
     /// Queues that were ever paused, and whether they are now.
     pub(crate) paused: BTreeMap<QueueName, bool>,
     pub(crate) records: BTreeMap<(Collection, RecordKey), Record>,
+    /// Independent of the jobs too.
+    pub(crate) usage: BTreeMap<Place, UsageSum>,
     pub(crate) ids: JobIdSource,
     pub(crate) last_lease: u64,
     pub(crate) queue_jobs_max: u64,
@@ -74,6 +77,7 @@ impl State {
             idempotency: BTreeMap::new(),
             paused: BTreeMap::new(),
             records: BTreeMap::new(),
+            usage: BTreeMap::new(),
             ids: JobIdSource::new(0, options.id_seed),
             last_lease: 0,
             queue_jobs_max: options.queue_jobs_max,

@@ -148,7 +148,9 @@ impl Bench {
                     wall: Duration::from_micros(250),
                     cpu: Some(Duration::from_micros(240)),
                     max_rss_bytes: None,
-                    ..Usage::default()
+                    bytes_in: 33,
+                    bytes_out: 12,
+                    executor_age: Some(Duration::from_secs(60)),
                 },
                 failure: None,
                 log: LogTail::default(),

@@ -36,7 +36,7 @@ use offloop_store::{
     Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
     InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, ListRequest, Overdue, ProgressNote,
     Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply,
-    ReviveOutcome, Settled, Settlement, Wake, WakeHook,
+    ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::calls::{Bounds, Call, Calls, Command};
@@ -262,6 +262,11 @@ impl JobQuery for SqliteStore {
 
     fn record_counts(&self, collection: Collection) -> Reply<Vec<LabelCount>> {
         self.call(collection, Command::Labels)
+    }
+
+    fn usage(&self, ask: UsageAsk) -> Reply<UsageSums> {
+        let read = move |conn: &_| reader::usage::sums(conn, ask);
+        self.shared.readers.ask("sum up usage", read)
     }
 }
 

@@ -12,7 +12,10 @@ use crate::open::OpenError;
 /// "offl": so that `file` and we know our own.
 pub(crate) const APPLICATION_ID: i64 = 0x6f66_666c;
 
-const STEPS: &[&str] = &[include_str!("migrations/0001_first.sql")];
+const STEPS: &[&str] = &[
+    include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_usage.sql"),
+];
 
 /// The version that this program reads and writes.
 pub(crate) const VERSION: i64 = STEPS.len() as i64;
@@ -86,6 +89,20 @@ mod tests {
         assert!(matches!(migrate(&stranger), Err(OpenError::Foreign { .. })));
     }
 
+    /// The classes that people read are those that engines write.
+    #[test]
+    fn the_view_names_every_class() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn).unwrap();
+        let mut query = conn
+            .prepare("SELECT class FROM v_classes ORDER BY code")
+            .unwrap();
+        let rows = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        let told: Vec<_> = rows.map(Result::unwrap).collect();
+        let known = offloop_job::FailureClass::ALL.map(|class| class.to_string());
+        assert_eq!(told, known);
+    }
+
     #[test]
     fn the_views_read() {
         let conn = Connection::open_in_memory().unwrap();
@@ -93,8 +110,8 @@ mod tests {
         conn.execute_batch(
             "INSERT INTO lines VALUES (1, 'q', 't');
              INSERT INTO jobs VALUES ((0x0199f3c27c1e << 12) | 0x123, 5, 1, 2, 5, 0, 0, 1000,
-               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, x'7b7d');
-             SELECT * FROM v_attempts",
+               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, x'7b7d', NULL);
+             SELECT * FROM v_attempts; SELECT * FROM v_usage",
         )
         .unwrap();
         let (job, state): (String, String) = conn

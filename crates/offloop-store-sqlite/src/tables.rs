@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use offloop_job::{Failure, FailureClass, JobOptions, NodeId, QueueName, Timestamp};
+use offloop_job::{Failure, FailureClass, History, JobOptions, NodeId, QueueName, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, Statement};
 
 use crate::index::{LineId, Row as RowNumber};
@@ -36,8 +36,8 @@ impl<'c> Hot<'c> {
             )?,
             read: conn.prepare(
                 "SELECT rnd, line, state, priority, attempt, streak, due_at, run_at, expires_at, \
-                 lease, class, exit_code, signal, unique_key, options, message, payload \
-                 FROM jobs WHERE id = ?1",
+                 lease, class, exit_code, signal, unique_key, options, message, payload, \
+                 memory_ends FROM jobs WHERE id = ?1",
             )?,
             claim: conn
                 .prepare("INSERT INTO running VALUES (?1, ?2, ?3, ?4, ?5, 0, NULL, NULL)")?,
@@ -45,7 +45,7 @@ impl<'c> Hot<'c> {
             finish: conn.prepare(
                 "INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, \
                  ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, \
-                 ?29, ?30, ?31, ?32)",
+                 ?29, ?30, ?31, ?32, ?33, ?34, ?35)",
             )?,
             delete: conn.prepare("DELETE FROM jobs WHERE id = ?1")?,
         })
@@ -61,6 +61,7 @@ pub(crate) struct LiveRow {
     pub(crate) priority: u8,
     pub(crate) attempt: u16,
     pub(crate) streak: u16,
+    pub(crate) memory_ends: u16,
     pub(crate) due_at: u64,
     pub(crate) run_at: Option<u64>,
     pub(crate) expires_at: Option<u64>,
@@ -92,6 +93,7 @@ impl LiveRow {
             priority: row.get(3)?,
             attempt: row.get(4)?,
             streak: row.get(5)?,
+            memory_ends: row.get::<_, Option<u16>>(17)?.unwrap_or(0),
             due_at: row.get(6)?,
             run_at: row.get(7)?,
             expires_at: row.get(8)?,
@@ -101,6 +103,15 @@ impl LiveRow {
             options: row.get(14)?,
             payload: payload.map(Bytes::copy_from_slice),
         })
+    }
+
+    /// As its next attempt finds it.
+    pub(crate) const fn history(&self, attempt: u16) -> History {
+        History {
+            attempt,
+            crash_streak: self.streak,
+            memory_ends: self.memory_ends,
+        }
     }
 
     /// Nothing was asked for but the queue.
@@ -200,6 +211,15 @@ pub(crate) fn node(text: &str) -> NodeId {
 
 pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A number of bytes that is mostly none: NULL then.
+pub(crate) fn bytes(count: u64) -> Option<i64> {
+    (count > 0).then(|| size(count))
+}
+
+pub(crate) fn size(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 pub(crate) const fn ms(at: Timestamp) -> i64 {

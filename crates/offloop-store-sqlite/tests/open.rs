@@ -253,3 +253,66 @@ fn fill_up(disk: &Path) {
     }
     block_on(store.close()).unwrap();
 }
+
+/// A file of the first version, with a job in each of its places.
+fn first_version(folder: &Path) {
+    let conn = rusqlite::Connection::open(folder.join("offloop.db")).unwrap();
+    conn.execute_batch(include_str!("../src/migrations/0001_first.sql"))
+        .unwrap();
+    let at = T0 << 12;
+    conn.execute_batch(&format!(
+        "PRAGMA application_id = 0x6f66666c; PRAGMA user_version = 1;
+         INSERT INTO lines VALUES (1, 'default', 't');
+         INSERT INTO words VALUES (1, 'n1'), (2, 'cpu');
+         INSERT INTO jobs VALUES ({at}, 1, 1, 2, 5, 1, 1, {T0}, NULL, NULL, 4, 3, NULL, 9, NULL,
+           'tags=x', 'over', x'7b7d');
+         INSERT INTO attempts VALUES ({at}, 4, 1, 1, 2, {T0}, {T0}, 1, 2, 3, 4, 3, NULL, 9, 'over',
+           'pid 1', 0, x'', x'');
+         INSERT INTO history VALUES ({at} + 1, 2, 1, 4, 5, 1, {T0}, {T0}, 5, {T0}, 1, 2, {T0}, {T0},
+           1, 2, 3, 4, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'pid 2', NULL, x'7b7d', NULL,
+           NULL, NULL);
+         INSERT INTO meta VALUES ('finished_rows', 1);"
+    ))
+    .unwrap();
+}
+
+#[test]
+fn a_file_of_the_first_version_keeps_its_jobs() {
+    let folder = tempfile::tempdir().unwrap();
+    first_version(folder.path());
+    let store = open(folder.path()).unwrap();
+    let id = |row, random| offloop_job::JobId::from_parts((T0 << 12) + row, random);
+    for id in [id(0, 1), id(1, 2)] {
+        let job = block_on(store.job(id)).unwrap().unwrap();
+        let usage = job.attempts[0].usage;
+        assert_eq!(usage.max_rss_bytes, Some(4));
+        assert_eq!(
+            (usage.bytes_in, usage.bytes_out, usage.executor_age),
+            (0, 0, None)
+        );
+    }
+    let now = Timestamp::from_millis(T0);
+    let ask = ClaimRequest {
+        now,
+        node: NodeId("n1".into()),
+        wants: vec![Want {
+            tasks: [TaskName::parse("t").unwrap()].into(),
+            limit: 9,
+        }],
+    };
+    let claimed = block_on(store.claim(ask)).unwrap().remove(0);
+    assert_eq!((claimed.id, claimed.history.memory_ends), (id(0, 1), 0));
+    let end = Settlement {
+        id: claimed.id,
+        lease: claimed.lease,
+        verdict: Verdict::Completed { result: None },
+        report: report(&claimed),
+        records: Vec::new(),
+    };
+    block_on(store.settle(now, vec![end])).unwrap();
+    let (by, since, limit) = (offloop_store::UsageBy::Tag, now, 9);
+    let ask = offloop_store::UsageAsk { by, since, limit };
+    let sums = block_on(store.usage(ask)).unwrap();
+    assert_eq!((sums.rows.len(), sums.rows[0].completed), (1, 1));
+    block_on(store.close()).unwrap();
+}

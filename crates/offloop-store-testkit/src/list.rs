@@ -52,6 +52,7 @@ macro_rules! conformance {
                 drops_the_oldest_attempts_over_the_limit
                 an_attempt_comes_back_whole
                 the_crash_streak_grows_and_is_reset
+                only_retried_ends_over_memory_are_counted
                 give_up_keeps_its_reason
                 abort_spends_the_attempt
                 a_job_whose_cancel_was_answered_does_not_run_again
@@ -134,6 +135,7 @@ macro_rules! conformance {
                 a_job_that_never_came_due_is_ready_now
                 living_and_completed_jobs_are_not_touched
                 attempts_and_streak_start_at_zero
+                ends_over_memory_of_an_earlier_life_do_not_count
                 earlier_attempts_stay_on_record
                 takes_its_unique_key_again
                 a_key_that_another_job_holds_is_a_conflict
@@ -200,6 +202,23 @@ macro_rules! conformance {
                 a_paused_queue_takes_jobs_in_and_lets_running_ones_end
                 the_oldest_ready_job_is_by_due_time
             ]
+            usage: [
+                without_attempts_there_are_no_rows
+                an_attempt_counts_under_its_task_queue_and_tags
+                every_part_of_the_cost_is_summed
+                what_a_lane_cannot_tell_is_not_counted_as_nothing
+                attempts_are_told_apart_by_their_end
+                a_refused_or_repeated_settlement_counts_nothing
+                an_attempt_that_was_handed_back_counts_nothing
+                a_tag_that_is_given_twice_counts_once
+                hours_before_the_first_are_left_out
+                an_attempt_of_an_hour_that_was_left_counts_there
+                the_most_expensive_come_first_and_the_rest_is_told
+                names_over_the_limit_of_their_hour_are_summed_together
+                sums_outlive_their_jobs
+                old_hours_are_forgotten
+                a_sum_that_would_overflow_stops_at_its_end
+            ]
             records: [
                 a_row_comes_back_whole
                 the_last_writer_wins
@@ -246,6 +265,10 @@ macro_rules! conformance {
                 the_counts_of_queues
                 the_limit_of_a_queue
                 attempts_history_and_streak
+                ends_over_memory
+                what_an_attempt_cost
+                sums_of_usage
+                the_names_that_have_sums_of_their_own
                 finished_jobs
                 running_jobs_are_orphans_of_the_old_node
                 a_settlement_that_was_answered

@@ -5,6 +5,7 @@
 //! the seed that shows it again.
 
 mod draw;
+mod ledger;
 mod plan;
 mod same;
 mod world;

@@ -10,7 +10,8 @@ use offloop_job::{
 use offloop_store::{
     ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, IdleEnd, InsertBatch,
     InsertOutcome, JobFilter, ListRequest, Overdue, ProgressNote, Promoted, PruneRule, QueueStatus,
-    Record, RecordScan, Reply, ReviveOutcome, Settled, Settlement, Verdict, Want,
+    Record, RecordScan, Reply, ReviveOutcome, Settled, Settlement, USAGE_ROWS_MAX, UsageAsk,
+    UsageBy, UsageSums, Verdict, Want,
 };
 
 use crate::{Kit, Setup, block_on, name, report};
@@ -347,6 +348,14 @@ impl<'a> Store<'a> {
             .collect();
         assert_eq!(rows, counts.len(), "a label that is counted twice");
         counts
+    }
+}
+
+impl Store<'_> {
+    /// Everything since an hour, every row.
+    pub fn usage(&self, by: UsageBy, since: Timestamp) -> UsageSums {
+        let limit = USAGE_ROWS_MAX;
+        wait(self.engine.usage(UsageAsk { by, since, limit }))
     }
 }
 

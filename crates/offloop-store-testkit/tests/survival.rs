@@ -10,7 +10,7 @@ use offloop_store::{
     Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
     InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, ListRequest, Overdue, ProgressNote,
     Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply,
-    ReviveOutcome, Settled, Settlement, Wake, WakeHook,
+    ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use offloop_store_testkit::{Harness, Kit, Setup, cases};
@@ -58,6 +58,7 @@ impl JobQuery for Handle {
         record(collection: Collection, key: RecordKey) -> Option<Record>;
         records(scan: RecordScan) -> RecordPage;
         record_counts(collection: Collection) -> Vec<LabelCount>;
+        usage(ask: UsageAsk) -> UsageSums;
     }
 }
 

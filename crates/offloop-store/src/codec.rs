@@ -107,6 +107,14 @@ pub fn decode_into(text: &str, options: &mut JobOptions) -> Result<(), OptionsTe
     Ok(())
 }
 
+/// The tags in a text of [`encode`], without reading the rest; what is unreadable is left out.
+pub fn tags(text: &str) -> Vec<Tag> {
+    let found = text.split(';').find_map(|part| part.strip_prefix("tags="));
+    let tags = found.into_iter().flat_map(|tags| tags.split(','));
+    tags.filter_map(|tag| Tag::parse(&unescape(tag)?).ok())
+        .collect()
+}
+
 fn read_pair(key: &str, value: &str, options: &mut JobOptions) -> Option<()> {
     let millis = || value.parse().ok().map(Duration::from_millis);
     let instant = || value.parse().ok().map(Timestamp::from_millis);
@@ -240,7 +248,8 @@ mod tests {
                 cap,
                 jitter_percent,
             });
-        let class = (0_u8..9).prop_map(|code| FailureClass::from_code(code).unwrap());
+        let class = (0..FailureClass::ALL.len() as u8)
+            .prop_map(|code| FailureClass::from_code(code).unwrap());
         let retry = (
             1_u16..1000,
             backoff,
@@ -303,6 +312,7 @@ mod tests {
             let mut read = JobOptions::default();
             if let Some(text) = encode(&options) {
                 decode_into(&text, &mut read).unwrap();
+                prop_assert_eq!(&tags(&text), &options.tags);
             }
             prop_assert_eq!(read, options);
         }

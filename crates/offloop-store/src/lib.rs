@@ -11,6 +11,7 @@ mod error;
 mod insert;
 mod query;
 mod settle;
+mod usage;
 
 pub use error::{BackendError, StoreError};
 pub use insert::{InsertBatch, InsertOutcome, InsertRefusal, SameAs};
@@ -19,6 +20,10 @@ pub use query::{
     Record, RecordPage, RecordScan,
 };
 pub use settle::{AttemptReport, Settled, Settlement, Verdict};
+pub use usage::{
+    USAGE_HOUR, USAGE_KEEP, USAGE_NAMES_MAX, USAGE_ROWS_MAX, USAGE_SUM_MAX, UsageAsk, UsageBy,
+    UsageRow, UsageSum, UsageSums, usage_hour, usage_hour_start, usage_kept_from,
+};
 
 use std::fmt;
 use std::future::Future;
@@ -93,7 +98,8 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     fn orphans(&self, alive: NodeId, limit: u16) -> Reply<Vec<Claimed>>;
 
     /// Deletes finished jobs by age and count, and idempotency keys that are as old as
-    /// [`offloop_job::limits::IDEMPOTENCY_KEEP`], a bounded piece at a time.
+    /// [`offloop_job::limits::IDEMPOTENCY_KEEP`], and sums of usage older than [`USAGE_KEEP`], a
+    /// bounded piece at a time.
     fn prune(&self, rule: PruneRule) -> Reply<PruneReport>;
 
     /// A paused queue takes jobs in and gives none out.

@@ -6,7 +6,7 @@ use offloop_job::{
     TaskName, Timestamp,
 };
 
-use crate::Reply;
+use crate::{Reply, UsageAsk, UsageSums};
 
 /// Read-only questions.
 pub trait JobQuery: Send + Sync {
@@ -35,6 +35,10 @@ pub trait JobQuery: Send + Sync {
 
     /// Rows of a pack by label.
     fn record_counts(&self, collection: Collection) -> Reply<Vec<LabelCount>>;
+
+    /// What attempts cost since an hour: exactly the sums over those that were settled and not
+    /// handed back.
+    fn usage(&self, ask: UsageAsk) -> Reply<UsageSums>;
 }
 
 /// Where the next page starts. Opaque to callers: made and read by the engine alone.

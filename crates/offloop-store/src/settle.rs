@@ -29,7 +29,8 @@ pub enum Verdict {
         result: Option<Bytes>,
     },
     /// Again at `due`: scheduled, even if that has passed. A crash-like failure lengthens the job's
-    /// streak, any other resets it.
+    /// streak, any other resets it; one over its memory limit is counted in its `memory_ends`, for
+    /// this life.
     Retry {
         due: Timestamp,
     },

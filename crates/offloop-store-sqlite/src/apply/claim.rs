@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use offloop_job::{History, JobId, JobOptions, Lease, NodeId, Timestamp, UniqueScope};
+use offloop_job::{JobId, JobOptions, Lease, NodeId, Timestamp, UniqueScope};
 use offloop_store::{ClaimRequest, Claimed, ProgressNote, Promoted};
 
 use super::Desk;
@@ -68,11 +68,7 @@ impl Desk<'_> {
         };
         self.index.last_lease += 1;
         let lease = self.index.last_lease;
-        let history = History {
-            attempt: work.row.attempt + 1,
-            crash_streak: work.row.streak,
-            ..History::default()
-        };
+        let history = work.row.history(work.row.attempt + 1);
         let claim = &mut self.hot.claim;
         claim.execute((row as i64, lease as i64, history.attempt, ms(ask.now), node))?;
         let line = &self.index.lines[picked.line.0 as usize];
@@ -173,11 +169,7 @@ impl Desk<'_> {
             options: work.options,
             due_at: Timestamp::from_millis(work.row.due_at),
             claimed_at: Timestamp::from_millis(job.claimed_at),
-            history: History {
-                attempt: job.attempt,
-                crash_streak: work.row.streak,
-                ..History::default()
-            },
+            history: work.row.history(job.attempt),
             cancelling: job.cancelling,
             node: node(self.index.words.text(job.node)),
         })

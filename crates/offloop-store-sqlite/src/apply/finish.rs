@@ -6,7 +6,7 @@ use offloop_store::AttemptReport;
 use super::Desk;
 use crate::errors::Failure;
 use crate::index::{LineId, ReadyKey, Row, unique_hash};
-use crate::tables::{INLINE_BYTES_MAX, LiveRow, micros, ms, result_blob, write_blob};
+use crate::tables::{INLINE_BYTES_MAX, LiveRow, bytes, micros, ms, result_blob, size, write_blob};
 
 /// How a job ended.
 pub(super) struct End<'r> {
@@ -74,7 +74,7 @@ impl Desk<'_> {
         bind.raw_bind_parameter(15, report.map(|report| micros(report.wait)))?;
         bind.raw_bind_parameter(16, usage.map(|usage| micros(usage.wall)))?;
         bind.raw_bind_parameter(17, usage.and_then(|usage| usage.cpu).map(micros))?;
-        bind.raw_bind_parameter(18, max_rss.map(|bytes| bytes as i64))?;
+        bind.raw_bind_parameter(18, max_rss.map(size))?;
         bind.raw_bind_parameter(19, own_failure.is_some())?;
         bind.raw_bind_parameter(20, live.run_at.map(|at| at as i64))?;
         bind.raw_bind_parameter(21, end.reason.map(|reason| reason as i64))?;
@@ -89,6 +89,10 @@ impl Desk<'_> {
         bind.raw_bind_parameter(30, result)?;
         bind.raw_bind_parameter(31, log.map(|log| &*log.head))?;
         bind.raw_bind_parameter(32, log.map(|log| &*log.tail))?;
+        bind.raw_bind_parameter(33, usage.and_then(|usage| bytes(usage.bytes_in)))?;
+        bind.raw_bind_parameter(34, usage.and_then(|usage| bytes(usage.bytes_out)))?;
+        let age = usage.and_then(|usage| usage.executor_age);
+        bind.raw_bind_parameter(35, age.map(micros))?;
         bind.raw_execute()?;
         if self.hot.delete.execute([row as i64])? != 1 {
             return Err(Failure::bug(format!(

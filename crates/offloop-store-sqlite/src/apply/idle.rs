@@ -142,7 +142,7 @@ impl Desk<'_> {
                    iif(attempt_failed, class, NULL), iif(attempt_failed, exit_code, NULL), \
                    iif(attempt_failed, signal, NULL), iif(attempt_failed, message, NULL), \
                    executor, coalesce(log_dropped, 0), coalesce(log_head, x''), \
-                   coalesce(log_tail, x'') FROM history WHERE id = ?1 AND started_at IS NOT NULL";
+                   coalesce(log_tail, x''), bytes_in, bytes_out, age_us FROM history WHERE id = ?1 AND started_at IS NOT NULL";
         self.conn.prepare_cached(sql)?.execute([row as i64])?;
         self.trim_attempts(row)?;
         let sql = "DELETE FROM history WHERE id = ?1";

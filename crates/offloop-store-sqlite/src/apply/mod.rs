@@ -11,6 +11,7 @@ mod insert;
 mod prune;
 mod records;
 mod settle;
+mod usage;
 
 use offloop_job::{QueueName, TaskName};
 use offloop_store::{LabelCount, StoreError};
@@ -39,6 +40,7 @@ pub(crate) struct Desk<'c> {
     pruned: prune::Walk,
     pruned_keys: Box<str>,
     finished_rows_written: u64,
+    tally: usage::Tally,
 }
 
 impl<'c> Desk<'c> {
@@ -53,6 +55,7 @@ impl<'c> Desk<'c> {
             pruned: prune::Walk::default(),
             pruned_keys: Box::default(),
             finished_rows_written,
+            tally: usage::Tally::default(),
         })
     }
 
@@ -125,6 +128,7 @@ impl<'c> Desk<'c> {
             meta::write(self.conn, meta::FINISHED_ROWS, self.index.finished_rows)?;
             self.finished_rows_written = self.index.finished_rows;
         }
+        self.flush_usage()?;
         self.flush_labels()
     }
 

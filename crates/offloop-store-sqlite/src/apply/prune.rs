@@ -68,6 +68,7 @@ impl Desk<'_> {
             meta::write(self.conn, meta::LAST_ROW, self.index.last_row)?;
         }
         report.more |= self.prune_keys(rule)?;
+        report.more |= self.prune_usage(rule.now)?;
         Ok(report)
     }
 

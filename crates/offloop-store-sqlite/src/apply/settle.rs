@@ -9,7 +9,7 @@ use super::Desk;
 use super::finish::{End, LastAttempt};
 use crate::errors::Failure;
 use crate::index::{Idle, ReadyKey, Row, Running};
-use crate::tables::{LiveRow, micros, ms};
+use crate::tables::{LiveRow, bytes, micros, ms, size};
 
 /// How a job ends for good: state, reason, result.
 type Final<'r> = (JobState, Option<FinalReason>, Option<&'r [u8]>);
@@ -79,6 +79,7 @@ impl Desk<'_> {
             }),
         };
         self.finish_row(row, live, &end)?;
+        self.spend(held.line, live, report)?;
         self.index.queue_of(held.line).live -= 1;
         if let Some(unique) = held.unique {
             self.index.release(unique);
@@ -95,15 +96,18 @@ impl Desk<'_> {
         report: &AttemptReport,
     ) -> Result<JobState, Failure> {
         self.put_on_record(row, held, report)?;
+        self.spend(held.line, live, report)?;
         let own_failure = report.failure.as_ref();
         let crash_like = own_failure.is_some_and(|failure| failure.class.is_crash_like());
         let streak = if crash_like { live.streak + 1 } else { 0 };
+        let over_memory = own_failure.is_some_and(|f| f.class == FailureClass::MemoryLimit);
+        let memory_ends = live.memory_ends.saturating_add(over_memory.into());
         let key = ReadyKey::new(live.priority, due.as_millis());
         let idle = self.index.scheduled(key);
         let failure = own_failure.or(live.failure.as_deref());
         let sql = "UPDATE jobs SET state = ?2, due_at = ?3, attempt = ?4, streak = ?5, \
-                   lease = ?6, class = ?7, message = ?8, exit_code = ?9, signal = ?10 \
-                   WHERE id = ?1";
+                   lease = ?6, class = ?7, message = ?8, exit_code = ?9, signal = ?10, \
+                   memory_ends = ?11 WHERE id = ?1";
         self.conn.prepare_cached(sql)?.execute((
             row as i64,
             idle.code(),
@@ -115,6 +119,7 @@ impl Desk<'_> {
             failure.map(|failure| &*failure.message),
             failure.and_then(|failure| failure.exit_code),
             failure.and_then(|failure| failure.signal),
+            (memory_ends > 0).then_some(memory_ends),
         ))?;
         self.index.add_idle(row, held.line, idle, live.expires_at);
         Ok(JobState::Scheduled)
@@ -143,7 +148,7 @@ impl Desk<'_> {
         let failure = report.failure.as_ref();
         let sql = "INSERT OR REPLACE INTO attempts VALUES \
                    (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
-                   ?18, ?19)";
+                   ?18, ?19, ?20, ?21, ?22)";
         self.conn.prepare_cached(sql)?.execute(rusqlite::params![
             row as i64,
             held.lease as i64,
@@ -155,7 +160,7 @@ impl Desk<'_> {
             micros(report.wait),
             micros(report.usage.wall),
             report.usage.cpu.map(micros),
-            report.usage.max_rss_bytes.map(|bytes| bytes as i64),
+            report.usage.max_rss_bytes.map(size),
             failure.map(|failure| failure.class as i64),
             failure.and_then(|failure| failure.exit_code),
             failure.and_then(|failure| failure.signal),
@@ -164,6 +169,9 @@ impl Desk<'_> {
             report.log.dropped_bytes as i64,
             &*report.log.head,
             &*report.log.tail,
+            bytes(report.usage.bytes_in),
+            bytes(report.usage.bytes_out),
+            report.usage.executor_age.map(micros),
         ])?;
         self.trim_attempts(row)
     }

@@ -37,7 +37,7 @@ struct Found {
     lease: Option<u64>,
 }
 
-pub(super) type Answer<T> = Result<T, ReadError>;
+pub(in crate::reader) type Answer<T> = Result<T, ReadError>;
 
 pub(crate) fn job(conn: &Connection, id: JobId) -> Answer<Option<Job>> {
     let promoted = meta::read(conn, meta::PROMOTED)?;
@@ -95,7 +95,8 @@ fn ended_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>>
     let sql = format!(
         "{ENDED}, j.payload, j.result, j.attempt_failed, j.node, j.lane, j.executor, \
          j.started_at, j.ended_at, j.wait_us, j.wall_us, j.cpu_us, j.max_rss, j.log_head, \
-         j.log_tail, j.log_dropped FROM history j WHERE j.id = ?1"
+         j.log_tail, j.log_dropped, j.bytes_in, j.bytes_out, j.age_us FROM history j \
+         WHERE j.id = ?1"
     );
     let mut query = conn.prepare_cached(&sql)?;
     let mut rows = query.query([id.order() as i64])?;
@@ -118,7 +119,7 @@ fn ended_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>>
             started_at,
             ended_at: timestamp(row, 26)?,
             wait: Duration::from_micros(row.get(27)?),
-            usage: usage(row, 28)?,
+            usage: usage(row, 28, 34)?,
             failure: found.summary.failure.clone().filter(|_| failed),
             log: log(row, 31)?,
         });
@@ -147,7 +148,7 @@ fn keep_last(attempts: &mut Vec<Attempt>) {
 fn earlier_attempts(conn: &Connection, id: JobId) -> Answer<Vec<Attempt>> {
     let sql = "SELECT number, lease, n.text, l.text, executor, started_at, ended_at, wait_us, \
                wall_us, cpu_us, max_rss, class, message, exit_code, signal, log_head, log_tail, \
-               log_dropped FROM attempts a JOIN words n ON n.id = a.node \
+               log_dropped, bytes_in, bytes_out, age_us FROM attempts a JOIN words n ON n.id = a.node \
                JOIN words l ON l.id = a.lane WHERE a.job = ?1 ORDER BY lease";
     let mut query = conn.prepare_cached(sql)?;
     let attempts = query.query_map([id.order() as i64], |row| {
@@ -161,7 +162,7 @@ fn earlier_attempts(conn: &Connection, id: JobId) -> Answer<Vec<Attempt>> {
             started_at: timestamp(row, 5)?.unwrap_or_default(),
             ended_at: timestamp(row, 6)?,
             wait: Duration::from_micros(row.get(7)?),
-            usage: usage(row, 8)?,
+            usage: usage(row, 8, 18)?,
             failure: failure(row.get(11)?, message, row.get(13)?, row.get(14)?),
             log: log(row, 15)?,
         })
@@ -169,14 +170,18 @@ fn earlier_attempts(conn: &Connection, id: JobId) -> Answer<Vec<Attempt>> {
     Ok(attempts.collect::<Result<_, _>>()?)
 }
 
-/// Three columns: wall, cpu, max_rss.
-fn usage(row: &Row<'_>, at: usize) -> rusqlite::Result<Usage> {
+/// Three columns at `at`: wall, cpu, max_rss; three more at `more`: bytes in, bytes out, age.
+fn usage(row: &Row<'_>, at: usize, more: usize) -> rusqlite::Result<Usage> {
     let cpu: Option<u64> = row.get(at + 1)?;
+    let bytes = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<u64>>(at)?.unwrap_or(0));
+    let age: Option<u64> = row.get(more + 2)?;
     Ok(Usage {
         wall: Duration::from_micros(row.get(at)?),
         cpu: cpu.map(Duration::from_micros),
         max_rss_bytes: row.get(at + 2)?,
-        ..Usage::default()
+        bytes_in: bytes(more)?,
+        bytes_out: bytes(more + 1)?,
+        executor_age: age.map(Duration::from_micros),
     })
 }
 

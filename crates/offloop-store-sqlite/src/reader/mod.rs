@@ -7,6 +7,7 @@
 
 pub(crate) mod jobs;
 pub(crate) mod records;
+pub(crate) mod usage;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -11,7 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use offloop_job::{JobId, JobState, Timestamp};
-use offloop_store::{Claimed, JobQuery, JobStore, Settlement, Verdict};
+use offloop_store::{
+    Claimed, JobFilter, JobQuery, JobStore, ListRequest, Settlement, UsageAsk, UsageBy, Verdict,
+};
 use offloop_store_sqlite::{SqliteOptions, SqliteStore};
 use offloop_store_testkit::{block_on, report};
 
@@ -93,6 +95,7 @@ impl Journal {
                 );
             }
         }
+        self.check_sums(&store);
         // Those that ran are handed back, so that the next life may claim them.
         let nobody = offloop_job::NodeId("nobody".into());
         let orphans = block_on(store.orphans(nobody, u16::MAX)).unwrap();
@@ -107,6 +110,38 @@ impl Journal {
         let ends = ends.collect();
         block_on(store.settle(Timestamp::from_millis(T0), ends)).unwrap();
         block_on(store.close()).unwrap();
+    }
+}
+
+impl Journal {
+    /// Sums are in the commit of their settlements: none more, none less than jobs have ended.
+    fn check_sums(&self, store: &SqliteStore) {
+        let mut ended = 0;
+        let mut cursor = None;
+        loop {
+            let page = block_on(store.jobs(ListRequest {
+                now: Timestamp::from_millis(T0),
+                filter: JobFilter {
+                    state: Some(JobState::Completed),
+                    ..JobFilter::default()
+                },
+                limit: 500,
+                cursor,
+            }));
+            let page = page.unwrap();
+            ended += page.jobs.len() as u64;
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        for by in [UsageBy::Task, UsageBy::Queue] {
+            let (since, limit) = (Timestamp::from_millis(0), 9);
+            let sums = block_on(store.usage(UsageAsk { by, since, limit })).unwrap();
+            let counted: u64 = sums.rows.iter().map(|row| row.completed).sum();
+            assert_eq!(counted, ended, "{by:?}");
+        }
+        assert!(ended >= self.completed.len() as u64);
     }
 }
 

@@ -18,6 +18,7 @@ pub mod records;
 pub mod revive;
 pub mod settle;
 pub mod survives;
+pub mod usage;
 pub mod wake;
 
 use offloop_job::{JobId, JobState};

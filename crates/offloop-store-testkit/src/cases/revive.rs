@@ -73,6 +73,20 @@ pub fn attempts_and_streak_start_at_zero(kit: &Kit) {
     assert_eq!(store.claim_one(at(7)).history, fresh);
 }
 
+pub fn ends_over_memory_of_an_earlier_life_do_not_count(kit: &Kit) {
+    let store = kit.open();
+    let id = store.add(at(0), job("t"));
+    let over = FailureClass::MemoryLimit;
+    let claimed = store.claim_one(at(1));
+    store.retry(at(1), &claimed, over, at(1));
+    store.promote(at(1));
+    let claimed = store.claim_one(at(2));
+    assert_eq!(claimed.history.memory_ends, 1);
+    store.settle_one(at(2), failed(&claimed, over, EXHAUSTED));
+    store.revive(at(3), &[id]);
+    assert_eq!(store.claim_one(at(4)).history.memory_ends, 0);
+}
+
 pub fn earlier_attempts_stay_on_record(kit: &Kit) {
     let store = kit.open();
     let claimed = store.start(at(0));

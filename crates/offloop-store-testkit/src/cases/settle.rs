@@ -329,7 +329,9 @@ pub fn an_attempt_comes_back_whole(kit: &Kit) {
             wall: Duration::from_millis(1_231),
             cpu: Some(Duration::from_millis(2_047)),
             max_rss_bytes: Some(314_572_801),
-            ..Usage::default()
+            bytes_in: 1_048_576,
+            bytes_out: 5_000_000_001,
+            executor_age: Some(Duration::from_micros(3_600_000_001)),
         },
         failure: Some(failure.with_exit(Some(137), Some(9))),
         log: LogTail {
@@ -390,6 +392,29 @@ pub fn the_crash_streak_grows_and_is_reset(kit: &Kit) {
             "before {class:?}"
         );
     }
+}
+
+pub fn only_retried_ends_over_memory_are_counted(kit: &Kit) {
+    use FailureClass::{Crashed, Error, MemoryLimit, ProcessLimit};
+    let store = kit.open();
+    store.add(
+        at(0),
+        job("t").with(|options| options.retry.max_attempts = 99),
+    );
+    #[rustfmt::skip]
+    let rows = [
+        (0, Some(Error)), (0, Some(MemoryLimit)), (1, Some(Crashed)), (1, None),
+        (1, Some(ProcessLimit)), (1, Some(MemoryLimit)), (2, Some(Error)),
+    ];
+    for (ends_before, class) in rows {
+        let claimed = fail(&store, class);
+        let ends = claimed.history.memory_ends;
+        assert_eq!(ends, ends_before, "before {class:?}");
+    }
+    // An attempt that is handed back has not happened, whatever it says of its end.
+    let back = store.claim_one(at(2));
+    store.settle_one(at(2), failed(&back, MemoryLimit, Verdict::HandBack));
+    assert_eq!(store.claim_one(at(2)).history.memory_ends, 2);
 }
 
 pub fn give_up_keeps_its_reason(kit: &Kit) {

@@ -1,8 +1,13 @@
 //! What the next process finds. Passed by engines that declare to leave nothing.
 
+use std::time::Duration;
+
 use offloop_job::limits::IDEMPOTENCY_KEEP;
-use offloop_job::{FailureClass, JobId, JobState, OnConflict, UniqueScope};
-use offloop_store::{InsertOutcome, PruneRule, SameAs, Settled, Verdict};
+use offloop_job::{FailureClass, JobId, JobState, OnConflict, UniqueScope, Usage};
+use offloop_store::{
+    Claimed, InsertOutcome, PruneRule, SameAs, Settled, Settlement, USAGE_NAMES_MAX, UsageBy,
+    Verdict,
+};
 
 use crate::cases::insert::rich_options;
 use crate::cases::{STATES, in_state};
@@ -248,6 +253,110 @@ pub fn attempts_history_and_streak(kit: &Kit) {
         let history = claimed.history;
         assert_eq!((history.attempt, history.crash_streak), (3, 2));
         store.settle_one(at(4), failed(&claimed, FailureClass::Lost, EXHAUSTED));
+    });
+}
+
+pub fn ends_over_memory(kit: &Kit) {
+    let run = |store: &Store<'_>| {
+        store.add(at(0), job("t"));
+        let claimed = store.claim_one(at(1));
+        store.retry(at(1), &claimed, FailureClass::MemoryLimit, at(1));
+        store.promote(at(1));
+        store.claim_one(at(2)).history
+    };
+    across(kit, run, |store, before| {
+        let orphan = store.orphans("new", 9).remove(0);
+        assert_eq!((orphan.history, before.memory_ends), (before, 1));
+        store.finish(at(3), &orphan, Verdict::HandBack);
+        assert_eq!(store.claim_one(at(4)).history, before);
+    });
+}
+
+fn costly(claimed: &Claimed, verdict: Verdict, number: u64) -> Settlement {
+    let mut end = settlement(claimed, verdict);
+    end.report.usage = Usage {
+        wall: Duration::from_millis(number),
+        bytes_in: number * 3,
+        bytes_out: number * 5,
+        executor_age: Some(Duration::from_millis(number * 7)),
+        ..Usage::default()
+    };
+    end
+}
+
+/// Of the last attempt, of those before it, and of an earlier life.
+pub fn what_an_attempt_cost(kit: &Kit) {
+    let run = |store: &Store<'_>| {
+        let id = store.add(at(0), job("t"));
+        let due = at(0);
+        for (number, verdict) in [(1, Verdict::Retry { due }), (2, EXHAUSTED)] {
+            let claimed = store.claim_one(at(1));
+            store.settle_one(at(1), costly(&claimed, verdict, number));
+            store.promote(at(1));
+        }
+        store.revive(at(2), &[id]);
+        let claimed = store.claim_one(at(3));
+        store.settle_one(at(3), costly(&claimed, COMPLETED, 3));
+        store.job(id)
+    };
+    across(kit, run, |store, before| {
+        let shown = store.job(before.summary.id).attempts;
+        assert_eq!(shown, before.attempts);
+        let costs: Vec<_> = shown.iter().map(|attempt| attempt.usage).collect();
+        for (usage, number) in costs.iter().zip(1..) {
+            assert_eq!((usage.bytes_in, usage.bytes_out), (number * 3, number * 5));
+            let age = Some(Duration::from_millis(number * 7));
+            assert_eq!(usage.executor_age, age);
+        }
+        assert_eq!(costs.len(), 3);
+    });
+}
+
+pub fn sums_of_usage(kit: &Kit) {
+    let all = |store: &Store<'_>| UsageBy::ALL.map(|by| store.usage(by, at(0)));
+    let run = |store: &Store<'_>| {
+        for number in 1..=3 {
+            store.add(at(number), job("t").queue("q").tag("x"));
+            let claimed = store.claim_one(at(number));
+            store.settle_one(at(number), costly(&claimed, COMPLETED, number));
+        }
+        all(store)
+    };
+    across(kit, run, |store, before| {
+        assert_eq!(all(store), before);
+        assert_eq!(before[2].rows[0].total.attempts, 3);
+        let claimed = store.start(at(4));
+        store.settle_one(at(4), costly(&claimed, COMPLETED, 10));
+        let task = store.usage(UsageBy::Task, at(0)).rows.remove(0);
+        assert_eq!((task.total.attempts, task.total.bytes_in), (4, 48));
+    });
+}
+
+/// The limit of an hour is not given anew by a restart.
+pub fn the_names_that_have_sums_of_their_own(kit: &Kit) {
+    let run_one = |store: &Store<'_>, tag: &str| {
+        store.add(at(0), job("t").tag(tag));
+        let claimed = store.claim_one(at(0));
+        store.settle_one(at(0), costly(&claimed, COMPLETED, 1));
+    };
+    let run = |store: &Store<'_>| {
+        for number in 0..USAGE_NAMES_MAX {
+            run_one(store, &format!("n{number}"));
+        }
+    };
+    across(kit, run, |store, ()| {
+        run_one(store, "new");
+        run_one(store, "n7");
+        let rows = store.usage(UsageBy::Tag, at(0)).rows;
+        assert_eq!(rows.len(), USAGE_NAMES_MAX + 1);
+        let of = |name: Option<&str>| {
+            let row = rows.iter().find(|row| row.name.as_deref() == name);
+            row.map(|row| row.total.attempts)
+        };
+        assert_eq!(
+            (of(None), of(Some("n7")), of(Some("new"))),
+            (Some(1), Some(2), None)
+        );
     });
 }
 

@@ -8,7 +8,9 @@ use offloop_job::{
     LogTail, NewJob, OnConflict, QueueName, RecordKey, RecordWrite, RetryPolicy, Tag, TaskName,
     Timestamp, UniqueScope, Usage,
 };
-use offloop_store::{AttemptReport, Claimed, JobFilter, PruneRule, Settlement, Verdict};
+use offloop_store::{
+    AttemptReport, Claimed, JobFilter, PruneRule, Settlement, UsageAsk, UsageBy, Verdict,
+};
 
 use super::plan::{Ask, Call, Draw, End, Row, Verb};
 use crate::{Draft, name};
@@ -179,7 +181,13 @@ pub(super) fn settlement(claimed: &Claimed, end: &End, now: Timestamp) -> Settle
                 .is_multiple_of(2)
                 .then(|| Duration::from_millis(number)),
             max_rss_bytes: number.is_multiple_of(3).then_some(number << 20),
-            ..Usage::default()
+            bytes_in: number / 3,
+            bytes_out: if number.is_multiple_of(5) {
+                0
+            } else {
+                number << 16
+            },
+            executor_age: (number % 4 != 1).then(|| Duration::from_millis(number % 4)),
         },
         failure,
         log: LogTail {
@@ -213,6 +221,14 @@ pub(super) fn prune_rule(now: Timestamp, call: &Call) -> PruneRule {
         others_for: Duration::from_millis(*others_for),
         rows_max: *rows_max,
         rows_per_call: *rows_per_call,
+    }
+}
+
+pub(super) fn usage_ask(now: Timestamp, by: u8, since: i64, limit: u16) -> UsageAsk {
+    UsageAsk {
+        by: UsageBy::ALL[usize::from(by) % 3],
+        since: shifted(now, since),
+        limit,
     }
 }
 

@@ -64,6 +64,11 @@ pub(super) enum Call {
         limit: u32,
     },
     Count(u8),
+    Usage {
+        by: u8,
+        since: Shift,
+        limit: u16,
+    },
     /// `true`: in order.
     Restart(bool),
 }
@@ -158,6 +163,8 @@ fn call(restarts: Restarts) -> impl Strategy<Value = Call> {
         1 => (0_u8..2, of(0_u8..3), 1_u32..9)
             .prop_map(|(collection, label, limit)| Call::Scan { collection, label, limit }),
         1 => (0_u8..2).prop_map(Call::Count),
+        2 => (0_u8..3, -200_000_000_i64..10_000_000, prop_oneof![Just(1_000_u16), 1_u16..4])
+            .prop_map(|(by, since, limit)| Call::Usage { by, since, limit }),
     ];
     prop_oneof![
         145 => hot,
@@ -228,7 +235,7 @@ fn end() -> impl Strategy<Value = End> {
         2 => Just(Verb::HandBack),
         1 => Just(Verb::Abort),
     ];
-    let class = weighted(0.8, 0_u8..9);
+    let class = weighted(0.8, class());
     (back(), verdict, class, bytes(), rows()).prop_map(
         |(attempt, verdict, class, log_bytes, rows)| End {
             attempt,
@@ -238,6 +245,12 @@ fn end() -> impl Strategy<Value = End> {
             rows,
         },
     )
+}
+
+/// One over its memory limit more often: engines count those.
+fn class() -> impl Strategy<Value = u8> {
+    let all = 0..offloop_job::FailureClass::ALL.len() as u8;
+    prop_oneof![3 => all, 1 => Just(offloop_job::FailureClass::MemoryLimit as u8)]
 }
 
 fn row() -> impl Strategy<Value = Row> {
@@ -274,7 +287,7 @@ fn list() -> impl Strategy<Value = Call> {
         weighted(0.3, 0_u8..4),
         weighted(0.3, 0_u8..8),
         weighted(0.2, 0_u8..3),
-        weighted(0.2, 0_u8..9),
+        weighted(0.2, class()),
     );
     (filter, 1_u16..30).prop_map(|((task, queue, state, tag, class), limit)| Call::List {
         task,

@@ -7,11 +7,13 @@ use std::time::Duration;
 use offloop_job::{JobId, JobSummary, NewJob, QueueName, Timestamp};
 use offloop_store::{
     ClaimRequest, Claimed, EndIdle, Engine, IdleEnd, InsertBatch, InsertOutcome, JobFilter,
-    ListRequest, ProgressNote, PruneRule, Record, RecordScan, Reply, Settlement, Want,
+    JobQuery as _, ListRequest, ProgressNote, PruneRule, Record, RecordScan, Reply, Settlement,
+    UsageBy, Want,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 
 use super::draw;
+use super::ledger::Ledger;
 use super::plan::{Ask, Call, End, Plan, Row};
 use super::same::{Names, Told};
 use crate::store::node;
@@ -35,6 +37,7 @@ struct World<'a> {
     ids: Vec<JobId>,
     attempts: Vec<Claimed>,
     asked: Vec<NewJob>,
+    ledger: Ledger,
 }
 
 pub(super) fn play(harness: &dyn Harness, plan: &Plan) -> Told<()> {
@@ -56,6 +59,7 @@ pub(super) fn play(harness: &dyn Harness, plan: &Plan) -> Told<()> {
         ids: vec![],
         attempts: vec![],
         asked: vec![],
+        ledger: Ledger::default(),
     };
     for (number, call) in plan.calls.iter().enumerate() {
         let answer = world.call(call);
@@ -140,6 +144,10 @@ impl World<'_> {
                 limit,
             } => self.scan(*collection, *label, *limit),
             Call::Count(collection) => self.count(*collection),
+            Call::Usage { by, since, limit } => {
+                let ask = draw::usage_ask(now, *by, *since, *limit);
+                self.agree(|engine| engine.usage(ask))
+            }
             Call::Restart(in_order) => self.restart(*in_order),
         }
     }
@@ -195,8 +203,8 @@ impl World<'_> {
         same(&ours, &theirs)
     }
 
-    fn settle(&self, ends: &[End]) -> Told<()> {
-        let mut ours = vec![];
+    fn settle(&mut self, ends: &[End]) -> Told<()> {
+        let (mut ours, mut whose) = (vec![], vec![]);
         for end in ends {
             let at = self
                 .attempts
@@ -206,6 +214,7 @@ impl World<'_> {
                 continue;
             };
             ours.push(draw::settlement(claimed, end, self.now));
+            whose.push(claimed.clone());
         }
         let theirs = ours.iter().map(|end| Settlement {
             id: self.names.own_id(end.id),
@@ -213,8 +222,12 @@ impl World<'_> {
             ..end.clone()
         });
         let theirs = theirs.collect();
+        let reports: Vec<_> = ours.iter().map(|end| end.report.clone()).collect();
         let settle = |engine: &dyn Engine, ends| engine.settle(self.now, ends);
         let (ours, theirs) = self.both(ours, theirs, settle)?;
+        for ((claimed, report), settled) in whose.iter().zip(reports).zip(&ours) {
+            self.ledger.write(claimed, report, *settled);
+        }
         same(&ours, &theirs)
     }
 
@@ -289,7 +302,8 @@ impl World<'_> {
     }
 
     /// To the end: how it is cut into pieces is the engine's own affair.
-    fn prune(&self, rule: &PruneRule) -> Told<()> {
+    fn prune(&mut self, rule: &PruneRule) -> Told<()> {
+        self.ledger.forget(rule.now);
         let (mut ours, mut theirs) = (0, 0);
         for _ in 0..PAGES_MAX {
             let (our, their) = self.both((), (), |engine, ()| engine.prune(*rule))?;
@@ -406,6 +420,13 @@ impl World<'_> {
         for collection in 0..2 {
             self.scan(collection, None, 100)?;
             self.count(collection)?;
+        }
+        // Neither engine is asked what is right here: the attempts themselves are added up.
+        for by in UsageBy::ALL {
+            let engine = self.engine.as_deref().ok_or("no engine")?;
+            let ask = self.ledger.ask(by);
+            same(&self.ledger.sums(by), &wait(engine.usage(ask))?)?;
+            same(&self.ledger.sums(by), &wait(self.oracle.usage(ask))?)?;
         }
         let later = self.latest.plus(Duration::from_secs(1));
         self.agree(|engine| engine.promote(later))
