@@ -9,6 +9,7 @@ mod body;
 mod config;
 mod conn;
 mod door;
+mod figures;
 mod guard;
 mod metrics;
 mod pack;

@@ -13,11 +13,11 @@ use offloop_job::{
     Collection, EventKind, Job, JobEvent, JobId, JobState, Lease, NewJob, NodeId, QueueName,
     RecordKey, RecordWrite, StopReason, TaskName, Timestamp,
 };
-use offloop_lane::{Lane, LaneStatus, Slots, TaskInfo};
+use offloop_lane::{ExitCount, Lane, LaneStatus, Slots, TaskInfo};
 use offloop_store::{
     Capability, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, IdleEnd, InsertOutcome, JobPage,
     LabelCount, ListRequest, QueueStatus, Record, RecordPage, RecordScan, ReviveOutcome,
-    StoreError,
+    StoreError, UsageAsk, UsageRow, UsageSums,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -25,6 +25,7 @@ use crate::clock::{Clock, Dice};
 use crate::config::{RuntimeConfig, TaskDefaults};
 use crate::hooks::{FinalEnd, TaskHook};
 use crate::keeper::Input;
+use crate::meters::Meters;
 use crate::path::enqueue::{self, EnqueueError};
 use crate::path::publish::{EventCursor, Events, Hub};
 
@@ -41,6 +42,10 @@ pub struct LaneView {
     pub name: Box<str>,
     pub slots: Slots,
     pub status: LaneStatus,
+    /// Why executors left since the lane was opened, each reason once.
+    pub exits: Vec<ExitCount>,
+    /// Why it starts no executors at present. The server stays ready: its other lanes go on.
+    pub trouble: Option<Box<str>>,
     pub tasks: Vec<TaskName>,
 }
 
@@ -85,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) running: Mutex<HashMap<JobId, RunningView>>,
     /// A wake is in the inbox already.
     pub(crate) woken: AtomicBool,
+    pub(crate) meters: Meters,
     closing: AtomicBool,
     /// Why the server is not ready, if so.
     trouble: Mutex<Option<Box<str>>>,
@@ -136,6 +142,7 @@ impl Shared {
             inbox: parts.inbox,
             running: Mutex::default(),
             woken: AtomicBool::new(false),
+            meters: Meters::default(),
             closing: AtomicBool::new(false),
             trouble: Mutex::new(Some("starting".into())),
         }
@@ -331,6 +338,16 @@ impl RuntimeHandle {
         self.0.engine.queues(self.0.clock.now()).await
     }
 
+    /// What attempts cost since an hour, by task, queue or tag.
+    pub async fn usage(&self, ask: UsageAsk) -> Result<UsageSums, QueryError> {
+        self.0.engine.usage(ask).await
+    }
+
+    /// What attempts cost since this process started, by task: at most 256 of them by name.
+    pub fn costs(&self) -> Vec<UsageRow> {
+        self.0.meters.read()
+    }
+
     /// A paused queue takes jobs in and gives none out; what runs goes on.
     pub async fn set_paused(&self, queue: QueueName, paused: bool) -> Result<(), StoreError> {
         self.0.engine.set_paused(queue, paused).await?;
@@ -347,6 +364,8 @@ impl RuntimeHandle {
             name: lane.name().into(),
             slots: lane.slots(),
             status: lane.status(),
+            exits: lane.exits(),
+            trouble: lane.trouble(),
             tasks: lane.tasks().iter().map(|task| task.name.clone()).collect(),
         };
         self.0.lanes.iter().map(view).collect()

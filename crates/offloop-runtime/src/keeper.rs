@@ -488,6 +488,9 @@ impl Keeper {
             }
         };
         self.store_works();
+        let ends = batch.iter().zip(&settled);
+        let ends = ends.map(|(over, end)| (&over.claimed.task, &over.settlement, *end));
+        self.shared.meters.count(ends);
         let now = self.shared.clock.now();
         let mut events = Vec::with_capacity(batch.len());
         for (over, settled) in batch.iter().zip(settled) {

@@ -12,6 +12,7 @@ mod config;
 mod handle;
 mod hooks;
 mod keeper;
+mod meters;
 mod path;
 mod shutdown;
 mod upkeep;

@@ -7,11 +7,13 @@
 
 mod bulk;
 mod json;
+mod log;
 mod names;
 mod options;
 mod problem;
 mod read;
 mod time;
+mod usage;
 mod view;
 
 pub use bulk::{BulkErrors, BulkLine, BulkSummary, write_created_line, write_line};
@@ -19,7 +21,8 @@ pub use json::{DEPTH_MAX, raw_or_text};
 pub use options::{BackoffBody, JobBody, OptionsBody, UniqueBody};
 pub use problem::{FieldProblem, Problem};
 pub use read::{BodyError, JOB_FIELDS, JobReader};
-pub use time::{format_time, parse_time, write_time};
+pub use time::{format_time, parse_since, parse_time, write_time};
+pub use usage::{UsageRowView, UsageView};
 pub use view::{
     AttemptView, EndView, EventView, JobList, JobView, LaneRow, NodeList, NodeRow, ProgressView,
     QueueCountsView, QueueList, QueueRow, SlotsView, StoreRow, TaskList, TaskRow, event_json,

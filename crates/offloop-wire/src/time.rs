@@ -1,5 +1,7 @@
 //! Instants as RFC 3339 text, UTC, with milliseconds.
 
+use std::time::Duration;
+
 use offloop_job::Timestamp;
 
 /// Appends `2026-11-21T11:13:20.123Z`.
@@ -44,6 +46,48 @@ pub fn parse_time(text: &str) -> Result<Timestamp, String> {
         return Err("is after year 9999; give a time from 1970 to 9999".into());
     }
     Ok(Timestamp::from_millis(ms))
+}
+
+/// When something began: an instant as [`parse_time`] reads it, or how long before `now`, such as
+/// `24h`, `90min`, `7d` or `1d12h`.
+pub fn parse_since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Some(span) = span(text) {
+        return Ok(now.minus(span));
+    }
+    parse_time(text).map_err(|_| {
+        format!(
+            "is {:?}; give a length such as 24h, 90min or 7d, or RFC 3339, such as \
+             2026-11-21T11:13:20Z",
+            &text[..text.floor_char_boundary(64)]
+        )
+    })
+}
+
+/// Whole numbers with their units, one after the other.
+fn span(text: &str) -> Option<Duration> {
+    let mut seconds = 0_u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, after) = rest.split_at(digits);
+        let letters = after.bytes().take_while(u8::is_ascii_lowercase).count();
+        let (unit, after) = after.split_at(letters);
+        let unit = match unit {
+            "s" => 1,
+            "m" | "min" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            "w" => 7 * 86_400,
+            _ => return None,
+        };
+        seconds = number
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(unit)?
+            .checked_add(seconds)?;
+        rest = after;
+    }
+    (!text.is_empty()).then(|| Duration::from_secs(seconds))
 }
 
 /// Year, month and day of a day count since 1970-01-01. Source: Howard Hinnant,
@@ -99,6 +143,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_beginning_is_a_length_or_an_instant() {
+        let now = Timestamp::from_millis(1_800_000_000_000);
+        let ago = |seconds| Ok(now.minus(Duration::from_secs(seconds)));
+        let rows = [
+            ("24h", ago(86_400)),
+            ("90min", ago(5_400)),
+            ("1d12h", ago(129_600)),
+            ("2w", ago(1_209_600)),
+            ("5m0s", ago(300)),
+            ("99999999999d", ago(99_999_999_999 * 86_400)),
+            ("1970-01-01T00:00:01Z", Ok(Timestamp::from_millis(1_000))),
+        ];
+        for (text, want) in rows {
+            assert_eq!(parse_since(text, now), want, "{text:?}");
+        }
+        let huge = "9".repeat(30) + "d";
+        for bad in [
+            "",
+            "h",
+            "24",
+            "24 h",
+            "-1h",
+            "1y",
+            "yesterday",
+            "1h1",
+            "ü",
+            &huge,
+        ] {
+            let error = parse_since(bad, now).unwrap_err();
+            assert!(error.contains("24h"), "{bad:?}: {error}");
+        }
+    }
+
     proptest! {
         #[test]
         fn an_instant_survives_its_text(ms in 0_u64..=253_402_207_200_999) {
@@ -108,6 +186,7 @@ mod tests {
 
         #[test]
         fn any_text_is_read_or_refused(text in ".{0,40}") {
+            let _ = parse_since(&text, Timestamp::from_millis(1));
             let _ = parse_time(&text);
         }
     }

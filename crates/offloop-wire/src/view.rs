@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::bulk::write_number;
 use crate::json::raw_or_text;
+use crate::log::last_lines;
 use crate::options::OptionsBody;
 use crate::time::{format_time, write_time};
 
@@ -70,12 +71,24 @@ pub struct AttemptView {
     pub cpu_ms: Option<u64>,
     #[serde(default)]
     pub max_rss_bytes: Option<u64>,
+    /// The payload, as the executor was given it.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Result, notes and everything that it printed.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// How old the thread or child was when it began; `null` where none was kept for it.
+    #[serde(default)]
+    pub executor_age_ms: Option<u64>,
     /// `null` while it runs.
     #[serde(default)]
     pub end: Option<EndView>,
     /// Bytes of output on record, and bytes that did not fit.
     pub log_bytes: u64,
     pub log_dropped_bytes: u64,
+    /// The end of its output: at most 10 lines and 2 KiB.
+    #[serde(default)]
+    pub last_log_lines: Vec<String>,
 }
 
 /// How an attempt ended: class `completed`, or one of failure.
@@ -178,6 +191,19 @@ pub struct LaneRow {
     /// Asked to stop, past their grace, and not ended.
     pub stuck: u32,
     pub executors: u32,
+    /// How long the work at the head of the lane's own line has waited.
+    #[serde(default)]
+    pub head_age_ms: Option<u64>,
+    /// Work that ended after its deadline since the server started.
+    #[serde(default)]
+    pub late: u64,
+    /// How often executors left since the server started, by reason.
+    #[serde(default)]
+    pub exits: std::collections::BTreeMap<String, u64>,
+    /// Why it starts no executors at present; `null` when it is well. The node stays ready: its
+    /// other lanes go on.
+    #[serde(default)]
+    pub trouble: Option<String>,
     pub tasks: Vec<String>,
 }
 
@@ -282,6 +308,9 @@ impl From<&Attempt> for AttemptView {
             wall_ms: ms(from.usage.wall),
             cpu_ms: from.usage.cpu.map(ms),
             max_rss_bytes: from.usage.max_rss_bytes,
+            bytes_in: from.usage.bytes_in,
+            bytes_out: from.usage.bytes_out,
+            executor_age_ms: from.usage.executor_age.map(ms),
             end: from
                 .failure
                 .as_ref()
@@ -289,6 +318,7 @@ impl From<&Attempt> for AttemptView {
                 .or_else(|| from.ended_at.is_some().then(completed)),
             log_bytes: (from.log.head.len() + from.log.tail.len()) as u64,
             log_dropped_bytes: from.log.dropped_bytes,
+            last_log_lines: last_lines(&from.log),
         }
     }
 }

@@ -9,7 +9,8 @@ use offloop_job::{
     TaskName, Timestamp, Unique, UniqueKey, Usage,
 };
 use offloop_wire::{
-    EventView, FieldProblem, JOB_FIELDS, JobView, Problem, SCHEMAS, event_json, new_job_json,
+    EventView, FieldProblem, JOB_FIELDS, JobView, LaneRow, Problem, SCHEMAS, SlotsView,
+    UsageRowView, UsageView, event_json, new_job_json,
 };
 use serde_json::Value;
 
@@ -119,6 +120,73 @@ fn a_job_and_its_parts_have_the_fields_of_their_schemas() {
     }
     assert_eq!(view["progress"]["note"], "no json");
     assert_eq!(view["result"], "\u{fffd}");
+}
+
+#[test]
+fn a_class_of_failure_has_its_place_in_every_list_of_classes() {
+    let classes: Vec<Value> = FailureClass::ALL.map(|class| class.as_str().into()).into();
+    let ends = &schema("End")["properties"]["class"]["enum"];
+    assert_eq!(ends[0], "completed");
+    assert_eq!(ends.as_array().unwrap()[1..], classes);
+    let told = &schema("Event")["properties"]["class"]["enum"];
+    assert_eq!(told.as_array().unwrap(), &classes);
+    for (name, field) in [
+        ("JobRequest", "retry_by_class"),
+        ("Options", "retry_by_class"),
+        ("UsageRow", "failed"),
+    ] {
+        let names = &schema(name)["properties"][field]["propertyNames"]["enum"];
+        assert_eq!(names.as_array().unwrap(), &classes, "{name}");
+    }
+}
+
+#[test]
+fn sums_and_lanes_have_the_fields_of_their_schemas() {
+    let row = UsageRowView {
+        name: None,
+        attempts: 1,
+        completed: 1,
+        failed: [("lost".to_owned(), 1)].into(),
+        wall_ms: 1,
+        cpu_ms: None,
+        wait_ms: 1,
+        max_rss_bytes: None,
+        bytes_in: 1,
+        bytes_out: 1,
+    };
+    let sums = UsageView {
+        by: "task".into(),
+        since: "x".into(),
+        rows: vec![row],
+        truncated: false,
+    };
+    let lane = LaneRow {
+        name: "cpu".into(),
+        slots: SlotsView {
+            running: 1,
+            ahead: 1,
+        },
+        running: 1,
+        queued: 1,
+        stuck: 0,
+        executors: 1,
+        head_age_ms: None,
+        late: 0,
+        exits: [("crashed".to_owned(), 1)].into(),
+        trouble: None,
+        tasks: vec![],
+    };
+    let (sums, lane) = (
+        serde_json::to_value(sums).unwrap(),
+        serde_json::to_value(lane).unwrap(),
+    );
+    for (value, name) in [
+        (&sums, "Usage"),
+        (&sums["rows"][0], "UsageRow"),
+        (&lane, "Lane"),
+    ] {
+        assert_eq!(keys(value), keys(&schema(name)["properties"]), "{name}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use axum::response::IntoResponse as _;
 
 use super::{Answer, json_bytes};
 use crate::door::Inner;
+use crate::figures;
 use crate::metrics::head;
 use crate::problem::{Kind, Refusal};
 use crate::query::Query;
@@ -105,7 +106,8 @@ pub(super) async fn metrics(State(door): State<Arc<Inner>>, uri: Uri) -> Answer 
             queue.name
         );
     }
-    lanes(&door, &mut out);
+    figures::lanes(&door.handle, &mut out);
+    figures::attempts(&door.handle, &mut out);
     let name = "offloop_http_connections";
     head(&mut out, name, "gauge", "Connections that are open.");
     let _ = writeln!(out, "{name} {}", door.registry.len());
@@ -117,36 +119,4 @@ pub(super) async fn metrics(State(door): State<Arc<Inner>>, uri: Uri) -> Answer 
     let mut response = Response::new(Body::from(out));
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     Ok(response)
-}
-
-fn lanes(door: &Inner, out: &mut String) {
-    let lanes = door.handle.lanes();
-    let mut gauge = |name: &str, help: &str, value: fn(&offloop_runtime::LaneView) -> u64| {
-        head(out, name, "gauge", help);
-        for lane in &lanes {
-            let label: String = lane
-                .name
-                .chars()
-                .filter(|c| !"\"\\\n".contains(*c))
-                .collect();
-            let _ = writeln!(out, "{name}{{lane=\"{label}\"}} {}", value(lane));
-        }
-    };
-    gauge("offloop_lane_slots", "Attempts at once.", |lane| {
-        lane.slots.running.into()
-    });
-    gauge("offloop_lane_running", "Attempts that run.", |lane| {
-        lane.status.running.into()
-    });
-    gauge("offloop_lane_queued", "Attempts in line.", |lane| {
-        lane.status.queued.into()
-    });
-    gauge(
-        "offloop_lane_stuck",
-        "Executors that ignore a stop.",
-        |lane| lane.status.stuck.into(),
-    );
-    gauge("offloop_lane_executors", "Executors alive.", |lane| {
-        lane.status.executors.into()
-    });
 }

@@ -11,6 +11,7 @@ pub(crate) mod openapi;
 mod pages;
 mod queues;
 mod session;
+mod usage;
 mod wait;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/v1/queues", get(queues::queues))
         .route("/v1/queues/{name}/pause", post(queues::pause))
         .route("/v1/queues/{name}/resume", post(queues::resume))
+        .route("/v1/usage", get(usage::usage))
         .route("/v1/nodes", get(queues::nodes))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(health::metrics))

@@ -97,6 +97,7 @@ async fn set_paused(door: &Inner, name: &str, uri: &Uri, paused: bool) -> Answer
 }
 
 fn lane(view: LaneView) -> LaneRow {
+    let exits = view.exits.iter();
     LaneRow {
         name: view.name.into(),
         slots: SlotsView {
@@ -107,6 +108,10 @@ fn lane(view: LaneView) -> LaneRow {
         queued: view.status.queued,
         stuck: view.status.stuck,
         executors: view.status.executors,
+        head_age_ms: view.status.head_age.map(|age| age.as_millis() as u64),
+        late: view.status.late,
+        exits: exits.map(|exit| (exit.reason.into(), exit.count)).collect(),
+        trouble: view.trouble.map(Into::into),
         tasks: view.tasks.iter().map(ToString::to_string).collect(),
     }
 }

@@ -8,3 +8,4 @@ mod pages;
 mod routes;
 mod security;
 mod support;
+mod usage;

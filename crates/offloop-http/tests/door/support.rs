@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use offloop_http::{Door, DoorConfig, DoorReport, PackRoutes};
 use offloop_job::{NodeId, TaskName};
-use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};
+use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::CpuLane;
 use offloop_runtime::{Runtime, RuntimeBuilder};
 use offloop_store_memory::{MemoryOptions, MemoryStore};
@@ -61,7 +61,7 @@ pub(crate) struct Server {
     serving: JoinHandle<DoorReport>,
 }
 
-fn info(name: &str) -> TaskInfo {
+pub(crate) fn info(name: &str) -> TaskInfo {
     TaskInfo {
         name: TaskName::parse(name).unwrap(),
         timeout: None,
@@ -69,7 +69,7 @@ fn info(name: &str) -> TaskInfo {
     }
 }
 
-fn runtime(gate: &Arc<Gate>, queue_jobs_max: u64) -> Runtime {
+fn runtime(gate: &Arc<Gate>, queue_jobs_max: u64, more: Option<Arc<dyn Lane>>) -> Runtime {
     static NODES: AtomicU64 = AtomicU64::new(0);
     let node = NODES.fetch_add(1, Ordering::Relaxed);
     let held = Arc::clone(gate);
@@ -97,10 +97,9 @@ fn runtime(gate: &Arc<Gate>, queue_jobs_max: u64) -> Runtime {
         id_seed: node,
         queue_jobs_max,
     });
-    RuntimeBuilder::new(Arc::new(store), NodeId(format!("test-{node}").into()))
-        .lane(Arc::new(lane))
-        .start()
-        .unwrap()
+    let builder = RuntimeBuilder::new(Arc::new(store), NodeId(format!("test-{node}").into()));
+    let lanes = [Arc::new(lane) as Arc<dyn Lane>].into_iter().chain(more);
+    lanes.fold(builder, RuntimeBuilder::lane).start().unwrap()
 }
 
 impl Server {
@@ -118,7 +117,23 @@ impl Server {
         queue_jobs_max: u64,
     ) -> Self {
         let gate = Arc::new(Gate::default());
-        let runtime = runtime(&gate, queue_jobs_max);
+        let runtime = runtime(&gate, queue_jobs_max, None);
+        Self::over(gate, runtime, change, packs).await
+    }
+
+    /// With a lane beside the usual one.
+    pub(crate) async fn with_lane(lane: Arc<dyn Lane>) -> Self {
+        let gate = Arc::new(Gate::default());
+        let runtime = runtime(&gate, 1_000_000, Some(lane));
+        Self::over(gate, runtime, |_| {}, Vec::new()).await
+    }
+
+    async fn over(
+        gate: Arc<Gate>,
+        runtime: Runtime,
+        change: impl FnOnce(&mut DoorConfig),
+        packs: Vec<PackRoutes>,
+    ) -> Self {
         let mut config = DoorConfig::new(([127, 0, 0, 1], 0).into());
         config.drain = Duration::from_secs(2);
         change(&mut config);

@@ -40,7 +40,10 @@ pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
             .iter()
             .filter(|s| matches!(s.verdict, Verdict::GiveUp { .. }))
             .count();
-        shared.engine.settle(now, settlements.clone()).await?;
+        let settled = shared.engine.settle(now, settlements.clone()).await?;
+        let ends = orphans.iter().zip(&settlements).zip(settled);
+        let ends = ends.map(|((claimed, end), settled)| (&claimed.task, end, settled));
+        shared.meters.count(ends);
         let events = orphans
             .iter()
             .zip(&settlements)
