@@ -37,11 +37,13 @@ enum Command {
     )]
     Enqueue(commands::jobs::EnqueueArgs),
     /// List jobs, newest first
-    #[command(after_help = "Example:\n  offloop jobs --state failed --task report --limit 20")]
+    #[command(
+        after_help = "Examples:\n  offloop jobs --state failed --task report --limit 20\n  offloop jobs --class memory_limit"
+    )]
     Jobs(commands::jobs::ListArgs),
-    /// Show one job: its attempts, result and log
+    /// Show one job: what it is, and what each attempt cost and how it ended
     #[command(after_help = "Example:\n  offloop job 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a --logs")]
-    Job(commands::jobs::ShowArgs),
+    Job(commands::job::ShowArgs),
     /// Cancel a job; a running one is stopped for certain
     #[command(after_help = "Example:\n  offloop cancel 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a")]
     Cancel(commands::jobs::OneArgs),
@@ -51,6 +53,9 @@ enum Command {
     /// Show queues and what is in them; pause and resume one
     #[command(after_help = "Examples:\n  offloop queues\n  offloop queues --pause default")]
     Queues(commands::queues::Args),
+    /// Show what attempts cost, summed by task, queue or tag
+    #[command(after_help = "Examples:\n  offloop usage\n  offloop usage --by tag --since 7d")]
+    Usage(commands::usage::Args),
     /// Scan a folder of photos and convert them, with a progress bar
     #[command(after_help = "Example:\n  offloop scan ~/Pictures")]
     Scan(commands::scan::Args),
@@ -70,10 +75,11 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(&args),
         Command::Enqueue(args) => commands::jobs::enqueue(&args),
         Command::Jobs(args) => commands::jobs::list(&args),
-        Command::Job(args) => commands::jobs::show(&args),
+        Command::Job(args) => commands::job::show(&args),
         Command::Cancel(args) => commands::jobs::order(&args, "cancel"),
         Command::Retry(args) => commands::jobs::order(&args, "retry"),
         Command::Queues(args) => commands::queues::run(&args),
+        Command::Usage(args) => commands::usage::run(&args),
         Command::Scan(args) => commands::scan::run(&args),
         Command::Shim { arguments } => offloop::lane_process::shim_main(arguments.into_iter()),
     };

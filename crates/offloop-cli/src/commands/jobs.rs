@@ -1,13 +1,15 @@
-//! `enqueue`, `jobs`, `job`, `cancel`, `retry`: jobs of a running server.
+//! `enqueue`, `jobs`, `cancel`, `retry`: jobs of a running server.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
+use offloop::job::FailureClass;
 use serde_json::{Map, Value, json};
 
+use super::text::plain;
 use crate::client::{Client, ServerArgs, escape};
 
 #[derive(Args)]
@@ -56,23 +58,12 @@ pub(crate) struct ListArgs {
     state: Option<String>,
     #[arg(long)]
     tag: Option<String>,
-    /// Class of the last failure, such as timeout
-    #[arg(long)]
+    /// Class of the last failure
+    #[arg(long, value_parser = FailureClass::ALL.map(FailureClass::as_str))]
     class: Option<String>,
     /// 1 to 500
     #[arg(long, default_value_t = 50)]
     limit: u16,
-    #[command(flatten)]
-    server: ServerArgs,
-}
-
-#[derive(Args)]
-pub(crate) struct ShowArgs {
-    /// The job
-    id: String,
-    /// Print the log of its last attempt
-    #[arg(long)]
-    logs: bool,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -219,35 +210,11 @@ fn state_line(job: &Value) -> String {
         Some(class) if state != "completed" => {
             format!(
                 "{state} ({class}: {})",
-                failure["message"].as_str().unwrap_or("")
+                plain(failure["message"].as_str().unwrap_or(""))
             )
         }
         _ => state.to_owned(),
     }
-}
-
-pub(crate) fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.server);
-    let id = escape(&args.id);
-    if args.logs {
-        let answer = client.get(&format!("/v1/jobs/{id}/logs"))?;
-        if answer.status != 200 {
-            answer.ok()?;
-            bail!("the server sent no log");
-        }
-        print!("{}", answer.text);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let job = client.get(&format!("/v1/jobs/{id}"))?.ok()?;
-    println!(
-        "{}",
-        if args.server.json {
-            job.to_string()
-        } else {
-            format!("{job:#}")
-        }
-    );
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn order(args: &OneArgs, order: &str) -> anyhow::Result<ExitCode> {

@@ -1,7 +1,10 @@
 //! One file per command, or per family of commands.
 
 pub(crate) mod check;
+pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod queues;
 pub(crate) mod scan;
 pub(crate) mod serve;
+mod text;
+pub(crate) mod usage;
