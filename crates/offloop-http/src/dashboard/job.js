@@ -25,7 +25,8 @@ export async function job(root, id) {
     }
     fill(said);
     drawHead(head, found, path, said, draw);
-    drawLife(life, found, (number) => { attempt = number; drawn = ""; draw(); });
+    const logged = (found.attempts.find((one) => one.number === attempt) ?? found.attempts.at(-1))?.number;
+    drawLife(life, found, logged, (number) => { attempt = number; drawn = ""; draw(); });
     drawTexts(texts, found);
     await drawLog(log, found);
   };
@@ -83,8 +84,8 @@ function drawHead(node, job, path, said, again) {
     el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))));
 }
 
-/** Attempts on one axis, from creation to the end or now. */
-function drawLife(node, job, choose) {
+/** Attempts on one axis, from creation to the end or now; `logged`: the one whose log is shown whole. */
+function drawLife(node, job, logged, choose) {
   const from = Date.parse(job.created_at);
   const last = job.attempts.at(-1);
   const to = Math.max(job.finished_at ? Date.parse(job.finished_at) : Date.now(),
@@ -116,10 +117,18 @@ function drawLife(node, job, choose) {
       { title: "wall", number: true, cell: (one) => format.ms(one.wall_ms) },
       { title: "cpu", number: true, cell: (one) => format.ms(one.cpu_ms) },
       { title: "peak memory", number: true, cell: (one) => format.bytes(one.max_rss_bytes) },
-      { title: "executor", cell: (one) => el("span", { title: one.node }, `${one.lane} / ${one.executor || "–"}`) },
+      { title: "in", number: true, cell: (one) => format.bytes(one.ended_at ? one.bytes_in : null) },
+      { title: "out", number: true, cell: (one) => format.bytes(one.ended_at ? one.bytes_out : null) },
+      { title: "executor", cell: (one) => [
+        el("span", { title: one.node }, [one.lane, one.executor].filter(Boolean).join(" / ") || "–"),
+        one.executor_age_ms !== null && el("span", { class: "tasks" }, `${format.ms(one.executor_age_ms)} old`)] },
     ], job.attempts, { empty: "No executor has had it yet." }),
-    job.attempts.filter((one) => one.end?.message).map((one) =>
-      el("p", { class: "message" }, `#${one.number}: ${one.end.message}`)));
+    job.attempts.map((one) => {
+      const lines = one.number === logged ? [] : one.last_log_lines;
+      return (one.end?.message || lines.length > 0) && el("div", { class: "told" },
+        el("p", {}, el("strong", {}, `#${one.number} `), one.end?.message ?? "Its last lines:"),
+        lines.length > 0 && el("pre", { tabindex: "0", "aria-label": `Last lines of attempt ${one.number}` }, lines.join("\n")));
+    }));
 }
 
 function drawTexts(node, job) {

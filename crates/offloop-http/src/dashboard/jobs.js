@@ -4,7 +4,8 @@ import { api, refresh } from "/assets/api.js";
 import { badge, el, fill, format, table } from "/assets/dom.js";
 
 const STATES = ["waiting", "scheduled", "ready", "running", "completed", "failed", "cancelled", "expired"];
-const CLASSES = ["error", "timeout", "cpu_limit", "memory_limit", "stalled", "crashed", "lost", "invalid", "cancelled"];
+const CLASSES = ["error", "timeout", "cpu_limit", "memory_limit", "stalled", "crashed", "lost", "invalid", "cancelled",
+  "output_limit", "file_limit", "process_limit"];
 const NAMES = ["state", "task", "queue", "tag", "class"];
 /** A page may be short, even empty, and still have a next one. */
 const EMPTY_PAGES_MAX = 8;

@@ -12,7 +12,7 @@ export async function overview(root) {
   const queues = el("section", { "aria-labelledby": "h-queues" });
   const lanes = el("section", { "aria-labelledby": "h-lanes" });
   const failed = el("section", { "aria-labelledby": "h-failed" });
-  fill(root, attention, queues, el("div", { class: "columns" }, lanes, failed));
+  fill(root, attention, queues, lanes, failed);
   return refresh(async () => {
     try {
       const [queueList, nodeList, failedList] = await Promise.all([
@@ -35,6 +35,14 @@ function findings(queues, nodes, failed) {
   for (const node of nodes) {
     if (node.trouble) say("bad", `${node.id} is not ready: ${node.trouble}.`);
     for (const lane of node.lanes) {
+      if (lane.trouble) {
+        say("bad", `Lane ${lane.name} starts no executors: ${lane.trouble} `,
+          el("a", { href: jobsOf({ task: lane.tasks[0] ?? "" }) }, "See its jobs"));
+      }
+      if ((lane.head_age_ms ?? 0) > OLD_MS) {
+        say("warn", `In lane ${lane.name} work has waited for ${format.ms(lane.head_age_ms)}: ${lane.running} of ${lane.slots.running} run, ${lane.queued} in line. `,
+          el("a", { href: jobsOf({ state: "running" }) }, "See what runs"));
+      }
       if (lane.stuck > 0) {
         say("bad", `${lane.stuck} executor${lane.stuck > 1 ? "s" : ""} of lane ${lane.name} ignore${lane.stuck > 1 ? "" : "s"} the wish to stop. `,
           el("a", { href: jobsOf({ state: "running" }) }, "See what runs"));
@@ -120,15 +128,27 @@ function drawLanes(node, nodes) {
     table([
       { title: "lane", wide: true, cell: (lane) => [
         el("strong", {}, lane.name),
-        el("span", { class: "tasks" }, lane.tasks.join(", "))] },
+        el("span", { class: "tasks" }, lane.tasks.join(", ")),
+        lane.trouble && el("span", { class: "tasks late" }, lane.trouble)] },
       { title: "running", number: true, cell: (lane) => [
         `${format.number(lane.running)} of ${format.number(lane.slots.running)}`,
         bar(lane.running, lane.slots.running, lane.running >= lane.slots.running ? "full" : "")] },
-      { title: "in line", number: true, cell: (lane) => format.number(lane.queued) },
+      { title: "in line", number: true, cell: (lane) => [format.number(lane.queued),
+        lane.head_age_ms !== null && el("span", { class: lane.head_age_ms > OLD_MS ? "tasks late" : "tasks" }, `for ${format.ms(lane.head_age_ms)}`)] },
       { title: "stuck", number: true, cell: (lane) =>
         el("span", { class: lane.stuck > 0 ? "late" : "zero" }, format.number(lane.stuck)) },
+      { title: "late", number: true, cell: (lane) =>
+        el("span", { class: lane.late > 0 ? "late" : "zero", title: "Ended after their deadline" }, format.number(lane.late)) },
       { title: "executors", number: true, cell: (lane) => format.number(lane.executors) },
+      { title: "exits", cell: exits },
     ], rows, { empty: "This server has no lanes: it takes jobs in and runs none." }));
+}
+
+/** Why executors left since the server started, the most frequent first. */
+function exits(lane) {
+  const reasons = Object.entries(lane.exits).sort((a, b) => b[1] - a[1]);
+  if (reasons.length === 0) return el("span", { class: "zero" }, "–");
+  return reasons.map(([reason, count]) => el("span", { class: "end" }, `${reason} ${format.number(count)}`));
 }
 
 function drawFailed(node, jobs) {

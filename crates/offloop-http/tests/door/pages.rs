@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::routing::get;
 use offloop_http::{PackPage, PackRoutes, axum};
+use offloop_job::FailureClass;
 
 use crate::support::Server;
 
@@ -112,4 +113,16 @@ async fn two_packs_of_one_name_are_refused() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("`lab`"), "{refused}");
+}
+
+/// A class that the pages do not know could not be asked for, and would look like no failure.
+#[tokio::test]
+async fn the_pages_know_every_class_of_failure() {
+    let server = Server::start().await;
+    let pages = server.get("/assets/jobs.js").await.text();
+    let style = server.get("/assets/style.css").await.text();
+    for class in FailureClass::ALL {
+        assert!(pages.contains(&format!("\"{class}\"")), "{class}");
+        assert!(style.contains(&format!(".badge.{class}")), "{class}");
+    }
 }
