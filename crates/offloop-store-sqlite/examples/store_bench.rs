@@ -176,7 +176,7 @@ impl Bench {
         let store = Arc::new(Self::open(folder.path())?);
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         // Its writer is there and has its name when it has answered.
-        runtime.block_on(store.queues(self.now()))?;
+        runtime.block_on(store.promote(self.now()))?;
         if self.finished > 0 {
             runtime.block_on(self.lives(Arc::clone(&store), self.finished, 1_024))?;
         }

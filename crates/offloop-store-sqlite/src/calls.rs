@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use offloop_job::{Collection, JobId, NodeId, QueueName, RecordWrite, Timestamp};
 use offloop_store::{
     ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, InsertBatch, InsertOutcome,
-    LabelCount, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Reply,
-    ReviveOutcome, Settled, Settlement, StoreError, Verdict,
+    LabelCount, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, Reply, ReviveOutcome,
+    Settled, Settlement, StoreError, Verdict,
 };
 use tokio::sync::oneshot;
 
@@ -62,7 +62,6 @@ pub(crate) enum Command {
     Prune(Call<PruneRule, PruneReport>),
     SetPaused(Call<(QueueName, bool), ()>),
     Records(Call<(Timestamp, Vec<RecordWrite>), ()>),
-    Queues(Call<(), Vec<QueueStatus>>),
     Labels(Call<Collection, Vec<LabelCount>>),
     Close(Call<(), ()>),
 }
@@ -83,7 +82,6 @@ macro_rules! each {
             Command::Prune($call) => $body,
             Command::SetPaused($call) => $body,
             Command::Records($call) => $body,
-            Command::Queues($call) => $body,
             Command::Labels($call) => $body,
             Command::Close($call) => $body,
         }
@@ -117,7 +115,6 @@ impl Command {
                 | Self::Promote(_)
                 | Self::Overdue(_)
                 | Self::Orphans(_)
-                | Self::Queues(_)
                 | Self::Labels(_)
         )
     }

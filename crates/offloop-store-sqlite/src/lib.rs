@@ -5,11 +5,12 @@
 //! read from the rows at start. docs/adr/0002 says why, and what was measured.
 //!
 //! Rooms: `calls` (the line in front of the writer), `writer` (its thread), `apply` (calls to rows),
-//! `index` (what is in memory), `reader` (screens), `open` and `schema` (the file), `disk` (room).
+//! `index` (what is in memory), `board` and `reader` (screens), `open` and `schema` (the file), `disk` (room).
 //!
 //! Must never: acknowledge before the flush, or trust a handle that failed once.
 
 mod apply;
+mod board;
 mod calls;
 mod disk;
 mod errors;
@@ -39,6 +40,7 @@ use offloop_store::{
     ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
+use crate::board::Board;
 use crate::calls::{Bounds, Call, Calls, Command};
 use crate::disk::Disk;
 use crate::open::{Check, Folder, Opened};
@@ -100,8 +102,11 @@ impl SqliteStore {
         } else {
             Check::Quick
         };
-        let opened = open::open(&folder, &options, check)?;
+        let mut opened = open::open(&folder, &options, check)?;
+        let board = Board::default();
+        board.publish_all(&mut opened.index);
         let shared = Arc::new(Shared {
+            board,
             calls: Calls::new(Bounds {
                 calls: options.waiting_calls_max,
                 bytes: options.waiting_bytes_max,
@@ -247,7 +252,7 @@ impl JobQuery for SqliteStore {
     }
 
     fn queues(&self, _now: Timestamp) -> Reply<Vec<QueueStatus>> {
-        self.call((), Command::Queues)
+        Box::pin(std::future::ready(self.shared.board.queues()))
     }
 
     fn record(&self, collection: Collection, key: RecordKey) -> Reply<Option<Record>> {

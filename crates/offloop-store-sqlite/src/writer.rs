@@ -15,6 +15,7 @@ use rusqlite::Connection;
 
 use crate::SqliteOptions;
 use crate::apply::Desk;
+use crate::board::Board;
 use crate::calls::{Call, Calls, Command};
 use crate::disk::{Disk, PAGE_BYTES, Room};
 use crate::errors::Failure;
@@ -33,6 +34,7 @@ const REOPEN_LATER: Duration = Duration::from_secs(5);
 /// What the writer shares with the handle.
 pub(crate) struct Shared {
     pub(crate) calls: Calls,
+    pub(crate) board: Board,
     pub(crate) hook: Mutex<Option<WakeHook>>,
     pub(crate) readers: Readers,
     pub(crate) closed: AtomicBool,
@@ -85,6 +87,7 @@ impl Writer {
             }
         }
         self.shared.closed.store(true, Ordering::Release);
+        self.shared.board.close();
         self.shared.readers.close();
         self.folder.unlock();
         for command in self.shared.calls.shut() {
@@ -141,6 +144,7 @@ impl Writer {
                 continue;
             }
             committed?;
+            self.shared.board.publish(&mut desk.index);
             let closes = matches!(batch.last(), Some(Command::Close(_)));
             if closes {
                 return self.close(conn, batch);
@@ -195,6 +199,7 @@ impl Writer {
 
     /// The answers of the last batch wait until the file is clean and the lock is free.
     fn close(&self, conn: &Connection, batch: &mut Vec<Command>) -> Result<(), Failure> {
+        self.shared.board.close();
         self.shared.readers.close();
         match checkpoint(conn, "TRUNCATE").map_err(Failure::from) {
             Ok((false, _, _)) => {}
@@ -250,7 +255,8 @@ impl Writer {
         loop {
             match open(&self.folder, &self.options, check) {
                 Ok(_) if give_up => {}
-                Ok(opened) => {
+                Ok(mut opened) => {
+                    self.shared.board.publish_all(&mut opened.index);
                     let ms = began.elapsed().as_millis() as u64;
                     tracing::info!(ms, "the store is open again");
                     self.shared.readers.reopen();

@@ -105,10 +105,6 @@ impl<'c> Desk<'c> {
             Command::Records(call) => {
                 call.answer = Some(Ok(self.write_records(call.ask.0, &call.ask.1)?));
             }
-            Command::Queues(call) => {
-                let queues = self.index.live_queues().into_values().collect();
-                call.answer = Some(Ok(queues));
-            }
             Command::Labels(call) => {
                 let labels = self.index.labels.of(&call.ask);
                 let counts = labels.map(|(label, count)| LabelCount {
@@ -176,7 +172,7 @@ impl<'c> Desk<'c> {
             .prepare_cached(sql)?
             .execute((queue.as_str(), paused))?;
         let at = self.index.queue_at(queue);
-        self.index.queues[at].paused = Some(paused);
+        self.index.set_paused(at, paused);
         self.wake |= !paused;
         Ok(())
     }

@@ -5,8 +5,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 use offloop_job::limits::PRIORITY_MAX;
-use offloop_job::{JobOptions, QueueName, TaskName, Timestamp};
-use offloop_store::QueueStatus;
+use offloop_job::{JobOptions, QueueName, TaskName};
 
 use super::Row;
 
@@ -42,6 +41,32 @@ pub(crate) struct Picked {
     pub(crate) line: LineId,
 }
 
+/// What a line holds, or several together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LineCounts {
+    pub(crate) scheduled: u64,
+    pub(crate) ready: u64,
+    pub(crate) running: u64,
+    /// Due time of the ready job that waits longest.
+    pub(crate) oldest_ready: Option<u64>,
+}
+
+impl LineCounts {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.scheduled == 0 && self.ready == 0 && self.running == 0
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.scheduled += other.scheduled;
+        self.ready += other.ready;
+        self.running += other.running;
+        self.oldest_ready = match (self.oldest_ready, other.oldest_ready) {
+            (Some(one), Some(two)) => Some(one.min(two)),
+            (one, two) => one.or(two),
+        };
+    }
+}
+
 pub(crate) struct Line {
     /// Position in [`super::Index::queues`].
     pub(crate) queue: usize,
@@ -49,6 +74,8 @@ pub(crate) struct Line {
     pub(crate) ready: BTreeSet<(ReadyKey, Row)>,
     pub(crate) scheduled: u64,
     pub(crate) running: u64,
+    /// In [`super::Touched`] already.
+    pub(super) touched: bool,
     /// Shared by its jobs that ask for nothing special.
     default_options: Option<Arc<JobOptions>>,
 }
@@ -61,6 +88,7 @@ impl Line {
             ready: BTreeSet::new(),
             scheduled: 0,
             running: 0,
+            touched: false,
             default_options: None,
         }
     }
@@ -75,24 +103,27 @@ impl Line {
         Arc::clone(self.default_options.get_or_insert_with(make))
     }
 
-    pub(crate) fn add_to(&self, status: &mut QueueStatus) {
-        status.counts.scheduled += self.scheduled;
-        status.counts.ready += self.ready.len() as u64;
-        status.counts.running += self.running;
-        if let Some(due) = self.oldest_ready() {
-            let due = Timestamp::from_millis(due);
-            status.oldest_ready = Some(status.oldest_ready.map_or(due, |oldest| oldest.min(due)));
+    pub(crate) fn counts(&self) -> LineCounts {
+        LineCounts {
+            scheduled: self.scheduled,
+            ready: self.ready.len() as u64,
+            running: self.running,
+            oldest_ready: self.oldest_ready(),
         }
     }
 
     /// The first of each priority is the oldest of it.
     fn oldest_ready(&self) -> Option<u64> {
-        let firsts = (0..=PRIORITY_MAX).filter_map(|priority| {
-            let from = (ReadyKey::new(priority, 0), 0);
-            let (key, _) = self.ready.range(from..).next()?;
-            (key.priority() == priority).then(|| key.due())
-        });
-        firsts.min()
+        let mut oldest: Option<u64> = None;
+        let mut from = 0;
+        while from <= PRIORITY_MAX {
+            let Some((key, _)) = self.ready.range((ReadyKey::new(from, 0), 0)..).next() else {
+                break;
+            };
+            oldest = Some(oldest.map_or(key.due(), |oldest| oldest.min(key.due())));
+            from = key.priority() + 1;
+        }
+        oldest
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use offloop_job::{JobId, JobIdSource, QueueName, TaskName};
 use rusqlite::Connection;
 
-use super::{Idle, Index, Labels, LineId, ReadyKey, Row, Running, Words, unique_hash};
+use super::{Idle, Index, Labels, LineId, ReadyKey, Row, Running, Touched, Words, unique_hash};
 use crate::open::OpenError;
 use crate::{SqliteOptions, meta};
 
@@ -15,6 +15,7 @@ impl Index {
         let reserved = meta::read(conn, meta::LEASES_RESERVED)?;
         let mut index = Self {
             lines: Vec::new(),
+            touched: Touched::default(),
             line_ids: HashMap::new(),
             lines_of_task: HashMap::new(),
             queues: Vec::new(),

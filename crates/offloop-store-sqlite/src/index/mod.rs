@@ -10,7 +10,7 @@ mod line;
 mod load;
 mod names;
 
-pub(crate) use line::{Line, LineId, Picked, ReadyKey};
+pub(crate) use line::{Line, LineCounts, LineId, Picked, ReadyKey};
 pub(crate) use names::{Labels, Words};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -74,8 +74,16 @@ pub(crate) struct Queue {
     pub(crate) live: u64,
 }
 
+/// Lines whose counts changed, and queues that were paused or resumed; by position.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    pub(crate) lines: Vec<LineId>,
+    pub(crate) queues: Vec<usize>,
+}
+
 pub(crate) struct Index {
     pub(crate) lines: Vec<Line>,
+    touched: Touched,
     line_ids: HashMap<QueueName, HashMap<TaskName, LineId>>,
     lines_of_task: HashMap<TaskName, Vec<LineId>>,
     pub(crate) queues: Vec<Queue>,
@@ -132,8 +140,27 @@ impl Index {
         self.queues.len() - 1
     }
 
+    /// To change it: its counts are shown anew after the commit.
     pub(crate) fn line(&mut self, id: LineId) -> &mut Line {
-        &mut self.lines[id.0 as usize]
+        let line = &mut self.lines[id.0 as usize];
+        if !std::mem::replace(&mut line.touched, true) {
+            self.touched.lines.push(id);
+        }
+        line
+    }
+
+    pub(crate) fn set_paused(&mut self, at: usize, paused: bool) {
+        self.queues[at].paused = Some(paused);
+        self.touched.queues.push(at);
+    }
+
+    /// What was changed since the last call.
+    pub(crate) fn take_touched(&mut self) -> Touched {
+        let touched = std::mem::take(&mut self.touched);
+        for line in &touched.lines {
+            self.lines[line.0 as usize].touched = false;
+        }
+        touched
     }
 
     pub(crate) fn queue_of(&mut self, id: LineId) -> &mut Queue {
@@ -258,27 +285,6 @@ impl Index {
 
     pub(crate) fn release(&mut self, unique: UniqueHash) {
         self.unique.remove(&unique);
-    }
-
-    /// Job counts of one queue are the sums of its lines.
-    pub(crate) fn live_queues(&self) -> BTreeMap<&QueueName, offloop_store::QueueStatus> {
-        let mut found = BTreeMap::new();
-        for (at, queue) in self.queues.iter().enumerate() {
-            if queue.paused.is_none() && queue.live == 0 {
-                continue;
-            }
-            let mut status = offloop_store::QueueStatus {
-                name: queue.name.clone(),
-                paused: queue.paused == Some(true),
-                counts: offloop_store::QueueCounts::default(),
-                oldest_ready: None,
-            };
-            for line in self.lines.iter().filter(|line| line.queue == at) {
-                line.add_to(&mut status);
-            }
-            found.insert(&queue.name, status);
-        }
-        found
     }
 }
 

@@ -1,0 +1,65 @@
+//! Screens are answered while the writer cannot be.
+#![allow(clippy::unwrap_used)]
+
+use offloop_job::{JobOptions, NewJob, QueueName, TaskName, Timestamp};
+use offloop_store::{InsertBatch, JobQuery, JobStore, QueueStatus};
+use offloop_store_sqlite::{SqliteOptions, SqliteStore};
+use offloop_store_testkit::block_on;
+
+fn batch(queue: &str, jobs: usize) -> InsertBatch {
+    let job = NewJob {
+        task: TaskName::parse("t").unwrap(),
+        payload: "7".into(),
+        options: JobOptions {
+            queue: QueueName::parse(queue).unwrap(),
+            ..JobOptions::default()
+        },
+        idempotency: None,
+    };
+    InsertBatch {
+        now: Timestamp::from_millis(1_800_000_000_000),
+        jobs: vec![job; jobs],
+        records: Vec::new(),
+    }
+}
+
+fn ready(store: &SqliteStore) -> Vec<(String, u64)> {
+    let queues = block_on(store.queues(Timestamp::from_millis(0))).unwrap();
+    let row = |queue: &QueueStatus| (queue.name.to_string(), queue.counts.ready);
+    queues.iter().map(row).collect()
+}
+
+#[test]
+fn queues_are_shown_while_the_writer_is_held_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(SqliteOptions::new(folder.path(), 1)).unwrap();
+    block_on(store.insert(batch("b", 2))).unwrap();
+    block_on(store.insert(batch("a", 1))).unwrap();
+    let before = [("a".to_owned(), 1), ("b".to_owned(), 2)];
+    assert_eq!(ready(&store), before);
+
+    // Another program has the write lock: the next commit waits for it.
+    let other = rusqlite::Connection::open(folder.path().join("offloop.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let held_up = store.insert(batch("b", 5));
+    assert_eq!(ready(&store), before, "nothing that is not committed");
+    other.execute_batch("ROLLBACK").unwrap();
+    block_on(held_up).unwrap();
+    assert_eq!(ready(&store)[1].1, 7, "what was answered is shown");
+    block_on(store.close()).unwrap();
+}
+
+#[test]
+fn a_store_that_was_reopened_shows_its_queues_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = || SqliteOptions::new(folder.path(), 1);
+    let store = SqliteStore::open(options()).unwrap();
+    block_on(store.insert(batch("q", 3))).unwrap();
+    block_on(store.set_paused(QueueName::parse("p").unwrap(), true)).unwrap();
+    drop(store);
+    let store = SqliteStore::open(options()).unwrap();
+    assert_eq!(ready(&store), [("p".to_owned(), 0), ("q".to_owned(), 3)]);
+    block_on(store.close()).unwrap();
+    let after = block_on(store.queues(Timestamp::from_millis(0)));
+    assert!(matches!(after, Err(offloop_store::StoreError::Closed)));
+}
