@@ -97,7 +97,12 @@ impl Writer {
 
     /// One handle, from its opening to its failure or the end.
     fn session(&mut self, opened: Opened, again: Vec<Command>) -> Ended {
-        let Opened { conn, index, log } = opened;
+        let Opened {
+            conn,
+            mut index,
+            log,
+        } = opened;
+        self.shared.board.publish_all(&mut index);
         let mut unanswered = again;
         let worked = catch_unwind(AssertUnwindSafe(|| {
             self.work(&conn, index, &log, &mut unanswered)
@@ -255,8 +260,7 @@ impl Writer {
         loop {
             match open(&self.folder, &self.options, check) {
                 Ok(_) if give_up => {}
-                Ok(mut opened) => {
-                    self.shared.board.publish_all(&mut opened.index);
+                Ok(opened) => {
                     let ms = began.elapsed().as_millis() as u64;
                     tracing::info!(ms, "the store is open again");
                     self.shared.readers.reopen();

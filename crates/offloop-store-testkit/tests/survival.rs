@@ -150,6 +150,10 @@ both_ways! {
     survives::the_counts_of_queues
     survives::the_limit_of_a_queue
     survives::attempts_history_and_streak
+    survives::ends_over_memory
+    survives::what_an_attempt_cost
+    survives::sums_of_usage
+    survives::the_names_that_have_sums_of_their_own
     survives::finished_jobs
     survives::running_jobs_are_orphans_of_the_old_node
     survives::a_settlement_that_was_answered
