@@ -6,12 +6,18 @@ import { badge, bar, el, fill, format, table } from "/assets/dom.js";
 const BY = ["task", "queue", "tag"];
 const SINCE = [["1h", "1 hour"], ["24h", "24 hours"], ["7d", "7 days"], ["31d", "31 days"]];
 
+const PAUSE_MS = 4000;
+
 export async function usage(root, parameters) {
   const by = BY.includes(parameters.get("by")) ? parameters.get("by") : "task";
   const since = parameters.get("since") ?? "24h";
   const sums = el("section", { "aria-label": "Sums" });
   fill(root, el("h1", {}, "Usage"), choice(by, since), sums);
+  let drawn = 0;
   return refresh(async () => {
+    // Sums over many hours are not asked for with every job that ends.
+    if (Date.now() - drawn < PAUSE_MS) return;
+    drawn = Date.now();
     try {
       draw(sums, await api.get(`/v1/usage?${new URLSearchParams({ by, since, limit: "200" })}`));
     } catch (error) {

@@ -133,6 +133,25 @@ async fn jobs_are_found_by_the_class_of_their_failure() {
 }
 
 #[tokio::test]
+async fn retry_rules_take_every_class() {
+    let server = Server::start().await;
+    for class in FailureClass::ALL {
+        let body = format!(r#"{{"task":"noop","retry_by_class":{{"{class}":2}}}}"#);
+        let id = server.job(&body).await;
+        let job = server.get(&format!("/v1/jobs/{id}")).await.json();
+        assert_eq!(
+            job["options"]["retry_by_class"][class.as_str()],
+            2,
+            "{class}"
+        );
+    }
+    let body = r#"{"task":"noop","retry_by_class":{"oom":1}}"#;
+    let refused = server.post("/v1/jobs", body).await;
+    refused.is_problem(422, "invalid-job");
+    assert!(refused.text().contains("process_limit"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn an_attempt_shows_what_it_cost_and_how_it_ended() {
     let server = Server::start().await;
     let jobs = lived(&server).await;
