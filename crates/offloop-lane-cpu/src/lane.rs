@@ -1,34 +1,20 @@
 //! The lane as the runtime sees it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use offloop_job::{Failure, FailureClass, Lease, LogTail, Outcome, StopReason, TaskName, Usage};
-use offloop_lane::{
-    Ended, Gone, Lane, LaneEvent, LaneOpenError, LaneSink, LaneStatus, Proof, Slots, TaskInfo, Work,
-};
+use offloop_job::{Lease, StopReason};
+use offloop_lane::{Lane, LaneOpenError, LaneSink, LaneStatus, Slots, TaskInfo, Work};
 
-use crate::builder::{CpuHandler, CpuLaneBuilder};
-use crate::pulse::SeatSink;
-use crate::state::{Queued, Seat, State};
-use crate::{watch, worker};
+use crate::builder::CpuLaneBuilder;
+use crate::line::Queued;
+use crate::shared::{Shared, stopped, wake};
+use crate::state::{Hopeless, State};
+use crate::sync::{Builder, Step, takes};
+use crate::{inside, watch};
 
-/// What the lane, its threads and its watch share.
-pub(crate) struct Shared {
-    pub(crate) name: Box<str>,
-    pub(crate) threads: u16,
-    pub(crate) grace: Duration,
-    pub(crate) nice: u8,
-    pub(crate) handlers: HashMap<TaskName, CpuHandler>,
-    ahead: u16,
-    epoch: Instant,
-    sink: OnceLock<Arc<dyn LaneSink>>,
-    state: Mutex<State>,
-    pub(crate) watch_call: Condvar,
-    /// A thread left.
-    quiet: Condvar,
-}
+/// So many are named in `trouble`.
+const DEAF_NAMED_MAX: usize = 3;
 
 /// A bounded pool of threads. See the crate's page.
 pub struct CpuLane {
@@ -42,164 +28,36 @@ impl CpuLane {
         CpuLaneBuilder::new(name)
     }
 
-    pub(crate) fn new(from: CpuLaneBuilder) -> Self {
-        let now = Instant::now();
+    pub(crate) fn new(mut from: CpuLaneBuilder) -> Self {
         Self {
-            tasks: from.tasks,
-            shared: Arc::new(Shared {
-                name: from.name,
-                threads: from.threads,
-                grace: from.grace,
-                nice: from.nice,
-                handlers: from.handlers,
-                ahead: from.ahead,
-                epoch: now,
-                sink: OnceLock::new(),
-                state: Mutex::new(State::new(now)),
-                watch_call: Condvar::new(),
-                quiet: Condvar::new(),
-            }),
+            tasks: std::mem::take(&mut from.tasks),
+            shared: Arc::new(Shared::new(from, Instant::now())),
         }
+    }
+
+    /// True on this lane's own threads: here, never wait for one of its jobs.
+    pub fn is_inside(&self) -> bool {
+        inside::is_inside(&self.shared.name)
+    }
+
+    /// What is wrong with the state, between two holds of its lock.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "the model check compiles this file and calls it")]
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        self.shared.lock().flaw()
     }
 
     fn open_error(&self, message: impl Into<String>) -> LaneOpenError {
         LaneOpenError {
-            lane: self.shared.name.clone(),
+            lane: (&*self.shared.name).into(),
             message: message.into(),
         }
     }
 }
 
-impl Shared {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn wait_watch<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        most: Duration,
-    ) -> MutexGuard<'a, State> {
-        let waited = self.watch_call.wait_timeout(state, most);
-        waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    pub(crate) fn send(&self, event: LaneEvent) {
-        if let Some(sink) = self.sink.get() {
-            sink.send(event);
-        }
-    }
-
-    /// Starts a thread on a new seat.
-    fn add_thread(self: &Arc<Self>) -> std::io::Result<()> {
-        let Some(sink) = self.sink.get() else {
-            return Ok(());
-        };
-        let pulse = Arc::new(SeatSink::new(sink.clone(), self.epoch));
-        let mut state = self.lock();
-        let seat = state.free_seat();
-        let name = format!("offloop-{}-{seat}", self.name);
-        let (shared, news, title) = (self.clone(), pulse.clone(), name.clone());
-        let builder = std::thread::Builder::new().name(name);
-        // Started under the lock: the seat is there before the thread looks for it.
-        let handle = builder.spawn(move || {
-            let tid = rustix::thread::gettid().as_raw_nonzero().get();
-            shared.lock().seats[seat].tid = tid;
-            worker::run(&shared, seat, &title, &news);
-        })?;
-        state.seats[seat].thread = Some(handle.thread().clone());
-        state.seats[seat].pulse = Some(pulse);
-        state.alive += 1;
-        Ok(())
-    }
-
-    /// Puts a new thread beside one that does not listen. False: the system refused.
-    pub(crate) fn replace(self: &Arc<Self>, seat: usize) -> bool {
-        if self.add_thread().is_err() {
-            return false;
-        }
-        let mut state = self.lock();
-        state.seats[seat].replaced = true;
-        state.replacements += 1;
-        // It may have come back in between, and sleep: it leaves all the same, as one too many.
-        let called = state.call_seat(seat);
-        drop(state);
-        wake(called);
-        true
-    }
-
-    pub(crate) fn note_cpu_start(&self, seat: usize, lease: Lease, used: Duration) {
-        let mut state = self.lock();
-        if let Some(running) = state.seats[seat].running.as_mut()
-            && running.work.lease == lease
-        {
-            running.cpu_from = Some(used);
-        }
-    }
-
-    /// A thread's last word.
-    pub(crate) fn left(&self, seat: usize) {
-        let mut state = self.lock();
-        state.alive -= 1;
-        if std::mem::take(&mut state.seats[seat].replaced) {
-            state.replacements -= 1;
-        }
-        state.seats[seat] = Seat::default();
-        // It may have been called for a job that it did not take.
-        let called = state.call_sleepers();
-        drop(state);
-        wake(called);
-        self.quiet.notify_all();
-        self.watch_call.notify_one();
-    }
-
-    fn never_started(&self, entry: &Queued, now: Instant, reason: StopReason) {
-        let why = match reason {
-            StopReason::Cancel => "cancelled before it began",
-            StopReason::Shutdown => "handed back before it began: the lane takes no more work",
-        };
-        self.send(LaneEvent::Ended(Box::new(Ended {
-            job: entry.work.job,
-            lease: entry.work.lease,
-            outcome: Outcome::Stopped {
-                reason,
-                failure: Failure::new(FailureClass::Cancelled, why),
-            },
-            executor: "".into(),
-            queued: now.saturating_duration_since(entry.since),
-            usage: Usage::default(),
-            log: LogTail::default(),
-            gone: Gone::proven(Proof::NeverStarted),
-        })));
-    }
-
-    fn close(&self) {
-        let mut state = self.lock();
-        state.closed = true;
-        let left = state.drain();
-        drop(state);
-        let now = Instant::now();
-        for entry in &left {
-            self.never_started(entry, now, StopReason::Shutdown);
-        }
-    }
-
-    /// No more work, every running job asked, free threads leave.
-    fn end(&self) {
-        self.close();
-        let mut state = self.lock();
-        state.ask_all(StopReason::Shutdown, Instant::now());
-        let called = state.call_everyone();
-        drop(state);
-        self.watch_call.notify_one();
-        wake(called);
-    }
-}
-
-fn wake(threads: Vec<std::thread::Thread>) {
-    for thread in threads {
-        thread.unpark();
-    }
+fn leases(state: &State) -> Vec<Lease> {
+    let running = state.seats.iter().filter_map(|seat| seat.running.as_ref());
+    running.map(|running| running.work.lease).collect()
 }
 
 impl Lane for CpuLane {
@@ -226,21 +84,24 @@ impl Lane for CpuLane {
         if self.shared.sink.set(sink).is_err() {
             return Err(self.open_error("it is open already"));
         }
-        let begin = || {
+        let mut started = 0;
+        let mut begin = || {
             for _ in 0..self.shared.threads {
                 self.shared.add_thread()?;
+                started += 1;
             }
             let shared = self.shared.clone();
             let name = format!("offloop-{}-watch", self.shared.name);
-            std::thread::Builder::new()
+            Builder::new()
                 .name(name)
                 .spawn(move || watch::run(&shared))
                 .map(drop)
         };
-        begin().map_err(|error| {
+        let begun = begin();
+        begun.map_err(|error| {
             self.shared.end();
             self.open_error(format!(
-                "the system refuses to start {} threads: {error}",
+                "the system refuses to start {} threads and a watch; it refused after {started}: {error}",
                 self.shared.threads
             ))
         })
@@ -248,36 +109,58 @@ impl Lane for CpuLane {
 
     fn start(&self, work: Vec<Work>) {
         let now = Instant::now();
-        let entries = work.into_iter().map(|work| Queued {
-            work: Arc::new(work),
-            since: now,
-        });
+        let (mut hopeless, mut refused) = (Vec::new(), Vec::new());
+        // What can be allocated is allocated before the lock is taken.
+        let mut entries = Vec::with_capacity(work.len());
+        for work in work {
+            let late = work.deadline.is_some_and(|at| at <= now);
+            let entry = Queued {
+                work: Arc::new(work),
+                since: now,
+            };
+            if late {
+                hopeless.push(entry);
+            } else {
+                entries.push(entry);
+            }
+        }
         let room = usize::from(self.shared.threads) + usize::from(self.shared.ahead);
-        let mut refused = Vec::new();
-        // The allocations of `entries` happen under the lock; they cost less than a second pass.
         let mut state = self.shared.lock();
         for entry in entries {
             // Stuck jobs do not count: their threads have a replacement.
-            if state.closed || state.queued + state.busy - state.stuck >= room {
+            if state.closed || state.lines.len() + state.busy - state.stuck >= room {
                 refused.push(entry);
             } else {
-                state.push(entry);
+                refused.extend(state.lines.push(entry).err());
             }
         }
-        let called = state.call_sleepers();
+        let called = takes(Step::CallOnSubmit)
+            .then(|| state.call_next())
+            .flatten();
         drop(state);
+        self.shared.call_spinner();
         wake(called);
-        for entry in &refused {
-            self.shared.never_started(entry, now, StopReason::Shutdown);
+        for entry in hopeless {
+            let typical = self.shared.tasks.get(&entry.work.task);
+            let typical = typical.and_then(|task| task.typical());
+            self.shared.refuse(Hopeless { entry, typical }, now);
+        }
+        for entry in refused {
+            let outcome = stopped(StopReason::Shutdown);
+            self.shared.never_started(entry, now, outcome);
         }
     }
 
     fn stop(&self, lease: Lease, reason: StopReason) {
         let now = Instant::now();
         let mut state = self.shared.lock();
-        if let Some(entry) = state.remove(lease) {
+        if let Some(entry) = state.lines.remove(lease) {
+            // A wide job may have held the processors that the one behind it needs.
+            let passes = takes(Step::PassOnAfterCancel);
+            let called = passes.then(|| state.call_next()).flatten();
             drop(state);
-            self.shared.never_started(&entry, now, reason);
+            wake(called);
+            self.shared.never_started(entry, now, stopped(reason));
             return;
         }
         if !state.ask_lease(lease, reason, now) {
@@ -296,6 +179,10 @@ impl Lane for CpuLane {
 
     fn terminate(&self, within: Duration) -> Vec<Lease> {
         self.shared.end();
+        if self.is_inside() {
+            // The caller is one of the threads that it would wait for.
+            return leases(&self.shared.lock());
+        }
         let deadline = Instant::now().checked_add(within);
         let mut state = self.shared.lock();
         while state.alive > 0 {
@@ -306,19 +193,47 @@ impl Lane for CpuLane {
             let waited = self.shared.quiet.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let running = state.seats.iter().filter_map(|seat| seat.running.as_ref());
-        running.map(|running| running.work.lease).collect()
+        leases(&state)
     }
 
     fn status(&self) -> LaneStatus {
+        let now = Instant::now();
         let state = self.shared.lock();
+        let oldest = state.lines.oldest();
         LaneStatus {
             running: state.busy as u32,
-            queued: state.queued as u32,
+            queued: state.lines.len() as u32,
             stuck: state.stuck as u32,
             executors: state.alive as u32,
-            ..LaneStatus::default()
+            head_age: oldest.map(|since| now.saturating_duration_since(since)),
+            late: state.late,
         }
+    }
+
+    fn trouble(&self) -> Option<Box<str>> {
+        let state = self.shared.lock();
+        let deaf = state.deaf_jobs(Instant::now());
+        let (replaced, refused) = (state.stood_in, state.start_error.clone());
+        drop(state);
+        if deaf.is_empty() {
+            return None;
+        }
+        let mut text = String::new();
+        for job in deaf.iter().take(DEAF_NAMED_MAX) {
+            text += &format!("{job}, and does not listen; ");
+        }
+        if let Some(more) = deaf.len().checked_sub(DEAF_NAMED_MAX + 1) {
+            text += &format!("and {} more; ", more + 1);
+        }
+        text += &format!(
+            "processors replaced for such jobs: {replaced} of at most {}",
+            self.shared.threads
+        );
+        if let Some(error) = refused {
+            text += &format!("; the system refuses to start another thread: {error}");
+        }
+        text += "; a task that cannot ask for its token belongs on the process lane";
+        Some(text.into())
     }
 }
 

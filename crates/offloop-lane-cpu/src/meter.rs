@@ -21,9 +21,14 @@ impl Meter {
         }
     }
 
-    /// After a pause: what the thread used between jobs is charged to nobody.
+    /// Before a pause: what the thread used between jobs is charged to nobody.
     pub(crate) fn rebase(&mut self) {
         self.accounted = own_cpu_time();
+    }
+
+    /// So much was used for nobody since.
+    pub(crate) fn skip(&mut self, spent: Duration) {
+        self.accounted += spent;
     }
 
     /// What a run of this wall time used.

@@ -1,11 +1,12 @@
 //! The sink that a thread's jobs see: it passes news on and notes the signs of life.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use offloop_job::Lease;
 use offloop_lane::{LaneEvent, LaneSink};
+
+use crate::sync::{AtomicU64, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct SeatSink {
@@ -14,6 +15,8 @@ pub(crate) struct SeatSink {
     lease: AtomicU64,
     /// Since `epoch`; 0 is none.
     progress_nanos: AtomicU64,
+    /// Of the notes of this job.
+    note_bytes: AtomicU64,
 }
 
 impl SeatSink {
@@ -23,6 +26,16 @@ impl SeatSink {
             epoch,
             lease: AtomicU64::new(0),
             progress_nanos: AtomicU64::new(0),
+            note_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The bytes of the notes since the last call.
+    pub(crate) fn take_note_bytes(&self) -> u64 {
+        // Most jobs send none: a load is cheaper than an exchange.
+        match self.note_bytes.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.note_bytes.swap(0, Ordering::Relaxed),
         }
     }
 
@@ -36,7 +49,9 @@ impl SeatSink {
 
 impl LaneSink for SeatSink {
     fn send(&self, event: LaneEvent) {
-        if let LaneEvent::Progress { lease, .. } = &event {
+        if let LaneEvent::Progress { lease, note, .. } = &event {
+            self.note_bytes
+                .fetch_add(note.len() as u64, Ordering::Relaxed);
             let nanos = self.epoch.elapsed().as_nanos() as u64;
             if self.lease.swap(lease.0, Ordering::AcqRel) != lease.0 {
                 self.progress_nanos.store(0, Ordering::Release);

@@ -1,28 +1,23 @@
-//! What the lane's one mutex guards: ten lines of waiting jobs, and a seat for each thread.
+//! What the lane's one mutex guards: the lines of waiting jobs, and a seat for each thread.
 //!
-//! No I/O, no clock, no call into a task or a sink happens in here: holds are short.
+//! The protocol of sleep and wake, model-checked by `tests/model.rs`. At most one thread searches:
+//! it spins, or was called and is on its way. Whoever leaves startable work behind while nobody
+//! searches calls the thread that parked last, and that one calls the next. So the rule at the end
+//! of each hold of the lock is: **work that could start and a parked thread mean that one searches**.
+//!
+//! Must never: do I/O, read the clock, or call into a task or a sink. Holds are short.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use offloop_job::limits::PRIORITY_MAX;
-use offloop_job::{FailureClass, Lease, StopReason};
+use offloop_job::{Lease, StopReason};
 use offloop_lane::{Overrun, StopToken, Stopped, Work};
 
+use crate::line::{Lines, Queued};
 use crate::pulse::SeatSink;
-
-const LINES: usize = PRIORITY_MAX as usize + 1;
-/// How long the watch sleeps when no job needs it earlier.
-const WATCH_IDLE: Duration = Duration::from_secs(60);
-
-/// A job in line.
-#[derive(Debug)]
-pub(crate) struct Queued {
-    pub(crate) work: Arc<Work>,
-    pub(crate) since: Instant,
-}
+use crate::sync::{Step, Thread, takes};
+use crate::tasks::Tasks;
+use crate::wide::Crew;
 
 /// A job on a thread.
 #[derive(Debug)]
@@ -30,6 +25,10 @@ pub(crate) struct Running {
     pub(crate) work: Arc<Work>,
     pub(crate) token: StopToken,
     pub(crate) started: Instant,
+    /// Processors that it was given, 1 to the lane's.
+    pub(crate) cores: u16,
+    /// The threads of a wide job.
+    pub(crate) crew: Option<Arc<Crew>>,
     /// When a stop was first asked.
     pub(crate) stop_at: Option<Instant>,
     pub(crate) overrun: Option<Overrun>,
@@ -47,105 +46,107 @@ pub(crate) struct Seat {
     pub(crate) running: Option<Running>,
     /// On the stack of sleepers, and nobody has called it yet.
     pub(crate) parked: bool,
-    /// Another thread took its place: it leaves after its job.
-    pub(crate) replaced: bool,
+    /// Processors that another thread stands in for: it leaves after its job. 0 is none.
+    pub(crate) replaced: u16,
 }
 
 #[derive(Debug)]
 pub(crate) struct State {
-    lines: [VecDeque<Queued>; LINES],
-    /// Bit n: line n is not empty.
-    filled: u16,
-    pub(crate) queued: usize,
+    pub(crate) lines: Lines,
     pub(crate) seats: Vec<Seat>,
     /// Most recently parked on top: its cache is warm.
     sleepers: Vec<usize>,
-    /// Called, and not yet at the lines.
-    waking: usize,
+    /// The one that looks for work without holding any: it spins, or was called.
+    searcher: Option<usize>,
+    /// Processors that may be busy at a time.
+    processors: u16,
+    /// Those of running jobs whose thread was not replaced.
+    used: u16,
+    /// Those of replaced threads that have not left: the bound on what deaf jobs can cost.
+    pub(crate) stood_in: u16,
     pub(crate) busy: usize,
     pub(crate) stuck: usize,
-    pub(crate) replacements: usize,
     pub(crate) alive: usize,
     pub(crate) closed: bool,
     /// Threads leave when they are free.
     pub(crate) ending: bool,
+    /// Work that ended after its deadline.
+    pub(crate) late: u64,
+    /// Why a replacement could not be started, until one can.
+    pub(crate) start_error: Option<Box<str>>,
     /// The watch sleeps until here unless it is called.
     pub(crate) watch_until: Instant,
 }
 
+/// Work that is not begun because of its deadline.
+#[derive(Debug)]
+pub(crate) struct Hopeless {
+    pub(crate) entry: Queued,
+    pub(crate) typical: Option<Duration>,
+}
+
+/// What one look at the lines gave.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) begun: Option<Begun>,
+    pub(crate) hopeless: Vec<Hopeless>,
+    /// The watch sleeps too long for this job.
+    pub(crate) call_watch: bool,
+}
+
+/// What a thread takes along.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) work: Arc<Work>,
+    pub(crate) token: StopToken,
+    pub(crate) queued: Duration,
+    pub(crate) cores: u16,
+    pub(crate) crew: Option<Arc<Crew>>,
+}
+
 impl State {
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant, processors: u16, ageing: Duration) -> Self {
         Self {
-            lines: Default::default(),
-            filled: 0,
-            queued: 0,
+            lines: Lines::new(ageing),
             seats: Vec::new(),
             sleepers: Vec::new(),
-            waking: 0,
+            searcher: None,
+            processors,
+            used: 0,
+            stood_in: 0,
             busy: 0,
             stuck: 0,
-            replacements: 0,
             alive: 0,
             closed: false,
             ending: false,
+            late: 0,
+            start_error: None,
             watch_until: now,
         }
     }
 
-    pub(crate) fn push(&mut self, entry: Queued) {
-        let line = usize::from(entry.work.priority.min(PRIORITY_MAX));
-        self.lines[line].push_back(entry);
-        self.filled |= 1 << line;
-        self.queued += 1;
+    /// Processors for a job: what it asks for, as far as the lane has them.
+    fn cores(&self, work: &Work) -> u16 {
+        work.cores.clamp(1, self.processors)
     }
 
-    fn pop(&mut self) -> Option<Queued> {
-        let line = self.filled.trailing_zeros() as usize;
-        let entry = self.lines.get_mut(line)?.pop_front()?;
-        self.queued -= 1;
-        if self.lines[line].is_empty() {
-            self.filled &= !(1 << line);
+    /// The job whose turn it is has room. One that has none holds the freed processors for itself:
+    /// nothing that comes after it starts before it.
+    pub(crate) fn startable(&self) -> bool {
+        let head = self.lines.head();
+        head.is_some_and(|head| self.used + self.cores(&head.work) <= self.processors)
+    }
+
+    /// The thread to wake so that startable work has one that searches. At most one: it calls on.
+    #[must_use = "a thread that is called must be woken"]
+    pub(crate) fn call_next(&mut self) -> Option<Thread> {
+        if self.searcher.is_some() || self.sleepers.is_empty() || !self.startable() {
+            return None;
         }
-        Some(entry)
-    }
-
-    /// Takes a job out of its line.
-    pub(crate) fn remove(&mut self, lease: Lease) -> Option<Queued> {
-        for (number, line) in self.lines.iter_mut().enumerate() {
-            let Some(at) = line.iter().position(|entry| entry.work.lease == lease) else {
-                continue;
-            };
-            let entry = line.remove(at);
-            self.queued -= 1;
-            if line.is_empty() {
-                self.filled &= !(1 << number);
-            }
-            return entry;
-        }
-        None
-    }
-
-    /// Empties all lines.
-    pub(crate) fn drain(&mut self) -> Vec<Queued> {
-        self.filled = 0;
-        self.queued = 0;
-        self.lines.iter_mut().flat_map(std::mem::take).collect()
-    }
-
-    /// Threads to call so that each waiting job has one on its way, as far as there are any.
-    pub(crate) fn call_sleepers(&mut self) -> Vec<Thread> {
-        let wanted = self.queued.saturating_sub(self.waking);
-        let count = wanted.min(self.sleepers.len());
-        let mut called = Vec::new(); // no allocation while it stays empty
-        for _ in 0..count {
-            let Some(seat) = self.sleepers.pop() else {
-                break;
-            };
-            self.seats[seat].parked = false;
-            self.waking += 1;
-            called.extend(self.seats[seat].thread.clone());
-        }
-        called
+        let seat = self.sleepers.pop()?;
+        self.seats[seat].parked = false;
+        self.searcher = Some(seat);
+        self.seats[seat].thread.clone()
     }
 
     /// Calls all of them, to make them leave.
@@ -153,19 +154,17 @@ impl State {
         self.ending = true;
         for seat in std::mem::take(&mut self.sleepers) {
             self.seats[seat].parked = false;
-            self.waking += 1;
         }
         self.seats.iter().filter_map(|s| s.thread.clone()).collect()
     }
 
     /// Calls one thread, if it sleeps.
-    pub(crate) fn call_seat(&mut self, seat: usize) -> Vec<Thread> {
+    fn call_seat(&mut self, seat: usize) -> Option<Thread> {
         if !std::mem::take(&mut self.seats[seat].parked) {
-            return Vec::new();
+            return None;
         }
         self.sleepers.retain(|sleeper| *sleeper != seat);
-        self.waking += 1;
-        self.seats[seat].thread.clone().into_iter().collect()
+        self.seats[seat].thread.clone()
     }
 
     /// A seat that is free, or a new one.
@@ -177,50 +176,180 @@ impl State {
         })
     }
 
+    /// Makes this thread the one that searches. False: another one does.
+    pub(crate) fn search(&mut self, seat: usize) -> bool {
+        self.searcher.get_or_insert(seat);
+        self.searcher == Some(seat)
+    }
+
+    pub(crate) fn end_search(&mut self, seat: usize) {
+        if self.searcher == Some(seat) {
+            self.searcher = None;
+        }
+    }
+
     pub(crate) fn park(&mut self, seat: usize) {
         self.seats[seat].parked = true;
         self.sleepers.push(seat);
     }
 
-    pub(crate) fn awake(&mut self) {
-        self.waking -= 1;
+    /// Another thread stands in for this seat's, which leaves after its job. Answers threads to wake.
+    pub(crate) fn stand_in(&mut self, seat: usize) -> [Option<Thread>; 2] {
+        let running = self.seats[seat].running.as_ref();
+        let cores = running.map_or(1, |running| running.cores);
+        if running.is_some() {
+            self.used -= cores;
+        }
+        self.seats[seat].replaced = cores;
+        self.stood_in += cores;
+        // It may have come back in between, and sleep: it leaves all the same, as one too many.
+        [self.call_seat(seat), self.call_next()]
+    }
+
+    /// The first stuck job whose processors may be stood in for.
+    pub(crate) fn deaf(&self) -> Option<usize> {
+        let room = self.processors - self.stood_in.min(self.processors);
+        self.seats.iter().position(|seat| {
+            let stuck = seat.running.as_ref().filter(|job| job.stuck);
+            seat.replaced == 0 && stuck.is_some_and(|job| job.cores <= room)
+        })
+    }
+
+    /// A thread's last step.
+    pub(crate) fn leave(&mut self, seat: usize) -> Option<Thread> {
+        self.alive -= 1;
+        self.stood_in -= self.seats[seat].replaced;
+        self.seats[seat] = Seat::default();
+        if takes(Step::LeaveTheSearch) {
+            self.end_search(seat);
+        }
+        self.call_next()
     }
 
     /// Frees a seat of its job.
-    pub(crate) fn finish(&mut self, seat: usize) -> Option<Running> {
+    pub(crate) fn finish(&mut self, seat: usize, now: Instant) -> Option<Running> {
         let running = self.seats[seat].running.take()?;
         self.busy -= 1;
+        if self.seats[seat].replaced == 0 {
+            self.used -= running.cores;
+        }
         if running.stuck {
             self.stuck -= 1;
+        }
+        if running.work.deadline.is_some_and(|at| now > at) {
+            self.late += 1;
         }
         Some(running)
     }
 
-    /// The next job for a seat. True: the watch sleeps too long for it.
-    pub(crate) fn begin(&mut self, seat: usize, now: Instant) -> Option<(Begun, bool)> {
-        let entry = self.pop()?;
+    /// The next job for a seat, and what is not worth beginning before it.
+    pub(crate) fn take(&mut self, seat: usize, now: Instant, tasks: &Tasks) -> Taken {
+        let mut taken = Taken::default();
+        while let Some(head) = self.lines.head() {
+            if let Some(at) = head.work.deadline {
+                let task = tasks.get(&head.work.task);
+                let typical = task.and_then(crate::tasks::Task::typical);
+                let left = at.saturating_duration_since(now);
+                if left.is_zero() || typical.is_some_and(|run| left < run) {
+                    if let Some(task) = task.filter(|_| !left.is_zero()) {
+                        task.refused();
+                    }
+                    let entry = self.lines.take_head();
+                    taken
+                        .hopeless
+                        .extend(entry.map(|entry| Hopeless { entry, typical }));
+                    continue;
+                }
+            }
+            if self.startable()
+                && let Some(entry) = self.lines.take_head()
+            {
+                self.begin(seat, entry, now, &mut taken);
+            }
+            break;
+        }
+        taken
+    }
+
+    fn begin(&mut self, seat: usize, entry: Queued, now: Instant, taken: &mut Taken) {
         let token = StopToken::new();
+        let cores = self.cores(&entry.work);
+        let crew = (cores > 1).then(Arc::<Crew>::default);
         self.seats[seat].running = Some(Running {
             work: entry.work.clone(),
             token: token.clone(),
             started: now,
+            cores,
+            crew: crew.clone(),
             stop_at: None,
             overrun: None,
             cpu_from: None,
             stuck: false,
         });
         self.busy += 1;
+        self.used += cores;
+        self.end_search(seat);
         let limits = &entry.work.limits;
         let first = [limits.cpu, limits.stall]
             .into_iter()
             .flatten()
             .fold(limits.timeout, Duration::min);
-        let begun = Begun {
+        taken.call_watch = self.earlier(now.checked_add(first));
+        taken.begun = Some(Begun {
+            queued: now.saturating_duration_since(entry.since),
             work: entry.work,
             token,
-            queued: now.saturating_duration_since(entry.since),
+            cores,
+            crew,
+        });
+    }
+
+    /// What must hold whenever nobody holds the lock.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "the model check compiles this file and calls it")]
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        let running = || self.seats.iter().filter(|seat| seat.running.is_some());
+        let cores = |seats: &mut dyn Iterator<Item = &Seat>| -> u16 {
+            seats
+                .filter_map(|seat| seat.running.as_ref())
+                .map(|job| job.cores)
+                .sum()
         };
-        Some((begun, self.earlier(now.checked_add(first))))
+        let parked = self.seats.iter().filter(|seat| seat.parked).count();
+        let mut sleepers = self.sleepers.clone();
+        sleepers.sort_unstable();
+        sleepers.dedup();
+        let flaws = [
+            (self.busy != running().count(), "busy is miscounted"),
+            (
+                self.used != cores(&mut running().filter(|seat| seat.replaced == 0)),
+                "used is miscounted",
+            ),
+            (
+                self.used > self.processors,
+                "more processors used than there are",
+            ),
+            (
+                self.stood_in > self.processors,
+                "more stand-ins than processors",
+            ),
+            (
+                sleepers.len() != parked,
+                "the sleepers are not the parked ones",
+            ),
+            (
+                self.searcher.is_some_and(|seat| self.seats[seat].parked),
+                "the searcher sleeps",
+            ),
+            (
+                !self.ending
+                    && self.startable()
+                    && !self.sleepers.is_empty()
+                    && self.searcher.is_none(),
+                "work could start, a thread sleeps, and nobody searches",
+            ),
+        ];
+        flaws.iter().find(|flaw| flaw.0).map(|flaw| flaw.1)
     }
 
     /// Notes that the watch is needed at `due`. True: it must be called for that.
@@ -259,96 +388,4 @@ impl State {
             Self::ask(running, Stopped::Asked(reason), now);
         }
     }
-
-    /// One round of the watch: stops what is over a limit and marks what is stuck. Answers when to
-    /// look again.
-    pub(crate) fn inspect(&mut self, now: Instant, grace: Duration, cpu_of: CpuOf) -> Instant {
-        let mut next = now + WATCH_IDLE;
-        for seat in &mut self.seats {
-            let (tid, pulse) = (seat.tid, &seat.pulse);
-            let Some(running) = seat.running.as_mut() else {
-                continue;
-            };
-            if running.stop_at.is_none() {
-                match check_limits(running, now, pulse.as_deref(), || cpu_of(tid)) {
-                    Ok(due) => {
-                        next = due.map_or(next, |due| next.min(due));
-                        continue;
-                    }
-                    Err(overrun) => {
-                        let class: FailureClass = overrun.class;
-                        running.overrun = Some(overrun);
-                        Self::ask(running, Stopped::Limit(class), now);
-                    }
-                }
-            }
-            let stuck_at = running.stop_at.and_then(|at| at.checked_add(grace));
-            match stuck_at {
-                Some(at) if at > now => next = next.min(at),
-                Some(_) if !running.stuck => {
-                    running.stuck = true;
-                    self.stuck += 1;
-                }
-                _ => {}
-            }
-        }
-        self.watch_until = next;
-        next
-    }
-}
-
-/// Reads the processor time of a thread.
-pub(crate) type CpuOf = fn(i32) -> Option<Duration>;
-
-/// What a thread takes along.
-#[derive(Debug)]
-pub(crate) struct Begun {
-    pub(crate) work: Arc<Work>,
-    pub(crate) token: StopToken,
-    pub(crate) queued: Duration,
-}
-
-/// The next time at which a limit may be passed, or the limit that was.
-fn check_limits(
-    running: &Running,
-    now: Instant,
-    pulse: Option<&SeatSink>,
-    cpu: impl Fn() -> Option<Duration>,
-) -> Result<Option<Instant>, Overrun> {
-    let limits = &running.work.limits;
-    let ran = now.saturating_duration_since(running.started);
-    if ran >= limits.timeout {
-        return Err(Overrun::timeout(limits.timeout, ran));
-    }
-    let mut due = running.started.checked_add(limits.timeout);
-    let mut sooner = |at: Option<Instant>| {
-        due = match (due, at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-    };
-    if let Some(limit) = limits.stall {
-        let since = pulse
-            .and_then(|pulse| pulse.progress_of(running.work.lease))
-            .map_or(running.started, |at| at.max(running.started));
-        let silent = now.saturating_duration_since(since);
-        if silent >= limit {
-            return Err(Overrun::stalled(limit, silent));
-        }
-        sooner(since.checked_add(limit));
-    }
-    if let Some(limit) = limits.cpu {
-        let from = running.cpu_from.unwrap_or_default();
-        let used = running
-            .cpu_from
-            .and_then(|_| cpu())
-            .map_or(Duration::ZERO, |reading| reading.saturating_sub(from));
-        if used >= limit {
-            return Err(Overrun::cpu(limit, used));
-        }
-        // A thread cannot use processor time faster than time passes; the reading may lag a tick.
-        let left = limit.saturating_sub(used);
-        sooner(now.checked_add(left.max(Duration::from_millis(2))));
-    }
-    Ok(due)
 }

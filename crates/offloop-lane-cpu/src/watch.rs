@@ -1,10 +1,10 @@
-//! The watch: one thread that stops what is over a limit and replaces threads that do not listen.
+//! The watch: one thread that stops what is over a limit, says who does not listen, and puts a
+//! thread in its place.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::lane::Shared;
-use crate::meter::cpu_time_of;
+use crate::shared::Shared;
 
 /// Between attempts to start a replacement, when the system refuses one.
 const RETRY_START: Duration = Duration::from_secs(1);
@@ -13,19 +13,17 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     let mut state = shared.lock();
     while !(state.ending && state.alive == 0) {
         let now = Instant::now();
-        let mut due = state.inspect(now, shared.grace, cpu_time_of);
-        let deaf = state
-            .seats
-            .iter()
-            .position(|seat| !seat.replaced && seat.running.as_ref().is_some_and(|job| job.stuck));
-        if let Some(seat) = deaf
-            && !state.ending
-            && state.replacements < usize::from(shared.threads)
-        {
+        let round = state.inspect(now, shared.grace);
+        let mut due = round.next;
+        let deaf = state.deaf().filter(|_| !state.ending);
+        if deaf.is_some() || !round.newly_stuck.is_empty() {
             drop(state);
-            let started = shared.replace(seat);
+            for job in &round.newly_stuck {
+                tracing::warn!(lane = %shared.name, task = %job.task, lease = job.lease.0, "{job}");
+            }
+            let refused = deaf.is_some_and(|seat| !shared.replace(seat));
             state = shared.lock();
-            if started {
+            if !refused {
                 continue;
             }
             due = due.min(now + RETRY_START);

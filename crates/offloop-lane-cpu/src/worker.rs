@@ -1,18 +1,23 @@
 //! One thread of the lane: take, run, answer.
+//!
+//! Must never: run a job inside another one's stack, hold the lock while it answers, or end for a
+//! panic of the task's code.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use offloop_job::Usage;
+use offloop_job::{Failure, Outcome, Usage};
 use offloop_lane::{
     Ended, Gone, LaneEvent, LaneSink, Overrun, Proof, TaskContext, TaskError, TaskOutput, Work,
     contained, drop_quietly, outcome_of,
 };
 
-use crate::lane::Shared;
 use crate::meter::{Meter, own_cpu_time};
 use crate::pulse::SeatSink;
-use crate::state::Begun;
+use crate::shared::{Shared, wake};
+use crate::state::{Begun, Hopeless, Taken};
+use crate::sync::{Ordering, Step, park, spin, takes};
+use crate::wide;
 
 /// A job that has returned and is not yet answered.
 struct Returned {
@@ -25,26 +30,68 @@ struct Returned {
 
 enum Turn {
     Run(Begun),
+    /// Nothing to do, but an answer to send first.
+    Again,
+    Spin,
     Sleep,
     Leave,
 }
 
+/// What a look at the state gave, to be acted on without the lock.
+struct Look {
+    turn: Turn,
+    now: Instant,
+    overrun: Option<Overrun>,
+    hopeless: Vec<Hopeless>,
+}
+
+/// What a thread carries from job to job.
+struct Worker<'a> {
+    shared: &'a Shared,
+    seat: usize,
+    name: &'a str,
+    pulse: &'a Arc<SeatSink>,
+    meter: Meter,
+    born: Instant,
+}
+
 pub(crate) fn run(shared: &Shared, seat: usize, name: &str, pulse: &Arc<SeatSink>) {
     raise_nice(shared.nice);
-    let mut meter = Meter::new();
+    let mut worker = Worker {
+        shared,
+        seat,
+        name,
+        pulse,
+        meter: Meter::new(),
+        born: Instant::now(),
+    };
     let mut returned: Option<Returned> = None;
+    let mut spun = false;
     loop {
-        let (turn, overrun) = take_turn(shared, seat, returned.is_some());
+        let look = look(shared, seat, returned.is_some(), spun);
         if let Some(returned) = returned.take() {
-            answer(shared, name, returned, overrun.as_ref());
+            answer(shared, name, returned, look.overrun.as_ref());
         }
-        match turn {
+        for hopeless in look.hopeless {
+            shared.refuse(hopeless, look.now);
+        }
+        match look.turn {
             Turn::Run(begun) => {
-                returned = Some(run_one(shared, seat, begun, name, pulse, &mut meter));
+                spun = false;
+                returned = Some(worker.run_one(begun));
+            }
+            Turn::Again => {}
+            Turn::Spin => {
+                worker.meter.rebase();
+                let begin = Instant::now();
+                spin(&shared.call, shared.spin);
+                worker.meter.skip(begin.elapsed());
+                spun = true;
             }
             Turn::Sleep => {
-                sleep(shared, seat);
-                meter.rebase();
+                worker.meter.rebase();
+                park();
+                spun = false;
             }
             Turn::Leave => break,
         }
@@ -52,88 +99,120 @@ pub(crate) fn run(shared: &Shared, seat: usize, name: &str, pulse: &Arc<SeatSink
     shared.left(seat);
 }
 
-/// One hold of the lock: frees the seat, then looks for the next job.
+/// One hold of the lock: frees the seat, then looks for the next job, and if there is none, goes to
+/// bed in the same hold, so that nothing can come in between.
 ///
 /// The slot is free before the answer is sent, so that whoever is answered can fill it.
-fn take_turn(shared: &Shared, seat: usize, finished: bool) -> (Turn, Option<Overrun>) {
+fn look(shared: &Shared, seat: usize, finished: bool, spun: bool) -> Look {
     let now = Instant::now();
     let mut state = shared.lock();
-    let over = if finished {
-        state.finish(seat).and_then(|running| running.overrun)
-    } else {
-        None
+    let mut look = Look {
+        turn: Turn::Sleep,
+        now,
+        overrun: None,
+        hopeless: Vec::new(),
     };
-    if state.ending || state.seats[seat].replaced {
-        return (Turn::Leave, over);
+    if state.seats[seat].parked {
+        return look; // woken by nobody
     }
-    let Some((begun, call_watch)) = state.begin(seat, now) else {
-        return (Turn::Sleep, over);
-    };
-    drop(state);
-    if call_watch {
-        shared.watch_call.notify_one();
+    if finished {
+        let running = state.finish(seat, now);
+        look.overrun = running.and_then(|running| running.overrun);
     }
-    (Turn::Run(begun), over)
-}
-
-/// Waits until a job or the end calls this thread.
-fn sleep(shared: &Shared, seat: usize) {
-    let mut state = shared.lock();
-    // What came since the last look at the lines found nobody asleep here.
-    if state.queued > 0 || state.ending {
-        return;
+    if state.ending || state.seats[seat].replaced > 0 {
+        look.turn = Turn::Leave;
+        return look;
     }
-    state.park(seat);
-    loop {
+    let Taken {
+        begun,
+        hopeless,
+        call_watch,
+    } = state.take(seat, now, &shared.tasks);
+    look.hopeless = hopeless;
+    if let Some(begun) = begun {
+        let called = takes(Step::PassOn).then(|| state.call_next()).flatten();
         drop(state);
-        std::thread::park();
-        state = shared.lock();
-        if !state.seats[seat].parked {
-            state.awake();
-            return;
+        wake(called);
+        if call_watch {
+            shared.watch_call.notify_one();
         }
+        look.turn = Turn::Run(begun);
+        return look;
     }
+    if finished || !look.hopeless.is_empty() {
+        look.turn = Turn::Again;
+    } else if !spun && !shared.spin.is_zero() && state.search(seat) {
+        shared.call.store(false, Ordering::Release);
+        look.turn = Turn::Spin;
+    } else {
+        if !takes(Step::LookBeforePark) {
+            drop(state);
+            state = shared.lock();
+        }
+        state.end_search(seat);
+        state.park(seat);
+    }
+    look
 }
 
-fn run_one(
-    shared: &Shared,
-    seat: usize,
-    begun: Begun,
-    name: &str,
-    pulse: &Arc<SeatSink>,
-    meter: &mut Meter,
-) -> Returned {
-    let Begun {
-        work,
-        token,
-        queued,
-    } = begun;
-    if work.limits.cpu.is_some() {
-        shared.note_cpu_start(seat, work.lease, own_cpu_time());
-    }
-    let sink: Arc<dyn LaneSink> = pulse.clone();
-    sink.send(LaneEvent::Started {
-        job: work.job,
-        lease: work.lease,
-        executor: name.into(),
-    });
-    let ctx = TaskContext::new(work.clone(), token, sink);
-    let started = Instant::now();
-    let answer = contained(|| match shared.handlers.get(&work.task) {
-        Some(handler) => handler(&ctx),
-        None => Err(unknown_task(shared, &work)),
-    });
-    let wall = started.elapsed();
-    Returned {
-        work,
-        ctx,
-        answer,
-        queued,
-        usage: Usage {
-            wall,
-            cpu: Some(meter.charge(wall)),
-            ..Usage::default()
-        },
+impl Worker<'_> {
+    fn run_one(&mut self, begun: Begun) -> Returned {
+        let Begun {
+            work,
+            token,
+            queued,
+            cores,
+            crew,
+        } = begun;
+        if work.limits.cpu.is_some() {
+            self.shared
+                .note_cpu_start(self.seat, work.lease, own_cpu_time());
+        }
+        let sink: Arc<dyn LaneSink> = self.pulse.clone();
+        self.shared.send(LaneEvent::Started {
+            job: work.job,
+            lease: work.lease,
+            executor: self.name.into(),
+        });
+        let ctx = TaskContext::new(work.clone(), token, sink);
+        let task = self.shared.tasks.get(&work.task);
+        let started = Instant::now();
+        let answer = contained(|| {
+            let Some(task) = task else {
+                return Err(unknown_task(self.shared, &work));
+            };
+            match &crew {
+                None => (task.handler)(&ctx),
+                Some(crew) => {
+                    let code = || (task.handler)(&ctx);
+                    wide::run(crew, &self.shared.name, self.name, cores, code)
+                }
+            }
+        });
+        let wall = started.elapsed();
+        if let (Some(task), Ok(_)) = (task, &answer) {
+            task.ran(wall);
+        }
+        let result = answer
+            .as_ref()
+            .ok()
+            .and_then(|output| output.result.as_ref());
+        let crew_cpu = crew.map_or(Duration::ZERO, |crew| crew.cpu());
+        Returned {
+            usage: Usage {
+                wall,
+                cpu: Some(self.meter.charge(wall) + crew_cpu),
+                bytes_in: work.payload.len() as u64,
+                bytes_out: result.map_or(0, |result| result.len() as u64)
+                    + self.pulse.take_note_bytes(),
+                executor_age: Some(started.saturating_duration_since(self.born)),
+                ..Usage::default()
+            },
+            work,
+            ctx,
+            answer,
+            queued,
+        }
     }
 }
 
@@ -150,12 +229,16 @@ fn answer(shared: &Shared, name: &str, returned: Returned, overrun: Option<&Over
         ctx,
         answer,
         queued,
-        usage,
+        mut usage,
     } = returned;
     let log = ctx.take_log();
-    let outcome = outcome_of(answer, ctx.token().reason(), overrun);
+    usage.bytes_out += (log.head.len() + log.tail.len()) as u64 + log.dropped_bytes;
+    let reason = ctx.token().reason();
+    // An answer over a limit is dropped in here, and its destructor is the task's code.
+    let outcome = contained(|| Ok(outcome_of(answer, reason, overrun)))
+        .unwrap_or_else(|error| Outcome::Failed(Failure::new(error.class, error.message)));
     let (job, lease) = (work.job, work.lease);
-    // The payload is dropped before the answer goes out: its owner's destructor is the task's code.
+    // The payload is dropped before the answer goes out, for the same reason.
     drop_quietly((ctx, work));
     shared.send(LaneEvent::Ended(Box::new(Ended {
         job,
