@@ -11,6 +11,7 @@ use crate::line::Queued;
 use crate::shared::{Shared, stopped, wake};
 use crate::state::{Hopeless, State};
 use crate::sync::{Builder, Step, takes};
+use crate::tasks::Task;
 use crate::{inside, watch};
 
 /// So many are named in `trouble`.
@@ -142,7 +143,7 @@ impl Lane for CpuLane {
         wake(called);
         for entry in hopeless {
             let typical = self.shared.tasks.get(&entry.work.task);
-            let typical = typical.and_then(|task| task.typical());
+            let typical = typical.and_then(Task::typical);
             self.shared.refuse(Hopeless { entry, typical }, now);
         }
         for entry in refused {
@@ -218,22 +219,23 @@ impl Lane for CpuLane {
         if deaf.is_empty() {
             return None;
         }
-        let mut text = String::new();
-        for job in deaf.iter().take(DEAF_NAMED_MAX) {
-            text += &format!("{job}, and does not listen; ");
+        let mut parts: Vec<String> = deaf
+            .iter()
+            .take(DEAF_NAMED_MAX)
+            .map(|job| format!("{job}, and does not listen"))
+            .collect();
+        if deaf.len() > DEAF_NAMED_MAX {
+            parts.push(format!("and {} more", deaf.len() - DEAF_NAMED_MAX));
         }
-        if let Some(more) = deaf.len().checked_sub(DEAF_NAMED_MAX + 1) {
-            text += &format!("and {} more; ", more + 1);
-        }
-        text += &format!(
+        parts.push(format!(
             "processors replaced for such jobs: {replaced} of at most {}",
             self.shared.threads
+        ));
+        parts.extend(
+            refused.map(|error| format!("the system refuses to start another thread: {error}")),
         );
-        if let Some(error) = refused {
-            text += &format!("; the system refuses to start another thread: {error}");
-        }
-        text += "; a task that cannot ask for its token belongs on the process lane";
-        Some(text.into())
+        parts.push("a task that cannot ask for its token belongs on the process lane".to_owned());
+        Some(parts.join("; ").into())
     }
 }
 

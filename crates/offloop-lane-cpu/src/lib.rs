@@ -23,6 +23,7 @@ mod line;
 mod meter;
 mod pulse;
 mod shared;
+mod spread;
 mod state;
 mod sync;
 mod tasks;

@@ -8,13 +8,14 @@
 //! Must never: read the clock, lock, or call into a task.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use offloop_job::Lease;
 use offloop_job::limits::PRIORITY_MAX;
 use offloop_lane::Work;
+
+use crate::spread::Spreads;
 
 const LINES: usize = PRIORITY_MAX as usize + 1;
 const NONE: u32 = u32::MAX;
@@ -46,35 +47,14 @@ struct Ends {
     last: u32,
 }
 
-/// Leases are our own counters, not a stranger's words: spreading them is all a hash must do.
-#[derive(Debug, Default)]
-pub(crate) struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte) ^ self.0);
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let spread = value.wrapping_mul(0x9E37_79B9_7F4A_7C15); // 2^64 / the golden ratio
-        self.0 = spread ^ (spread >> 32);
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Lines {
     slots: Vec<Slot>,
     free: u32,
-    lines: [Ends; LINES],
+    ends: [Ends; LINES],
     /// Bit n: line n is not empty.
     filled: u16,
-    place: HashMap<Lease, u32, BuildHasherDefault<Spread>>,
+    place: HashMap<Lease, u32, Spreads>,
     len: usize,
     ageing: Duration,
 }
@@ -88,7 +68,7 @@ impl Lines {
         Self {
             slots: Vec::new(),
             free: NONE,
-            lines: [empty; LINES],
+            ends: [empty; LINES],
             filled: 0,
             place: HashMap::default(),
             len: 0,
@@ -107,7 +87,7 @@ impl Lines {
             return Err(entry);
         }
         let line = entry.line();
-        let last = self.lines[line].last;
+        let last = self.ends[line].last;
         let slot = Slot {
             entry: Some(entry),
             before: last,
@@ -123,10 +103,10 @@ impl Lines {
             at
         };
         match last {
-            NONE => self.lines[line].first = at,
+            NONE => self.ends[line].first = at,
             last => self.slots[last as usize].after = at,
         }
-        self.lines[line].last = at;
+        self.ends[line].last = at;
         self.filled |= 1 << line;
         self.place.insert(lease, at);
         self.len += 1;
@@ -136,11 +116,11 @@ impl Lines {
     /// The slot of the job whose turn it is.
     fn next(&self) -> Option<u32> {
         if self.filled.is_power_of_two() {
-            return Some(self.lines[self.filled.trailing_zeros() as usize].first);
+            return Some(self.ends[self.filled.trailing_zeros() as usize].first);
         }
         let firsts = (0..LINES).filter(|line| self.filled & (1 << line) != 0);
         firsts
-            .map(|line| (line, self.lines[line].first))
+            .map(|line| (line, self.ends[line].first))
             .min_by_key(|(line, at)| {
                 let since = self.slots[*at as usize].entry.as_ref().map(|e| e.since);
                 // A sum past the end of time sorts last.
@@ -174,14 +154,14 @@ impl Lines {
         self.free = at;
         let line = entry.line();
         match before {
-            NONE => self.lines[line].first = after,
+            NONE => self.ends[line].first = after,
             before => self.slots[before as usize].after = after,
         }
         match after {
-            NONE => self.lines[line].last = before,
+            NONE => self.ends[line].last = before,
             after => self.slots[after as usize].before = before,
         }
-        if self.lines[line].first == NONE {
+        if self.ends[line].first == NONE {
             self.filled &= !(1 << line);
         }
         self.place.remove(&entry.work.lease);
@@ -196,7 +176,7 @@ impl Lines {
 
     /// When the job came that has waited longest: each line is in order of coming.
     pub(crate) fn oldest(&self) -> Option<Instant> {
-        let firsts = self.lines.iter().filter(|line| line.first != NONE);
+        let firsts = self.ends.iter().filter(|line| line.first != NONE);
         firsts
             .filter_map(|line| self.slots[line.first as usize].entry.as_ref())
             .map(|entry| entry.since)

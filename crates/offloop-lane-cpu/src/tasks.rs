@@ -8,6 +8,7 @@ use offloop_job::TaskName;
 use offloop_lane::drop_quietly;
 
 use crate::builder::CpuHandler;
+use crate::spread::Spreads;
 
 /// Weight of the newest run in the average: 1/8.
 const NEWEST: u64 = 8;
@@ -63,7 +64,7 @@ impl std::fmt::Debug for Task {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Tasks(HashMap<TaskName, Task>);
+pub(crate) struct Tasks(HashMap<TaskName, Task, Spreads>);
 
 impl Tasks {
     /// True: it took the place of another.

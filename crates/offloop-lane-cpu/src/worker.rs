@@ -26,6 +26,7 @@ struct Returned {
     answer: Result<TaskOutput, TaskError>,
     queued: Duration,
     usage: Usage,
+    at: Instant,
 }
 
 enum Turn {
@@ -68,7 +69,7 @@ pub(crate) fn run(shared: &Shared, seat: usize, name: &str, pulse: &Arc<SeatSink
     let mut returned: Option<Returned> = None;
     let mut spun = false;
     loop {
-        let look = look(shared, seat, returned.is_some(), spun);
+        let look = look(shared, seat, returned.as_ref().map(|job| job.at), spun);
         if let Some(returned) = returned.take() {
             answer(shared, name, returned, look.overrun.as_ref());
         }
@@ -102,9 +103,11 @@ pub(crate) fn run(shared: &Shared, seat: usize, name: &str, pulse: &Arc<SeatSink
 /// One hold of the lock: frees the seat, then looks for the next job, and if there is none, goes to
 /// bed in the same hold, so that nothing can come in between.
 ///
+/// `finished`: when the job before returned.
+///
 /// The slot is free before the answer is sent, so that whoever is answered can fill it.
-fn look(shared: &Shared, seat: usize, finished: bool, spun: bool) -> Look {
-    let now = Instant::now();
+fn look(shared: &Shared, seat: usize, finished: Option<Instant>, spun: bool) -> Look {
+    let now = finished.unwrap_or_else(Instant::now);
     let mut state = shared.lock();
     let mut look = Look {
         turn: Turn::Sleep,
@@ -115,7 +118,7 @@ fn look(shared: &Shared, seat: usize, finished: bool, spun: bool) -> Look {
     if state.seats[seat].parked {
         return look; // woken by nobody
     }
-    if finished {
+    if finished.is_some() {
         let running = state.finish(seat, now);
         look.overrun = running.and_then(|running| running.overrun);
     }
@@ -139,7 +142,7 @@ fn look(shared: &Shared, seat: usize, finished: bool, spun: bool) -> Look {
         look.turn = Turn::Run(begun);
         return look;
     }
-    if finished || !look.hopeless.is_empty() {
+    if finished.is_some() || !look.hopeless.is_empty() {
         look.turn = Turn::Again;
     } else if !spun && !shared.spin.is_zero() && state.search(seat) {
         shared.call.store(false, Ordering::Release);
@@ -189,7 +192,8 @@ impl Worker<'_> {
                 }
             }
         });
-        let wall = started.elapsed();
+        let at = Instant::now();
+        let wall = at.saturating_duration_since(started);
         if let (Some(task), Ok(_)) = (task, &answer) {
             task.ran(wall);
         }
@@ -212,6 +216,7 @@ impl Worker<'_> {
             ctx,
             answer,
             queued,
+            at,
         }
     }
 }
@@ -230,6 +235,7 @@ fn answer(shared: &Shared, name: &str, returned: Returned, overrun: Option<&Over
         answer,
         queued,
         mut usage,
+        ..
     } = returned;
     let log = ctx.take_log();
     usage.bytes_out += (log.head.len() + log.tail.len()) as u64 + log.dropped_bytes;

@@ -5,7 +5,7 @@
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
 
 use offloop_job::{FailureClass, Lease, StopReason};
@@ -328,4 +328,210 @@ fn a_second_open_is_refused() {
     let (lane, sink) = opened(builder(1, 0));
     let error = lane.open(sink).unwrap_err();
     assert!(error.to_string().contains("open already"), "{error}");
+}
+
+/// Bytes whose destructor panics.
+struct BombOf(Vec<u8>);
+
+impl AsRef<[u8]> for BombOf {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for BombOf {
+    fn drop(&mut self) {
+        panic!("in the destructor of bytes");
+    }
+}
+
+#[test]
+fn a_panic_in_the_destructor_of_a_payload_or_a_result_takes_nothing_with_it() {
+    let bomb = |len: usize| bytes::Bytes::from_owner(BombOf(vec![b'1'; len]));
+    let (lane, sink) = opened(builder(1, 8).task(
+        info("large"),
+        Arc::new(move |_| {
+            Ok(TaskOutput::json(bomb(
+                offloop_job::limits::RESULT_BYTES_MAX + 1,
+            )))
+        }),
+    ));
+    let loaded = |lease, task| {
+        let mut work = work(lease, task, "");
+        work.payload = bomb(3);
+        work
+    };
+    // A payload dropped after its job, in line, over the room, at its deadline, after the close.
+    lane.start(vec![loaded(1, "fail")]);
+    failed_as(&sink.ended(1), FailureClass::Invalid, "no good");
+    // A result that is refused is dropped by the lane.
+    lane.start(vec![work(2, "large", "")]);
+    failed_as(&sink.ended(2), FailureClass::Error, "panicked");
+    lane.start(vec![work(3, "wait", "")]);
+    sink.note(3);
+    let mut late = loaded(4, "echo");
+    late.deadline = Some(std::time::Instant::now());
+    lane.start(vec![late, loaded(5, "fail"), loaded(6, "fail")]);
+    failed_as(&sink.ended(4), FailureClass::Timeout, "deadline passed");
+    lane.stop(Lease(5), StopReason::Cancel);
+    stopped_by(&sink.ended(5), StopReason::Cancel);
+    let over = (10..20).map(|lease| loaded(lease, "fail")).collect();
+    lane.start(over);
+    stopped_by(&sink.ended(19), StopReason::Shutdown);
+    assert_eq!(lane.status().executors, 1);
+    lane.close();
+    stopped_by(&sink.ended(6), StopReason::Shutdown);
+    lane.start(vec![loaded(7, "fail")]);
+    stopped_by(&sink.ended(7), StopReason::Shutdown);
+    lane.stop(Lease(3), StopReason::Cancel);
+    stopped_by(&sink.ended(3), StopReason::Cancel);
+    assert_eq!(lane.terminate(PATIENCE), []);
+}
+
+#[test]
+fn a_panic_in_the_destructor_of_what_a_handler_captured_does_not_reach_the_owner_of_the_lane() {
+    let bomb = Bomb;
+    let lane = builder(1, 1).task(
+        info("captures"),
+        Arc::new(move |_| {
+            let _held = &bomb;
+            Ok(TaskOutput::none())
+        }),
+    );
+    drop(lane.build()); // never opened: no thread of the lane holds it, so this drop is the last
+}
+
+#[test]
+fn a_sink_that_panics_costs_its_news_and_not_a_thread() {
+    #[derive(Debug)]
+    struct Broken(Arc<TestSink>);
+    impl offloop_lane::LaneSink for Broken {
+        fn send(&self, event: offloop_lane::LaneEvent) {
+            let starts = matches!(event, offloop_lane::LaneEvent::Started { .. });
+            assert!(!starts, "a broken sink");
+            self.0.send(event);
+        }
+    }
+    let (lane, sink) = (builder(1, 1).build(), TestSink::new());
+    lane.open(Arc::new(Broken(sink.clone()))).unwrap();
+    for lease in 1..4 {
+        lane.start(vec![work(lease, "echo", "1")]);
+        assert_eq!(result(&sink.ended(lease)), "1");
+    }
+    assert_eq!(lane.status().executors, 1);
+}
+
+#[test]
+fn a_job_that_would_wait_for_its_own_lane_can_tell_before_it_does() {
+    assert!(!offloop_lane_cpu::in_lane());
+    let own: Arc<OnceLock<Arc<CpuLane>>> = Arc::default();
+    let (inside, other) = (own.clone(), builder(1, 0).build());
+    let (lane, sink) = opened(builder(1, 4).task(
+        info("nested"),
+        Arc::new(move |_| {
+            let lane = inside.get().unwrap();
+            assert!(lane.is_inside() && !other.is_inside() && offloop_lane_cpu::in_lane());
+            assert_eq!(offloop_lane_cpu::current_lane().as_deref(), Some("cpu"));
+            // To hand work in is no wait: it runs after this job, on the only thread there is.
+            lane.start(vec![work(2, "echo", "2")]);
+            if offloop_lane_cpu::in_lane() {
+                return Err(TaskError::error(
+                    "a job cannot wait for a job of its own lane",
+                ));
+            }
+            Ok(TaskOutput::none())
+        }),
+    ));
+    let lane = Arc::new(lane);
+    own.set(lane.clone()).unwrap();
+    lane.start(vec![work(1, "nested", "")]);
+    failed_as(&sink.ended(1), FailureClass::Error, "cannot wait");
+    assert_eq!(result(&sink.ended(2)), "2");
+    assert!(!lane.is_inside());
+}
+
+#[test]
+fn a_lane_that_one_of_its_own_jobs_terminates_does_not_wait_for_itself() {
+    let own: Arc<OnceLock<Arc<CpuLane>>> = Arc::default();
+    let inside = own.clone();
+    let (lane, sink) = opened(builder(1, 4).task(
+        info("ends"),
+        Arc::new(move |ctx| {
+            let left = inside.get().unwrap().terminate(PATIENCE);
+            assert_eq!(left, [ctx.work().lease]);
+            assert!(ctx.should_stop());
+            Ok(TaskOutput::json("1"))
+        }),
+    ));
+    let lane = Arc::new(lane);
+    own.set(lane.clone()).unwrap();
+    lane.start(vec![work(1, "ends", ""), work(2, "echo", "2")]);
+    assert_eq!(result(&sink.ended(1)), "1");
+    stopped_by(&sink.ended(2), StopReason::Shutdown);
+    assert_eq!(lane.terminate(PATIENCE), []);
+    assert_eq!(lane.status().executors, 0);
+}
+
+#[test]
+fn a_closure_that_never_returns_does_not_hold_the_shutdown_up() {
+    let release = Arc::new(AtomicBool::new(false));
+    let inside = release.clone();
+    let (lane, sink) = opened(builder(2, 4).task(
+        info("deaf"),
+        Arc::new(move |_| {
+            while !inside.load(Ordering::Acquire) {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Ok(TaskOutput::none())
+        }),
+    ));
+    lane.start(vec![
+        work(1, "deaf", ""),
+        work(2, "wait", ""),
+        work(3, "echo", ""),
+    ]);
+    sink.started(1);
+    sink.note(2);
+    let begin = std::time::Instant::now();
+    assert_eq!(lane.terminate(Duration::from_millis(50)), [Lease(1)]);
+    let took = begin.elapsed();
+    assert!(
+        took >= Duration::from_millis(50) && took < PATIENCE,
+        "{took:?}"
+    );
+    stopped_by(&sink.ended(2), StopReason::Shutdown);
+    stopped_by(&sink.ended(3), StopReason::Shutdown);
+    // Submitted after the end: handed back, and still exactly one answer for what runs.
+    lane.start(vec![work(4, "echo", "")]);
+    stopped_by(&sink.ended(4), StopReason::Shutdown);
+    release.store(true, Ordering::Release);
+    assert_eq!(result(&sink.ended(1)), "");
+    assert_eq!(lane.terminate(PATIENCE), []);
+}
+
+#[test]
+fn usage_counts_what_came_in_what_went_out_and_the_age_of_the_thread() {
+    let (lane, sink) = opened(builder(1, 4).task(
+        info("talk"),
+        Arc::new(|ctx| {
+            ctx.progress("12345")?;
+            ctx.progress("67")?;
+            ctx.log("abc"); // and a line's end
+            Ok(TaskOutput::json("1234567890"))
+        }),
+    ));
+    lane.start(vec![work(1, "talk", "[1,2,3]")]);
+    let first = sink.ended(1).usage;
+    assert_eq!((first.bytes_in, first.bytes_out), (7, 10 + 7 + 4));
+    lane.start(vec![work(2, "echo", "\"x\"")]);
+    let second = sink.ended(2).usage;
+    assert_eq!((second.bytes_in, second.bytes_out), (3, 3));
+    assert!(
+        second.executor_age > first.executor_age,
+        "{first:?} {second:?}"
+    );
+    assert_eq!(second.max_rss_bytes, None); // a thread has no memory of its own
+    lane.start(vec![work(3, "wait", ""), work(4, "echo", "123")]);
+    lane.stop(Lease(4), StopReason::Cancel);
+    assert_eq!(sink.ended(4).usage, offloop_job::Usage::default());
 }
