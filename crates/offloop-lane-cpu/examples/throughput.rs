@@ -144,6 +144,7 @@ impl Offloop {
             held,
             lane: CpuLane::builder("cpu")
                 .threads(1)
+                .nice(0) // as the others: what is compared is the way, not the place in line
                 .ahead(4_096)
                 .task(
                     echo,
@@ -154,7 +155,9 @@ impl Offloop {
                     hold,
                     Arc::new(move |_| {
                         let release = gate.lock().unwrap_or_else(PoisonError::into_inner).take();
-                        release.iter().for_each(|release| wait_for(release));
+                        if let Some(release) = release {
+                            wait_for(&release);
+                        }
                         Ok(TaskOutput::none())
                     }),
                 )
@@ -164,7 +167,7 @@ impl Offloop {
         Ok(made)
     }
 
-    fn work(&self, task: &TaskName, lease: u64, payload: Bytes) -> Work {
+    fn work(task: &TaskName, lease: u64, payload: Bytes) -> Work {
         Work {
             job: JobId::from_parts(lease, lease),
             lease: Lease(lease),
@@ -198,14 +201,14 @@ impl Pool for Offloop {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(reply);
         let payload = Bytes::copy_from_slice(&PAYLOAD);
-        self.lane.start(vec![self.work(&self.echo, 0, payload)]);
+        self.lane.start(vec![Self::work(&self.echo, 0, payload)]);
         std::hint::black_box(answer.blocking_recv()?);
         Ok(())
     }
 
     fn submit(&self, count: u64) {
         let from = self.next.fetch_add(count, Ordering::Relaxed);
-        let make = |lease| self.work(&self.noop, lease, Bytes::from_static(b"null"));
+        let make = |lease| Self::work(&self.noop, lease, Bytes::from_static(b"null"));
         self.lane.start((from..from + count).map(make).collect());
     }
 
@@ -217,7 +220,7 @@ impl Pool for Offloop {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(release);
         let lease = HOLDS.0 + self.next.fetch_add(1, Ordering::Relaxed);
         self.lane
-            .start(vec![self.work(&self.hold, lease, Bytes::new())]);
+            .start(vec![Self::work(&self.hold, lease, Bytes::new())]);
     }
 }
 
@@ -326,7 +329,6 @@ fn tokio() -> Result<Box<dyn Pool>, Failure> {
         .worker_threads(1)
         .max_blocking_threads(1)
         .build()?;
-    #[expect(clippy::disallowed_methods, reason = "the rival is measured")]
     let spawn = move |task: Closure| drop(runtime.spawn_blocking(task));
     Ok(Box::new(Closures {
         name: "tokio spawn_blocking",
@@ -351,7 +353,9 @@ fn figure(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Figure {
     }
 }
 
-const COLUMNS: [(&str, fn(&Sample) -> f64); 5] = [
+type Column = (&'static str, fn(&Sample) -> f64);
+
+const COLUMNS: [Column; 5] = [
     ("trip_p50_us", |s| s.trip_p50_us),
     ("trip_p99_us", |s| s.trip_p99_us),
     ("stream_m_per_s", |s| s.stream_m_per_s),

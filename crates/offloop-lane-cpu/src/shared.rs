@@ -16,6 +16,10 @@ use crate::sync::{AtomicBool, Builder, Condvar, Mutex, MutexGuard, Ordering, Thr
 use crate::tasks::Tasks;
 use crate::{inside, worker};
 
+/// On cache lines of its own: whoever spins on one field must not slow the lock of another.
+#[repr(align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
 pub(crate) struct Shared {
     /// Its address is the lane's identity for [`inside`].
     pub(crate) name: Arc<str>,
@@ -27,9 +31,9 @@ pub(crate) struct Shared {
     pub(crate) tasks: Tasks,
     epoch: Instant,
     pub(crate) sink: OnceLock<Arc<dyn LaneSink>>,
-    state: Mutex<State>,
+    state: Apart<Mutex<State>>,
     /// Set for the thread that spins: there is work, or the end.
-    pub(crate) call: AtomicBool,
+    pub(crate) call: Apart<AtomicBool>,
     pub(crate) watch_call: Condvar,
     /// A thread left.
     pub(crate) quiet: Condvar,
@@ -48,15 +52,15 @@ impl Shared {
             tasks: from.handlers,
             epoch: now,
             sink: OnceLock::new(),
-            state: Mutex::new(State::new(now, from.threads, from.ageing)),
-            call: AtomicBool::new(false),
+            state: Apart(Mutex::new(State::new(now, from.threads, from.ageing))),
+            call: Apart(AtomicBool::new(false)),
             watch_call: Condvar::new(),
             quiet: Condvar::new(),
         }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn wait_watch<'a>(
@@ -139,7 +143,7 @@ impl Shared {
 
     /// Tells the thread that spins, if one does, to look at the lines.
     pub(crate) fn call_spinner(&self) {
-        self.call.store(true, Ordering::Release);
+        self.call.0.store(true, Ordering::Release);
     }
 
     /// Work that ends without having begun.

@@ -67,9 +67,17 @@ pub(crate) fn run(shared: &Shared, seat: usize, name: &str, pulse: &Arc<SeatSink
         born: Instant::now(),
     };
     let mut returned: Option<Returned> = None;
-    let mut spun = false;
+    let mut spun: Option<Instant> = None;
     loop {
-        let look = look(shared, seat, returned.as_ref().map(|job| job.at), spun);
+        let look = look(
+            shared,
+            seat,
+            returned.as_ref().map(|job| job.at),
+            spun.is_some(),
+        );
+        if let Some(since) = spun.take() {
+            worker.meter.skip(look.now.saturating_duration_since(since));
+        }
         if let Some(returned) = returned.take() {
             answer(shared, name, returned, look.overrun.as_ref());
         }
@@ -77,22 +85,16 @@ pub(crate) fn run(shared: &Shared, seat: usize, name: &str, pulse: &Arc<SeatSink
             shared.refuse(hopeless, look.now);
         }
         match look.turn {
-            Turn::Run(begun) => {
-                spun = false;
-                returned = Some(worker.run_one(begun));
-            }
+            Turn::Run(begun) => returned = Some(worker.run_one(begun, look.now)),
             Turn::Again => {}
             Turn::Spin => {
                 worker.meter.rebase();
-                let begin = Instant::now();
-                spin(&shared.call, shared.spin);
-                worker.meter.skip(begin.elapsed());
-                spun = true;
+                spun = Some(Instant::now());
+                spin(&shared.call.0, shared.spin);
             }
             Turn::Sleep => {
                 worker.meter.rebase();
                 park();
-                spun = false;
             }
             Turn::Leave => break,
         }
@@ -145,7 +147,7 @@ fn look(shared: &Shared, seat: usize, finished: Option<Instant>, spun: bool) -> 
     if finished.is_some() || !look.hopeless.is_empty() {
         look.turn = Turn::Again;
     } else if !spun && !shared.spin.is_zero() && state.search(seat) {
-        shared.call.store(false, Ordering::Release);
+        shared.call.0.store(false, Ordering::Release);
         look.turn = Turn::Spin;
     } else {
         if !takes(Step::LookBeforePark) {
@@ -159,7 +161,7 @@ fn look(shared: &Shared, seat: usize, finished: Option<Instant>, spun: bool) -> 
 }
 
 impl Worker<'_> {
-    fn run_one(&mut self, begun: Begun) -> Returned {
+    fn run_one(&mut self, begun: Begun, started: Instant) -> Returned {
         let Begun {
             work,
             token,
@@ -179,7 +181,6 @@ impl Worker<'_> {
         });
         let ctx = TaskContext::new(work.clone(), token, sink);
         let task = self.shared.tasks.get(&work.task);
-        let started = Instant::now();
         let answer = contained(|| {
             let Some(task) = task else {
                 return Err(unknown_task(self.shared, &work));
