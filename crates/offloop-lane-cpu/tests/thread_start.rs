@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use offloop_job::{Lease, StopReason};
+use offloop_job::{FailureClass, Lease, StopReason};
 use offloop_lane::{Lane, TaskOutput};
 use offloop_lane_cpu::CpuLane;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::{PATIENCE, TestSink, eventually, info, result, work};
+use support::{PATIENCE, TestSink, eventually, failed_as, info, result, work};
 
 /// Less than the stack of a thread (2 MiB), enough for what a test allocates.
 const ROOM: u64 = 1 << 20;
@@ -56,6 +56,8 @@ fn a_thread_that_cannot_start_is_loud_and_the_lane_goes_on_without_it() {
     };
     let (lane, sink) = (build(2), TestSink::new());
     lane.open(sink.clone()).unwrap();
+    let (second, heard) = (build(2), TestSink::new());
+    second.open(heard.clone()).unwrap();
     lane.start(vec![work(1, "deaf", "null")]);
     sink.started(1);
 
@@ -72,6 +74,14 @@ fn a_thread_that_cannot_start_is_loud_and_the_lane_goes_on_without_it() {
     lane.start(vec![work(2, "echo", "2")]);
     assert_eq!(result(&sink.ended(2)), "2");
     assert_eq!(lane.status().executors, 2);
+
+    // A wide job that gets no threads of its own: its failure alone.
+    let mut wide = work(1, "echo", "1");
+    wide.cores = 2;
+    second.start(vec![wide, work(2, "echo", "2")]);
+    let says = "refuses to start the 2 threads of a wide job";
+    failed_as(&heard.ended(1), FailureClass::Error, says);
+    assert_eq!(result(&heard.ended(2)), "2");
 
     // A lane that cannot start at all: an error with the number and the cause.
     let error = build(64).open(TestSink::new()).unwrap_err().to_string();
