@@ -9,6 +9,10 @@ use crate::lane::CpuLane;
 use crate::tasks::Tasks;
 
 /// The code of a task. It runs on a thread of the lane and asks [`TaskContext::should_stop`] often.
+///
+/// For a job with `cores` above 1 it runs inside a rayon pool of that many threads, made for the job:
+/// `rayon::join` and `par_iter` use them, `rayon::current_num_threads` tells how many there are. For
+/// a job of one core, rayon would use its global pool, which nobody bounds: do not.
 pub type CpuHandler = Arc<dyn Fn(&TaskContext) -> Result<TaskOutput, TaskError> + Send + Sync>;
 
 /// A thread that ignores its token this long counts as stuck.

@@ -26,9 +26,13 @@ impl Meter {
         self.accounted = own_cpu_time();
     }
 
-    /// So much was used for nobody since.
-    pub(crate) fn skip(&mut self, spent: Duration) {
-        self.accounted += spent;
+    /// Between two jobs the thread did so long what is charged to neither.
+    pub(crate) fn skip(&mut self, wall: Duration) {
+        if wall <= WORTH_READING {
+            self.accounted += wall;
+        } else {
+            self.rebase();
+        }
     }
 
     /// What a run of this wall time used.

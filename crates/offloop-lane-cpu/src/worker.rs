@@ -78,14 +78,18 @@ pub(crate) fn run(shared: &Shared, seat: usize, name: &str, pulse: &Arc<SeatSink
         if let Some(since) = spun.take() {
             worker.meter.skip(look.now.saturating_duration_since(since));
         }
+        let mut begin = look.now;
         if let Some(returned) = returned.take() {
             answer(shared, name, returned, look.overrun.as_ref());
+            begin = Instant::now(); // what that took is not the next job's
         }
         for hopeless in look.hopeless {
             shared.refuse(hopeless, look.now);
+            begin = Instant::now();
         }
+        worker.meter.skip(begin.saturating_duration_since(look.now));
         match look.turn {
-            Turn::Run(begun) => returned = Some(worker.run_one(begun, look.now)),
+            Turn::Run(begun) => returned = Some(worker.run_one(begun, begin)),
             Turn::Again => {}
             Turn::Spin => {
                 worker.meter.rebase();

@@ -535,3 +535,49 @@ fn usage_counts_what_came_in_what_went_out_and_the_age_of_the_thread() {
     lane.stop(Lease(4), StopReason::Cancel);
     assert_eq!(sink.ended(4).usage, offloop_job::Usage::default());
 }
+
+#[test]
+fn what_a_job_leaves_behind_is_not_charged_to_the_next_one() {
+    /// Slow to drop: that is the first job's doing.
+    struct Slow;
+    const LONG: Duration = Duration::from_millis(60);
+    impl AsRef<[u8]> for Slow {
+        fn as_ref(&self) -> &[u8] {
+            b"1"
+        }
+    }
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let end = std::time::Instant::now() + LONG;
+            while std::time::Instant::now() < end {
+                std::hint::spin_loop();
+            }
+        }
+    }
+    let gate = Arc::new(Barrier::new(2));
+    let inside = gate.clone();
+    let (lane, sink) = opened(
+        builder(1, 4)
+            .task(
+                info("gate"),
+                Arc::new(move |_| {
+                    inside.wait();
+                    Ok(TaskOutput::none())
+                }),
+            )
+            .task(
+                info("doze"),
+                Arc::new(|_| {
+                    std::thread::park_timeout(LONG / 2);
+                    Ok(TaskOutput::none())
+                }),
+            ),
+    );
+    let mut first = work(1, "gate", "");
+    first.payload = bytes::Bytes::from_owner(Slow);
+    lane.start(vec![first, work(2, "doze", "")]); // the second waits in line when the first ends
+    gate.wait();
+    sink.ended(1);
+    let usage = sink.ended(2).usage;
+    assert!(usage.cpu.unwrap() < LONG / 4, "{usage:?}");
+}

@@ -345,14 +345,14 @@ macro_rules! models {
 }
 
 models! {
-    submitters_and_sleepers: 4_000
-    submitters_and_a_spinner: 4_000
-    a_batch_whose_jobs_need_each_other: 4_000
-    cancels_race_with_the_threads: 4_000
-    wide_and_narrow: 4_000
-    the_cancel_of_a_wide_job_frees_the_one_behind_it: 4_000
-    shutdown_races_with_submitters: 4_000
-    threads_are_replaced_while_others_submit: 4_000
+    submitters_and_sleepers: 3_000
+    submitters_and_a_spinner: 3_000
+    a_batch_whose_jobs_need_each_other: 3_000
+    cancels_race_with_the_threads: 3_000
+    wide_and_narrow: 3_000
+    the_cancel_of_a_wide_job_frees_the_one_behind_it: 3_000
+    shutdown_races_with_submitters: 3_000
+    threads_are_replaced_while_others_submit: 3_000
 }
 
 mod the_model_finds {
