@@ -92,6 +92,11 @@ impl LogTail {
     pub fn is_empty(&self) -> bool {
         self.head.is_empty() && self.tail.is_empty()
     }
+
+    /// Everything that was logged, kept or not.
+    pub fn written_bytes(&self) -> u64 {
+        (self.head.len() + self.tail.len()) as u64 + self.dropped_bytes
+    }
 }
 
 /// One run of a job.

@@ -11,7 +11,6 @@ use crate::line::Queued;
 use crate::shared::{Shared, stopped, wake};
 use crate::state::{Hopeless, State};
 use crate::sync::{Builder, Step, takes};
-use crate::tasks::Task;
 use crate::{inside, watch};
 
 /// So many are named in `trouble`.
@@ -143,7 +142,7 @@ impl Lane for CpuLane {
         wake(called);
         for entry in hopeless {
             let typical = self.shared.tasks.get(&entry.work.task);
-            let typical = typical.and_then(Task::typical);
+            let typical = typical.and_then(|task| task.typical.get());
             self.shared.refuse(Hopeless { entry, typical }, now);
         }
         for entry in refused {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use offloop_job::{Failure, FailureClass, Lease, LogTail, Outcome, StopReason, Usage};
-use offloop_lane::{Ended, Gone, LaneEvent, LaneSink, Proof, contained, drop_quietly};
+use offloop_lane::{Ended, Gone, LaneEvent, LaneSink, Proof, contained, drop_quietly, not_begun};
 
 use crate::builder::CpuLaneBuilder;
 use crate::line::Queued;
@@ -168,19 +168,8 @@ impl Shared {
     pub(crate) fn refuse(&self, hopeless: Hopeless, now: Instant) {
         let Hopeless { entry, typical } = hopeless;
         let waited = now.saturating_duration_since(entry.since);
-        let deadline = entry.work.deadline.unwrap_or(now);
-        let left = deadline.saturating_duration_since(now);
-        let typical = typical.map_or_else(|| "not known".to_owned(), |run| format!("{run:.1?}"));
-        let what = if left.is_zero() {
-            "its deadline passed"
-        } else {
-            "its deadline cannot be met"
-        };
-        let message = format!(
-            "{what}: it waited {waited:.1?} in the lane, typical run {typical}, remaining {left:.1?}; it was not started"
-        );
-        let failure = Failure::new(FailureClass::Timeout, message);
-        self.never_started(entry, now, Outcome::Failed(failure));
+        let outcome = not_begun(&entry.work, waited, typical, now);
+        self.never_started(entry, now, outcome);
     }
 
     /// No more work: what waits is handed back.

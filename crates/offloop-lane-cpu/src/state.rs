@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use offloop_job::{Lease, StopReason};
-use offloop_lane::{Overrun, StopToken, Stopped, Work};
+use offloop_lane::{Overrun, StopToken, Stopped, TypicalRun, Work, cannot_be_done};
 
 use crate::line::{Lines, Queued};
 use crate::pulse::SeatSink;
@@ -246,20 +246,14 @@ impl State {
     pub(crate) fn take(&mut self, seat: usize, now: Instant, tasks: &Tasks) -> Taken {
         let mut taken = Taken::default();
         while let Some(head) = self.lines.head() {
-            if let Some(at) = head.work.deadline {
-                let task = tasks.get(&head.work.task);
-                let typical = task.and_then(crate::tasks::Task::typical);
-                let left = at.saturating_duration_since(now);
-                if left.is_zero() || typical.is_some_and(|run| left < run) {
-                    if let Some(task) = task.filter(|_| !left.is_zero()) {
-                        task.refused();
-                    }
-                    let entry = self.lines.take_head();
-                    taken
-                        .hopeless
-                        .extend(entry.map(|entry| Hopeless { entry, typical }));
-                    continue;
-                }
+            let typical = tasks.get(&head.work.task).map(|task| &task.typical);
+            if cannot_be_done(&head.work, typical, now) {
+                let typical = typical.and_then(TypicalRun::get);
+                let entry = self.lines.take_head();
+                taken
+                    .hopeless
+                    .extend(entry.map(|entry| Hopeless { entry, typical }));
+                continue;
             }
             if self.startable()
                 && let Some(entry) = self.lines.take_head()

@@ -200,7 +200,7 @@ impl Worker<'_> {
         let at = Instant::now();
         let wall = at.saturating_duration_since(started);
         if let (Some(task), Ok(_)) = (task, &answer) {
-            task.ran(wall);
+            task.typical.ran(wall);
         }
         let result = answer
             .as_ref()
@@ -243,7 +243,7 @@ fn answer(shared: &Shared, name: &str, returned: Returned, overrun: Option<&Over
         ..
     } = returned;
     let log = ctx.take_log();
-    usage.bytes_out += (log.head.len() + log.tail.len()) as u64 + log.dropped_bytes;
+    usage.bytes_out += log.written_bytes();
     let reason = ctx.token().reason();
     // An answer over a limit is dropped in here, and its destructor is the task's code.
     let outcome = contained(|| Ok(outcome_of(answer, reason, overrun)))

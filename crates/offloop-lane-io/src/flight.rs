@@ -18,16 +18,23 @@ use crate::lane::{EXECUTOR, Entry, Shared};
 pub(crate) struct Flight {
     shared: Arc<Shared>,
     ctx: TaskContext,
+    entry: Arc<Entry>,
     submitted: Instant,
     started: Option<Instant>,
     outcome: Option<Outcome>,
 }
 
 impl Flight {
-    pub(crate) fn new(shared: Arc<Shared>, ctx: TaskContext, submitted: Instant) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        ctx: TaskContext,
+        entry: Arc<Entry>,
+        submitted: Instant,
+    ) -> Self {
         Self {
             shared,
             ctx,
+            entry,
             submitted,
             started: None,
             outcome: None,
@@ -43,6 +50,14 @@ impl Drop for Flight {
             failure: Failure::new(FailureClass::Cancelled, "dropped as the lane ended"),
         });
         let started = self.started.unwrap_or(self.submitted);
+        let wall = started.elapsed();
+        let mut result_bytes = 0;
+        if let Outcome::Completed { result, .. } = &outcome {
+            self.shared.ran(&work.task, wall);
+            result_bytes = result.as_ref().map_or(0, |result| result.len() as u64);
+        }
+        let late = work.deadline.is_some_and(|at| Instant::now() > at);
+        let log = self.ctx.take_log();
         let ended = Ended {
             job: work.job,
             lease: work.lease,
@@ -50,18 +65,21 @@ impl Drop for Flight {
             executor: EXECUTOR.into(),
             queued: started.saturating_duration_since(self.submitted),
             usage: Usage {
-                wall: started.elapsed(),
+                wall,
+                bytes_in: work.payload.len() as u64,
+                bytes_out: result_bytes + self.entry.note_bytes() + log.written_bytes(),
                 ..Usage::default()
             },
-            log: self.ctx.take_log(),
+            log,
             gone: Gone::proven(Proof::FutureDropped),
         };
-        self.shared.free_and_answer(ended);
+        self.shared.free_and_answer(ended, late);
     }
 }
 
 /// Drives one attempt. `flight` is declared first, so it ends after the task's future is dropped.
-pub(crate) async fn fly(mut flight: Flight, entry: Arc<Entry>) {
+pub(crate) async fn fly(mut flight: Flight) {
+    let entry = flight.entry.clone();
     let started = Instant::now();
     flight.started = Some(started);
     let ctx = flight.ctx.clone();
@@ -71,7 +89,8 @@ pub(crate) async fn fly(mut flight: Flight, entry: Arc<Entry>) {
         lease,
         executor: EXECUTOR.into(),
     });
-    let handler = flight.shared.handlers.get(&ctx.work().task).cloned();
+    let handler = flight.shared.tasks.get(&ctx.work().task);
+    let handler = handler.map(|task| task.handler.clone());
     let made = match handler {
         Some(handler) => Contained::make(|| handler(ctx.clone())),
         None => Err(TaskError::error(format!(
@@ -147,8 +166,10 @@ pub(crate) struct NotingSink {
 
 impl LaneSink for NotingSink {
     fn send(&self, event: LaneEvent) {
-        if matches!(&event, LaneEvent::Progress { lease, .. } if *lease == self.lease) {
-            self.entry.progress_now();
+        if let LaneEvent::Progress { lease, note, .. } = &event
+            && *lease == self.lease
+        {
+            self.entry.progress_now(note.len());
         }
         self.inner.send(event);
     }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use offloop_job::{Failure, FailureClass, Lease, LogTail, Outcome, StopReason, TaskName, Usage};
 use offloop_lane::{
     Ended, Gone, Lane, LaneEvent, LaneOpenError, LaneSink, LaneStatus, Proof, Slots, StopToken,
-    Stopped, TaskContext, TaskError, TaskInfo, TaskOutput, Work,
+    Stopped, TaskContext, TaskError, TaskInfo, TaskOutput, TypicalRun, Work, cannot_be_done,
+    not_begun,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -42,6 +43,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Copy, Debug)]
 struct Times {
     progress: Instant,
+    note_bytes: u64,
     asked: Option<Instant>,
     grace: Duration,
 }
@@ -55,8 +57,16 @@ impl Entry {
         self.times().progress
     }
 
-    pub(crate) fn progress_now(&self) {
-        self.times().progress = Instant::now();
+    /// A note came.
+    pub(crate) fn progress_now(&self, bytes: usize) {
+        let mut times = self.times();
+        times.progress = Instant::now();
+        times.note_bytes += bytes as u64;
+    }
+
+    /// Of all its notes.
+    pub(crate) fn note_bytes(&self) -> u64 {
+        self.times().note_bytes
     }
 
     pub(crate) fn grace(&self) -> Duration {
@@ -89,10 +99,16 @@ pub(crate) struct Shared {
     pub(crate) name: Box<str>,
     slots: u16,
     grace: Duration,
-    pub(crate) handlers: HashMap<TaskName, IoHandler>,
+    pub(crate) tasks: HashMap<TaskName, IoTask>,
     sink: OnceLock<Arc<dyn LaneSink>>,
     state: Mutex<State>,
     quiet: Condvar,
+}
+
+/// A task's code, and how long it typically runs.
+pub(crate) struct IoTask {
+    pub(crate) handler: IoHandler,
+    typical: TypicalRun,
 }
 
 #[derive(Default)]
@@ -101,6 +117,8 @@ struct State {
     /// Out of the map, and the sink has not yet taken their end.
     answering: usize,
     closed: bool,
+    /// Work that ended after its deadline.
+    late: u64,
     runtime: Option<Runtime>,
 }
 
@@ -116,31 +134,53 @@ impl Shared {
     }
 
     /// The slot is free before the answer is sent, so that whoever is answered can fill it.
-    pub(crate) fn free_and_answer(&self, ended: Ended) {
+    pub(crate) fn free_and_answer(&self, ended: Ended, late: bool) {
         let mut state = self.lock();
         state.flights.remove(&ended.lease);
         state.answering += 1;
+        state.late += u64::from(late);
         drop(state);
         self.send(LaneEvent::Ended(Box::new(ended)));
         self.lock().answering -= 1;
         self.quiet.notify_all();
     }
 
-    fn refuse(&self, work: &Work) {
-        let why = "handed back before it began: the lane takes no more work";
+    /// A run completed.
+    pub(crate) fn ran(&self, task: &TaskName, wall: Duration) {
+        if let Some(task) = self.tasks.get(task) {
+            task.typical.ran(wall);
+        }
+    }
+
+    /// Why this work is not worth beginning.
+    fn hopeless(&self, work: &Work, now: Instant) -> Option<Outcome> {
+        let typical = self.tasks.get(&work.task).map(|task| &task.typical);
+        cannot_be_done(work, typical, now).then(|| {
+            let typical = typical.and_then(TypicalRun::get);
+            not_begun(work, Duration::ZERO, typical, now)
+        })
+    }
+
+    /// Work that ends without having begun.
+    fn refuse(&self, work: &Work, outcome: Outcome) {
         self.send(LaneEvent::Ended(Box::new(Ended {
             job: work.job,
             lease: work.lease,
-            outcome: Outcome::Stopped {
-                reason: StopReason::Shutdown,
-                failure: Failure::new(FailureClass::Cancelled, why),
-            },
+            outcome,
             executor: "".into(),
             queued: Duration::ZERO,
             usage: Usage::default(),
             log: LogTail::default(),
             gone: Gone::proven(Proof::NeverStarted),
         })));
+    }
+}
+
+fn handed_back() -> Outcome {
+    let why = "handed back before it began: the lane takes no more work";
+    Outcome::Stopped {
+        reason: StopReason::Shutdown,
+        failure: Failure::new(FailureClass::Cancelled, why),
     }
 }
 
@@ -151,7 +191,7 @@ pub struct IoLaneBuilder {
     slots: u16,
     grace: Duration,
     tasks: Vec<TaskInfo>,
-    handlers: HashMap<TaskName, IoHandler>,
+    code: HashMap<TaskName, IoTask>,
 }
 
 impl IoLaneBuilder {
@@ -169,7 +209,9 @@ impl IoLaneBuilder {
 
     /// Adds a task; the same name again replaces it.
     pub fn task(mut self, info: TaskInfo, handler: IoHandler) -> Self {
-        if self.handlers.insert(info.name.clone(), handler).is_some() {
+        let typical = TypicalRun::default();
+        let task = IoTask { handler, typical };
+        if self.code.insert(info.name.clone(), task).is_some() {
             self.tasks.retain(|task| task.name != info.name);
         }
         self.tasks.push(info);
@@ -183,7 +225,7 @@ impl IoLaneBuilder {
                 name: self.name,
                 slots: self.slots,
                 grace: self.grace,
-                handlers: self.handlers,
+                tasks: self.code,
                 sink: OnceLock::new(),
                 state: Mutex::default(),
                 quiet: Condvar::new(),
@@ -216,7 +258,7 @@ impl IoLane {
             slots: SLOTS_DEFAULT,
             grace: GRACE_DEFAULT,
             tasks: Vec::new(),
-            handlers: HashMap::new(),
+            code: HashMap::new(),
         }
     }
 
@@ -271,10 +313,14 @@ impl Lane for IoLane {
         let mut refused = Vec::new();
         let mut state = self.shared.lock();
         for work in work {
+            if let Some(outcome) = self.shared.hopeless(&work, now) {
+                refused.push((work, outcome));
+                continue;
+            }
             let full = state.flights.len() >= usize::from(self.shared.slots);
             let closed = state.closed || full;
             let Some(runtime) = state.runtime.as_ref().filter(|_| !closed) else {
-                refused.push(work);
+                refused.push((work, handed_back()));
                 continue;
             };
             let handle = runtime.handle().clone();
@@ -283,6 +329,7 @@ impl Lane for IoLane {
                 called: Notify::new(),
                 times: Mutex::new(Times {
                     progress: now,
+                    note_bytes: 0,
                     asked: None,
                     grace: self.shared.grace,
                 }),
@@ -294,12 +341,12 @@ impl Lane for IoLane {
             };
             state.flights.insert(work.lease, entry.clone());
             let ctx = TaskContext::new(Arc::new(work), entry.token.clone(), Arc::new(noting));
-            let flight = Flight::new(self.shared.clone(), ctx, now);
-            handle.spawn(fly(flight, entry));
+            let flight = Flight::new(self.shared.clone(), ctx, entry, now);
+            handle.spawn(fly(flight));
         }
         drop(state);
-        for work in &refused {
-            self.shared.refuse(work);
+        for (work, outcome) in refused {
+            self.shared.refuse(&work, outcome);
         }
     }
 
@@ -344,7 +391,8 @@ impl Lane for IoLane {
             queued: 0,
             stuck: stuck.count() as u32,
             executors: u32::from(state.runtime.is_some()),
-            ..LaneStatus::default()
+            head_age: None,
+            late: state.late,
         }
     }
 }

@@ -7,7 +7,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use offloop_job::{FailureClass, Lease, StopReason};
 use offloop_lane::{Lane, Proof, TaskError, TaskOutput};
@@ -173,4 +173,34 @@ fn a_thousand_waits_run_at_the_same_time() {
     assert_eq!(lane.status().running, 1_024);
     assert_eq!(lane.terminate(PATIENCE), []);
     sink.peek(|seen| assert_eq!(seen.ended.len(), 1_024));
+}
+
+#[test]
+fn work_whose_deadline_passed_is_not_begun_and_what_ends_late_is_counted() {
+    let (lane, sink) = opened(builder(4));
+    let mut passed = work(1, "echo", "1");
+    passed.deadline = Some(Instant::now());
+    lane.start(vec![passed]);
+    let ended = sink.ended(1);
+    failed_as(&ended, FailureClass::Timeout, "its deadline passed");
+    assert_eq!(ended.gone.proof(), Proof::NeverStarted);
+    let mut slow = work(2, "wait", "1");
+    slow.limits.timeout = Duration::from_millis(60);
+    slow.deadline = Some(Instant::now() + Duration::from_millis(20));
+    lane.start(vec![slow]);
+    failed_as(&sink.ended(2), FailureClass::Timeout, "ran for");
+    assert_eq!(lane.status().late, 1);
+}
+
+#[test]
+fn what_a_task_was_given_and_gave_back_is_on_record() {
+    let (lane, sink) = opened(builder(4));
+    lane.start(vec![work(1, "echo", "[1, 2]")]);
+    let usage = sink.ended(1).usage;
+    assert_eq!((usage.bytes_in, usage.bytes_out), (6, 6));
+    lane.start(vec![work(2, "wait", "null")]);
+    sink.note(2);
+    lane.stop(Lease(2), StopReason::Cancel);
+    let usage = sink.ended(2).usage;
+    assert_eq!((usage.bytes_in, usage.bytes_out), (4, 9), "a note counts");
 }

@@ -8,6 +8,7 @@
 
 mod contain;
 mod context;
+mod deadline;
 mod gone;
 mod report;
 mod token;
@@ -16,6 +17,7 @@ mod work;
 
 pub use contain::{contained, drop_quietly, panicked};
 pub use context::{TaskContext, TaskError, TaskOutput};
+pub use deadline::{TypicalRun, cannot_be_done, not_begun};
 pub use gone::{Gone, Proof};
 pub use report::{Ended, LaneEvent, LaneSink};
 pub use token::{StopToken, Stopped};
