@@ -9,18 +9,20 @@
 //! Must never: use a shell, fork the server's memory (`pre_exec`), signal a pid that may have been
 //! reused, or end a job while a process of its tree lives.
 
+mod cgroup;
 mod frame;
 mod harness;
 mod host;
 mod log;
 mod pool;
 mod procfs;
+mod sandbox;
 mod shim;
 mod spec;
 mod sys;
 
 pub use frame::{FRAME_BYTES_MAX, PROTOCOL_VERSION};
-pub use host::{Host, HostConfig, HostError};
+pub use host::{Host, HostConfig, HostError, Means};
 pub use pool::ProcessLane;
 pub use shim::{SHIM_COMMAND, shim_main};
 pub use spec::{

@@ -61,6 +61,23 @@ pub(crate) fn resident_bytes(pid: i32) -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
+/// Files that a process has open.
+pub(crate) fn open_files(pid: i32) -> Option<u64> {
+    let folder = format!("/proc/{pid}/fd");
+    // Linux 6.2 and later say it without a listing.
+    match fs::metadata(&folder).ok()?.len() {
+        0 => Some(fs::read_dir(&folder).ok()?.count() as u64),
+        count => Some(count),
+    }
+}
+
+/// Its control group in the version 2 hierarchy, as this process sees it.
+pub(crate) fn cgroup(pid: i32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(path.to_owned())
+}
+
 /// Children of one thread; those that a subreaper adopts belong to its main thread.
 pub(crate) fn children_of_thread(pid: i32, thread: i32) -> Vec<i32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children"));
@@ -170,6 +187,12 @@ mod tests {
         let pid = std::process::id() as i32;
         assert_eq!(stat(pid).unwrap().pid, pid);
         assert!(resident_bytes(pid).unwrap() > 0);
+        let before = open_files(pid).unwrap();
+        let held: Vec<_> = (0..50)
+            .map(|_| fs::File::open("/dev/null").unwrap())
+            .collect();
+        assert!(open_files(pid).unwrap() >= before + 30, "{before}"); // other tests close some
+        drop(held);
         assert!(all().contains_key(&pid));
     }
 }

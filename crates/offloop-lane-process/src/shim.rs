@@ -7,18 +7,20 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::host::{WARDEN, warden_main};
-use crate::{procfs, sys};
+use crate::{procfs, sandbox, sys};
 
 /// The hidden subcommand under which a program offers [`shim_main`].
 pub const SHIM_COMMAND: &str = "__shim";
 /// The child's end of the channel.
 pub(crate) const CHANNEL_FD: i32 = 3;
+/// An argument that is not given.
+const NONE: &str = "-";
 /// As a shell says that a command cannot be run.
 const EXIT_CANNOT_RUN: i32 = 126;
 
@@ -31,6 +33,11 @@ pub(crate) struct ShimOrder {
     pub(crate) roster: PathBuf,
     pub(crate) marker: String,
     pub(crate) data_limit: Option<u64>,
+    pub(crate) open_files: u32,
+    /// The folder of the control group to enter.
+    pub(crate) group: Option<PathBuf>,
+    /// The file of the sandbox to put on.
+    pub(crate) sandbox: Option<PathBuf>,
     pub(crate) program: PathBuf,
     pub(crate) argv: Vec<OsString>,
 }
@@ -43,7 +50,10 @@ impl ShimOrder {
             OsString::from(if self.channel { "channel" } else { "plain" }),
             self.roster.into(),
             self.marker.into(),
-            limit.unwrap_or_else(|| "-".into()).into(),
+            limit.unwrap_or_else(|| NONE.into()).into(),
+            self.open_files.to_string().into(),
+            self.group.map_or_else(|| NONE.into(), OsString::from),
+            self.sandbox.map_or_else(|| NONE.into(), OsString::from),
             self.program.into(),
         ];
         args.extend(self.argv);
@@ -51,12 +61,16 @@ impl ShimOrder {
     }
 
     pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
+        let path = |arg: OsString| (arg != NONE).then(|| PathBuf::from(arg));
         Some(Self {
             parent: args.next()?.to_str()?.parse().ok()?,
             channel: args.next()? == "channel",
             roster: args.next()?.into(),
             marker: args.next()?.into_string().ok()?,
             data_limit: args.next()?.to_str()?.parse().ok(),
+            open_files: args.next()?.to_str()?.parse().ok()?,
+            group: path(args.next()?),
+            sandbox: path(args.next()?),
             program: args.next()?.into(),
             argv: args.collect(),
         })
@@ -89,7 +103,19 @@ pub fn shim_main(args: impl Iterator<Item = OsString>) -> ! {
             order.roster.display()
         ));
     }
-    let _ = rustix::thread::set_no_new_privs(true);
+    if let Some(group) = &order.group {
+        // Before the task's first instruction: what it starts is born inside.
+        let entered = std::fs::write(group.join("cgroup.procs"), "0");
+        entered.unwrap_or_else(|error| {
+            fail(&format!(
+                "cannot enter the group {}: {error}",
+                group.display()
+            ))
+        });
+    }
+    if let Err(error) = rustix::thread::set_no_new_privs(true) {
+        fail(&format!("cannot give up new privileges: {error}"));
+    }
     // The kernel takes tasks before the server when memory runs out; raising needs no privilege.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     limit(Resource::Core, 0);
@@ -103,6 +129,10 @@ pub fn shim_main(args: impl Iterator<Item = OsString>) -> ! {
     }
     sys::close_from(first_foreign as u32);
     sys::default_signals();
+    if let Some(file) = &order.sandbox {
+        enter_sandbox(file);
+    }
+    limit(Resource::Nofile, u64::from(order.open_files));
     let mut argv = order.argv.into_iter();
     let name = argv.next().unwrap_or_default();
     let error = Command::new(&order.program).arg0(name).args(argv).exec();
@@ -121,7 +151,25 @@ fn take_channel() {
     }
 }
 
+fn enter_sandbox(file: &Path) {
+    let order = std::fs::read(file).ok();
+    let order = order.and_then(|bytes| sandbox::Order::decode(&bytes));
+    let Some(order) = order else {
+        fail(&format!(
+            "cannot read the sandbox's order {}",
+            file.display()
+        ))
+    };
+    if let Err(why) = sandbox::put_on(&order) {
+        fail(&why);
+    }
+}
+
 fn limit(resource: Resource, most: u64) {
+    // Without privilege a bound can only be lowered.
+    let most = rustix::process::getrlimit(resource)
+        .maximum
+        .map_or(most, |maximum| maximum.min(most));
     let both = Rlimit {
         current: Some(most),
         maximum: Some(most),
@@ -148,6 +196,9 @@ mod tests {
             roster: "/run/roster/x".into(),
             marker: "a.b:1".into(),
             data_limit: Some(42),
+            open_files: 99,
+            group: Some("/sys/fs/cgroup/x".into()),
+            sandbox: None,
             program: "/bin/echo".into(),
             argv: vec!["echo".into(), OsStr::from_bytes(b"\xff- -").into()],
         }

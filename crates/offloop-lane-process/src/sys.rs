@@ -2,7 +2,7 @@
 
 #![allow(
     unsafe_code,
-    reason = "wait4, getrusage, the clock of another process, close_range, dup2, signal"
+    reason = "wait4, getrusage, clocks of other processes, close_range, dup2, signal, landlock, unshare"
 )]
 
 use std::os::fd::RawFd;
@@ -87,6 +87,27 @@ pub(crate) fn close_from(first: u32) {
 pub(crate) fn copy_descriptor(from: RawFd, to: RawFd) -> bool {
     // SAFETY: no memory is passed; see `close_from` for ownership.
     unsafe { libc::dup2(from, to) == to }
+}
+
+/// The version of Landlock that this kernel enforces; 0: none.
+pub(crate) fn landlock_abi() -> u32 {
+    const VERSION: libc::c_ulong = 1;
+    // SAFETY: a null pointer of size 0 with this flag asks for the version and touches no memory.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<libc::c_void>(),
+            0_usize,
+            VERSION,
+        )
+    };
+    u32::try_from(version).unwrap_or(0)
+}
+
+/// Enters a network namespace of its own, where the privilege is there.
+pub(crate) fn unshare_network() -> bool {
+    // SAFETY: no memory is passed, and no table of descriptors or memory is unshared.
+    unsafe { libc::unshare(libc::CLONE_NEWNET) == 0 }
 }
 
 /// Gives every signal its default action: a server that was started in the background ignores some,

@@ -1,8 +1,8 @@
 //! Ends what a killed server left running.
 //!
 //! Its direct children died with it (parent-death signal); what they had started themselves did
-//! not. Two ways lead to it: the roster, and the marker in the environment of each process. The
-//! warden goes them at once, and the next server when the warden was killed too. Every
+//! not. Three ways lead to it: the control group of the dead run, which holds all of it; the roster;
+//! and the marker in the environment of each process. The warden goes them at once, and the next server when the warden was killed too. Every
 //! kill goes through a pidfd that was opened before the process was identified.
 
 use std::collections::{HashMap, HashSet};
@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::MARKER_VARIABLE;
+use super::{MARKER_VARIABLE, kept};
+use crate::cgroup;
 use crate::procfs::{self, Stat};
 
 /// Nothing that can be killed lives longer after its SIGKILL.
@@ -25,12 +26,18 @@ struct Entry {
     start: u64,
 }
 
-pub(super) fn clear(roster: &Path, place: &str) -> Result<u32, String> {
-    let entries = read_roster(roster)?;
+pub(super) fn clear(run_dir: &Path, place: &str) -> Result<u32, String> {
+    let entries = read_roster(&run_dir.join("roster"))?;
+    let groups = cgroup::leftovers(&run_dir.join("groups"), place, is_alive);
     let deadline = Instant::now() + PATIENCE;
     let mut ended = HashSet::new();
     loop {
-        let found = find(&entries, place);
+        let mut found = find(&entries, place);
+        for leftover in &groups {
+            let members = leftover.group.members().into_iter();
+            found.extend(members.filter_map(procfs::stat).filter(|s| !s.is_dead()));
+            leftover.group.kill();
+        }
         if found.is_empty() {
             break;
         }
@@ -50,6 +57,10 @@ pub(super) fn clear(roster: &Path, place: &str) -> Result<u32, String> {
     for entry in &entries {
         let _ = std::fs::remove_file(&entry.file); // a stale entry harms nobody
     }
+    for leftover in &groups {
+        let _ = leftover.remove(); // an empty group harms nobody, and is tried again
+    }
+    kept::clear_folders(&run_dir.join("executors"), is_alive);
     Ok(ended.len() as u32)
 }
 

@@ -1,16 +1,21 @@
 //! The one place of a server that starts and buries children.
 //!
-//! Four parts: the spawner (a thread that never ends while the host lives, because the parent-death
+//! Its parts: the spawner (a thread that never ends while the host lives, because the parent-death
 //! signal of a child is bound to the thread that started it), the undertaker (kills what escaped,
-//! reaps, and only then says that a tree is gone), the roster (what is needed to find the children of
+//! reaps, and only then says that a tree is gone), what is kept per executor (a control group, a
+//! folder), the roster (what is needed to find the children of
 //! a killed server), and the warden (a process that does so at once).
 
 mod family;
+mod kept;
 mod leftovers;
+mod means;
 mod spawner;
 mod undertaker;
 mod warden;
 
+pub(crate) use kept::Kept;
+pub use means::Means;
 pub(crate) use spawner::{SpawnOrder, Spawned};
 pub(crate) use undertaker::{Burial, Buried};
 pub(crate) use warden::{WARDEN, warden_main};
@@ -24,10 +29,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Access, access};
 use spawner::Shim;
+use undertaker::Line;
 use warden::Warden;
 
+use crate::cgroup::Groups;
 use crate::shim::SHIM_COMMAND;
-use crate::{harness, procfs};
+use crate::spec::Sandbox;
+use crate::{harness, procfs, sys};
 
 /// The variable that marks each process of a tree.
 pub(crate) const MARKER_VARIABLE: &str = "OFFLOOP_EXECUTOR";
@@ -41,6 +49,8 @@ pub struct HostConfig {
     shim_program: PathBuf,
     shim_args: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    data: Vec<PathBuf>,
+    groups: bool,
 }
 
 impl HostConfig {
@@ -53,7 +63,24 @@ impl HostConfig {
             shim_program: "/proc/self/exe".into(),
             shim_args: vec![SHIM_COMMAND.into()],
             environment: Vec::new(),
+            data: Vec::new(),
+            groups: true,
         }
+    }
+
+    /// A folder of the server, which no task in a sandbox may open. `run_dir` is one already.
+    #[must_use]
+    pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.data.push(folder.into());
+        self
+    }
+
+    /// Without control groups, although they could be had: process groups, markers and adoption
+    /// carry alone what they carry elsewhere in any case.
+    #[must_use]
+    pub fn without_groups(mut self) -> Self {
+        self.groups = false;
+        self
     }
 
     /// Another program that calls [`crate::shim_main`] with what follows `args`.
@@ -105,7 +132,8 @@ pub struct Host {
     environment: Vec<(OsString, OsString)>,
     numbers: AtomicU64,
     spawner: Sender<SpawnOrder>,
-    undertaker: Sender<Burial>,
+    undertaker: Line,
+    kept: Arc<Kept>,
     /// How many leftovers were cleared, once that was done.
     cleared: Mutex<Option<u32>>,
     shim: Shim,
@@ -132,27 +160,41 @@ impl Host {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|e| system("PR_SET_CHILD_SUBREAPER")(e.into()))?;
         let (orders, spawn_inbox) = channel();
-        let (burials, burial_inbox) = channel();
+        let (burials, burial_inbox) = undertaker::line().map_err(system("eventfd"))?;
         let shim = Shim {
             program: config.shim_program,
             args: config.shim_args,
         };
         let place = place_of(&run_dir).map_err(|e| folder(&run_dir, e))?;
-        let (also_shim, also_burials) = (shim.clone(), burials.clone());
+        let run = format!("{me}-{start}-{}", RUNS.fetch_add(1, Ordering::Relaxed));
+        let mut data = config.data;
+        data.push(run_dir.clone());
+        let kept = Arc::new(Kept {
+            groups: Groups::new(&place, &run, run_dir.join("groups"), config.groups),
+            data,
+            harness: run_dir.join("harness"),
+            folders: run_dir.join("executors"),
+            sweeper: Mutex::new(None),
+        });
+        let (also_shim, also_burials, also_kept) = (shim.clone(), burials.clone(), kept.clone());
         spawn_thread("offloop-spawner", move || {
-            spawner::run(&spawn_inbox, &also_shim, &also_burials);
+            spawner::run(&spawn_inbox, &also_shim, &also_kept, &also_burials);
         })
         .map_err(system("the spawner thread"))?;
-        spawn_thread("offloop-burial", move || undertaker::run(&burial_inbox))
-            .map_err(system("the undertaker thread"))?;
+        let also_kept = kept.clone();
+        spawn_thread("offloop-burial", move || {
+            undertaker::run(&burial_inbox, &also_kept);
+        })
+        .map_err(system("the undertaker thread"))?;
         Ok(Arc::new(Self {
             run_dir,
             place,
-            run: format!("{me}-{start}-{}", RUNS.fetch_add(1, Ordering::Relaxed)),
+            run,
             environment: config.environment,
             numbers: AtomicU64::new(1),
             spawner: orders,
             undertaker: burials,
+            kept,
             cleared: Mutex::new(None),
             shim,
             warden: Mutex::new(None),
@@ -168,7 +210,7 @@ impl Host {
         if cleared.is_some() {
             return Ok(0);
         }
-        let count = leftovers::clear(&self.run_dir.join("roster"), &self.place)?;
+        let count = leftovers::clear(&self.run_dir, &self.place)?;
         *cleared = Some(count);
         Ok(count)
     }
@@ -178,10 +220,30 @@ impl Host {
     pub(crate) fn make_ready(&self) -> std::io::Result<()> {
         let mut warden = self.warden.lock().unwrap_or_else(PoisonError::into_inner);
         if warden.is_none() {
-            let roster = self.run_dir.join("roster");
-            *warden = Some(Warden::start(&self.shim, &roster, &self.place)?);
+            *warden = Some(Warden::start(&self.shim, &self.run_dir, &self.place)?);
+            // Made here, not by the first child: it shows early what is in force.
+            let _ = self.kept.groups.run();
         }
         Ok(())
+    }
+
+    /// What the system gives for bounding and ending children.
+    pub fn means(&self) -> Means {
+        let run = self.kept.groups.run();
+        Means {
+            cgroup: match run {
+                Ok(run) => Ok(run.folder().to_owned()),
+                Err(why) => Err(why.to_owned()),
+            },
+            memory: run.is_ok_and(|run| run.memory),
+            processes: run.is_ok_and(|run| run.pids),
+            landlock: sys::landlock_abi(),
+        }
+    }
+
+    /// What is wrong with a task's sandbox, without starting anything.
+    pub(crate) fn check_sandbox(&self, sandbox: &Sandbox) -> Result<(), String> {
+        sandbox.check(&self.kept.data)
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -210,7 +272,7 @@ impl Host {
 
     /// For a child whose pidfd says that it is dead, and that nobody has reaped.
     pub(crate) fn bury(&self, burial: Burial) {
-        let _ = self.undertaker.send(burial); // it lives as long as this host
+        self.undertaker.send(burial);
     }
 
     /// The program that a command's first word means.

@@ -11,14 +11,18 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use super::{Burial, MARKER_VARIABLE, family};
+use super::undertaker::{Burial, Line};
+use super::{Kept, MARKER_VARIABLE, family};
+use crate::cgroup::Group;
 use crate::shim::ShimOrder;
+use crate::spec::{Budgets, Sandbox};
 
 type Reply = Box<dyn FnOnce(io::Result<Spawned>) + Send>;
 
@@ -35,6 +39,8 @@ pub(crate) struct SpawnOrder {
     /// two.
     pub(crate) channel: bool,
     pub(crate) data_limit: Option<u64>,
+    pub(crate) budgets: Budgets,
+    pub(crate) sandbox: Sandbox,
     pub(crate) reply: Reply,
 }
 
@@ -48,6 +54,8 @@ pub(crate) struct Spawned {
     pub(crate) stdout: OwnedFd,
     /// `None` where one pipe takes both outputs, in their order.
     pub(crate) stderr: Option<OwnedFd>,
+    /// Everything that belongs to it, where the system has such groups.
+    pub(crate) group: Option<Arc<Group>>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,13 +65,37 @@ pub(super) struct Shim {
 }
 
 /// Lives as long as the host: when this thread ends, the kernel ends its children.
-pub(super) fn run(inbox: &Receiver<SpawnOrder>, shim: &Shim, burials: &Sender<Burial>) {
+pub(super) fn run(inbox: &Receiver<SpawnOrder>, shim: &Shim, kept: &Kept, burials: &Line) {
     for order in inbox {
-        start(order, shim, burials);
+        start(order, shim, kept, burials);
     }
 }
 
-fn start(order: SpawnOrder, shim: &Shim, burials: &Sender<Burial>) {
+/// What is made for a child before it starts.
+struct Made {
+    group: Option<Arc<Group>>,
+    /// The sandbox's order, and the folder that is the task's own.
+    sandbox: Option<(PathBuf, PathBuf)>,
+}
+
+fn make(order: &SpawnOrder, kept: &Kept) -> io::Result<Made> {
+    let sandbox = order.sandbox.is_on();
+    let sandbox = sandbox.then(|| kept.make_sandbox(&order.roster, &order.sandbox));
+    Ok(Made {
+        sandbox: sandbox.transpose()?,
+        group: kept.make_group(&order.roster, order.budgets.processes),
+    })
+}
+
+fn start(order: SpawnOrder, shim: &Shim, kept: &Kept, burials: &Line) {
+    let made = match make(&order, kept) {
+        Ok(made) => made,
+        Err(error) => {
+            kept.discard(&order.roster);
+            (order.reply)(Err(error));
+            return;
+        }
+    };
     let (reply, marker, roster) = (order.reply, order.marker, order.roster);
     let shim_order = ShimOrder {
         parent: std::process::id() as i32,
@@ -71,6 +103,9 @@ fn start(order: SpawnOrder, shim: &Shim, burials: &Sender<Burial>) {
         roster: roster.clone(),
         marker: marker.clone(),
         data_limit: order.data_limit,
+        open_files: order.budgets.open_files,
+        group: made.group.as_ref().map(|group| group.folder().to_owned()),
+        sandbox: made.sandbox.as_ref().map(|(order, _)| order.clone()),
         program: order.program,
         argv: order.argv,
     };
@@ -83,6 +118,9 @@ fn start(order: SpawnOrder, shim: &Shim, burials: &Sender<Burial>) {
         .envs(order.env)
         .env(MARKER_VARIABLE, &marker)
         .process_group(0);
+    if let Some((_, scratch)) = &made.sandbox {
+        command.env("TMPDIR", scratch);
+    }
     if let Some(cwd) = order.cwd {
         command.current_dir(cwd);
     }
@@ -91,16 +129,21 @@ fn start(order: SpawnOrder, shim: &Shim, burials: &Sender<Burial>) {
     // The parent's copies of the child's ends, or a dead child would not be seen as end of file.
     drop(command);
     match spawned {
-        Ok(spawned) => reply(Ok(spawned)),
+        Ok(mut spawned) => {
+            spawned.group = made.group;
+            reply(Ok(spawned));
+        }
         Err(Failed { error, orphan }) => {
             if let Some(pid) = orphan {
                 let reply = Box::new(|_| ());
-                let _ = burials.send(Burial {
+                burials.send(Burial {
                     pid,
                     marker,
                     roster,
                     reply,
                 });
+            } else {
+                kept.discard(&roster);
             }
             reply(Err(error));
         }
@@ -201,5 +244,6 @@ fn launch(command: &mut Command, ours: Ours, marker: &str) -> Result<Spawned, Fa
         stdin: ours.stdin,
         stdout: ours.stdout,
         stderr: ours.stderr,
+        group: None,
     })
 }

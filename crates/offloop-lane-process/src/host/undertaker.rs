@@ -4,17 +4,22 @@
 //! anybody else: signals to the group hit its own. What has left the group was adopted by this
 //! process (child subreaper) when its parent died, so it is found among our own children: a living
 //! descendant always has a topmost living ancestor, and that one is our child. When a look finds no
-//! such child, none is left.
+//! such child, none is left. Where there are control groups, the tree's must be empty as well: that
+//! needs no argument, whatever the task did to its environment and its sessions.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use super::MARKER_VARIABLE;
 use super::family::{self, Family};
+use super::{Kept, MARKER_VARIABLE};
+use crate::cgroup::{Events, Group};
 use crate::procfs::{self, Stat, Variable};
 use crate::sys::{self, Exit, Spent};
 
@@ -40,6 +45,8 @@ enum Belongs {
 pub(crate) struct Buried {
     pub(crate) exit: Exit,
     pub(crate) spent: Spent,
+    /// The kernel killed in it because its memory was at its bound; the most that it held.
+    pub(crate) out_of_memory: Option<u64>,
 }
 
 /// A dead child to be seen off.
@@ -52,6 +59,7 @@ pub(crate) struct Burial {
 
 struct Open {
     burial: Burial,
+    group: Option<(Group, Events)>,
     /// Processes outside the group that were killed for it.
     hunted: Vec<i32>,
     /// Processes whose environment could not be read, and how often they were looked at.
@@ -59,32 +67,109 @@ struct Open {
     spent: Spent,
 }
 
-pub(super) fn run(inbox: &Receiver<Burial>) {
+impl Open {
+    fn new(burial: Burial, kept: &Kept) -> Self {
+        let group = kept.group(&burial.roster);
+        Self {
+            group: group.and_then(|group| group.events().ok().map(|events| (group, events))),
+            burial,
+            hunted: Vec::new(),
+            unclear: HashMap::new(),
+            spent: Spent::default(),
+        }
+    }
+
+    /// Ends what is in its group. True: some of it still lives.
+    fn is_populated(&self) -> bool {
+        let Some((group, events)) = &self.group else {
+            return false;
+        };
+        if !events.is_populated() {
+            return false;
+        }
+        group.kill();
+        events.is_populated()
+    }
+}
+
+/// The way to the undertaker. Its thread ends when the last one is dropped and all is buried.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    sender: Option<Sender<Burial>>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Line {
+    pub(super) fn send(&self, burial: Burial) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(burial); // its thread lives as long as any line
+        }
+        self.ring();
+    }
+
+    fn ring(&self) {
+        let _ = rustix::io::write(&*self.bell, &1_u64.to_ne_bytes()); // full: it rings already
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.sender = None; // before the bell: who wakes up must see it
+        self.ring();
+    }
+}
+
+pub(super) struct Inbox {
+    burials: Receiver<Burial>,
+    bell: Arc<OwnedFd>,
+}
+
+pub(super) fn line() -> std::io::Result<(Line, Inbox)> {
+    let (sender, burials) = channel();
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let bell = Arc::new(bell);
+    let line = Line {
+        sender: Some(sender),
+        bell: bell.clone(),
+    };
+    Ok((line, Inbox { burials, bell }))
+}
+
+impl Inbox {
+    /// Until somebody rings, a group of an open burial changes, or time is up.
+    fn wait(&self, open: &[Open], most: Duration) {
+        let mut fds = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        let groups = open.iter().filter_map(|open| open.group.as_ref());
+        fds.extend(groups.map(|(_, events)| PollFd::new(&events.file, PollFlags::PRI)));
+        let _ = poll(&mut fds, Timespec::try_from(most).ok().as_ref());
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&*self.bell, &mut count);
+    }
+}
+
+pub(super) fn run(inbox: &Inbox, kept: &Kept) {
     let me = Me::read();
     let mut open: Vec<Open> = Vec::new();
     let mut pause = PAUSE_MIN;
     loop {
-        let wait = if open.is_empty() { SWEEP } else { pause };
-        match inbox.recv_timeout(wait) {
-            Ok(burial) => {
-                open.push(Open {
-                    burial,
-                    hunted: Vec::new(),
-                    unclear: HashMap::new(),
-                    spent: Spent::default(),
-                });
-                pause = PAUSE_MIN;
+        inbox.wait(&open, if open.is_empty() { SWEEP } else { pause });
+        pause = (pause * 2).min(PAUSE_MAX);
+        loop {
+            match inbox.burials.try_recv() {
+                Ok(burial) => {
+                    open.push(Open::new(burial, kept));
+                    pause = PAUSE_MIN;
+                }
+                Err(TryRecvError::Disconnected) if open.is_empty() => return,
+                Err(TryRecvError::Disconnected | TryRecvError::Empty) => break,
             }
-            Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(PAUSE_MAX),
-            Err(RecvTimeoutError::Disconnected) if open.is_empty() => return,
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(pause),
         }
         if open.is_empty() {
             me.sweep(&mut family::lock());
         }
         let (mut waiting, mut gone) = (Vec::new(), Vec::new());
         for mut one in open {
-            match me.bury(&mut one) {
+            match me.bury(&mut one, kept) {
                 Some(buried) => gone.push((one.burial.reply, buried)),
                 None => waiting.push(one),
             }
@@ -114,18 +199,34 @@ impl Me {
     }
 
     /// One look at a tree; the answer when nothing of it is left.
-    fn bury(&self, open: &mut Open) -> Option<Buried> {
+    fn bury(&self, open: &mut Open, kept: &Kept) -> Option<Buried> {
         let mut family = family::lock();
         signal_group(open.burial.pid);
+        let populated = open.is_populated();
         while self.hunt(&family, open)? {}
+        if populated && open.is_populated() {
+            return None; // its group tells when it empties
+        }
         let (exit, mut spent) = sys::reap(open.burial.pid)?;
         spent.cpu += open.spent.cpu;
         spent.max_rss_bytes = spent.max_rss_bytes.max(open.spent.max_rss_bytes);
         family.known.remove(&open.burial.pid);
         family.live.remove(&open.burial.marker);
         drop(family);
+        let mut out_of_memory = None;
+        if let Some((group, _)) = &open.group {
+            spent.cpu = spent.cpu.max(group.cpu().unwrap_or_default());
+            let peak = group.memory_peak().unwrap_or(0);
+            spent.max_rss_bytes = spent.max_rss_bytes.max(peak);
+            out_of_memory = (group.memory_kills() > 0).then_some(peak);
+        }
+        kept.discard(&open.burial.roster);
         let _ = std::fs::remove_file(&open.burial.roster); // the shim may not have come that far
-        Some(Buried { exit, spent })
+        Some(Buried {
+            exit,
+            spent,
+            out_of_memory,
+        })
     }
 
     /// Kills and reaps what belongs to the tree among our adopted children. `None`: something was
@@ -178,6 +279,17 @@ impl Me {
 
     /// Whether a living adopted process is of this tree, or of none that lives.
     fn belongs(&self, stat: &Stat, family: &Family, open: &mut Open) -> Belongs {
+        if let Some(number) = Self::executor_of(stat.pid, &open.burial.marker) {
+            // Its group says it, whatever its environment does.
+            let of_this = open.burial.marker.ends_with(&format!(":{number}"));
+            let (of_run, _) = open.burial.marker.rsplit_once(':').unwrap_or_default();
+            let lives = family.live.contains(&format!("{of_run}:{number}"));
+            return if of_this || !lives {
+                Belongs::Yes
+            } else {
+                Belongs::No
+            };
+        }
         let yes = match procfs::look_up(stat.pid, MARKER_VARIABLE) {
             Variable::Value(its) if its == open.burial.marker => true,
             Variable::Value(its) => !family.live.contains(&its),
@@ -194,6 +306,13 @@ impl Me {
             }
         };
         if yes { Belongs::Yes } else { Belongs::No }
+    }
+
+    /// The number of the executor of this run in whose group a process is.
+    fn executor_of(pid: i32, marker: &str) -> Option<String> {
+        let (run, _) = marker.rsplit_once(':')?;
+        let path = procfs::cgroup(pid)?;
+        crate::cgroup::executor_in(&path, run).map(str::to_owned)
     }
 
     fn is_of_a_task(&self, stat: &Stat) -> bool {

@@ -43,7 +43,7 @@ impl Warden {
         clippy::disallowed_methods,
         reason = "the host's own helper, not a task"
     )]
-    pub(super) fn start(shim: &Shim, roster: &Path, place: &str) -> io::Result<Self> {
+    pub(super) fn start(shim: &Shim, run_dir: &Path, place: &str) -> io::Result<Self> {
         let me = std::process::id();
         if procfs::variable(me as i32, VARIABLE).is_some() {
             return Err(no_shim());
@@ -55,7 +55,7 @@ impl Warden {
             .arg0("offloop-warden")
             .args(&shim.args)
             .args([WARDEN, &me.to_string(), place])
-            .arg(roster)
+            .arg(run_dir)
             .env_clear()
             .env(VARIABLE, "1")
             .current_dir("/")
@@ -111,15 +111,15 @@ fn no_shim() -> io::Error {
 pub(crate) fn warden_main(mut args: impl Iterator<Item = OsString>) -> ! {
     let server = args.next().and_then(|pid| pid.to_str()?.parse().ok());
     let place = args.next().and_then(|place| place.into_string().ok());
-    let roster = args.next().map(PathBuf::from);
-    if let (Some(server), Some(place), Some(roster)) = (server, place, roster) {
+    let run_dir = args.next().map(PathBuf::from);
+    if let (Some(server), Some(place), Some(run_dir)) = (server, place, run_dir) {
         sys::close_from(3);
-        let _ = watch(server, &place, &roster);
+        let _ = watch(server, &place, &run_dir);
     }
     std::process::exit(0)
 }
 
-fn watch(server: i32, place: &str, roster: &Path) -> io::Result<()> {
+fn watch(server: i32, place: &str, run_dir: &Path) -> io::Result<()> {
     let pid = Pid::from_raw(server).ok_or(io::ErrorKind::InvalidInput)?;
     let held = pidfd_open(pid, PidfdFlags::empty())?;
     // Held, and still our parent: it is the server and nobody who got its number.
@@ -138,6 +138,6 @@ fn watch(server: i32, place: &str, roster: &Path) -> io::Result<()> {
             return Ok(());
         }
     }
-    let _ = leftovers::clear(roster, place); // what it cannot clear, the next server reports
+    let _ = leftovers::clear(run_dir, place); // what it cannot clear, the next server reports
     Ok(())
 }

@@ -49,6 +49,10 @@ impl Shared {
 
     pub(super) fn base_env(&self) -> BTreeMap<OsString, OsString> {
         let mut env: BTreeMap<_, _> = self.host.environment().iter().cloned().collect();
+        // Each takes every core for itself else: with one job per core that is cores squared.
+        let threads = ["OMP", "OPENBLAS", "MKL", "NUMEXPR"];
+        let one = |name| (OsString::from(format!("{name}_NUM_THREADS")), "1".into());
+        env.extend(threads.map(one));
         env.insert("OFFLOOP_TASK".into(), self.spec.task.name.as_str().into());
         let declared = self.spec.env.iter();
         env.extend(declared.map(|(name, value)| (name.into(), value.clone())));
@@ -78,6 +82,8 @@ impl Shared {
             cwd,
             channel: self.spec.mode == Mode::Process,
             data_limit: self.spec.data_limit_bytes,
+            budgets: self.spec.budgets,
+            sandbox: self.spec.sandbox.clone(),
             reply: Box::new(move |spawned| {
                 let mut pool = shared.lock();
                 shared.spawned(&mut pool, number, spawned, Instant::now());
@@ -96,6 +102,7 @@ impl Shared {
             return; // a child in `Spawning` is never removed
         };
         child.pid = spawned.pid;
+        child.group = spawned.group;
         self.watch(&spawned.pidfd, Part::Death.token(number), EventFlags::IN);
         child.pidfd = Some(spawned.pidfd);
         self.watch(&spawned.stdout, Part::Stdout.token(number), EventFlags::IN);

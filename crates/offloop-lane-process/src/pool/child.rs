@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use offloop_job::Usage;
+use offloop_job::{FailureClass, Usage};
 use offloop_lane::{Overrun, Stopped, TaskError, TaskOutput, Work};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::channel::{Channel, Stdin};
+use crate::cgroup::Group;
 use crate::frame::Breach;
 use crate::log::Log;
 use crate::spec::ExecExit;
@@ -70,6 +71,8 @@ pub(super) struct Flight {
     /// Said by a child that is on its way out; counts once it is gone.
     pub(super) answer: Option<Result<TaskOutput, TaskError>>,
     pub(super) max_rss: u64,
+    /// Processes of the tree at the last look.
+    pub(super) processes_seen: usize,
     /// Used until the last look.
     pub(super) cpu_seen: Duration,
     /// What the child's tree had used when the job began.
@@ -87,6 +90,7 @@ impl Flight {
             overrun: None,
             answer: None,
             max_rss: 0,
+            processes_seen: 0,
             cpu_seen: Duration::ZERO,
             cpu_from: Duration::ZERO,
         }
@@ -107,6 +111,14 @@ impl Flight {
             cpu: Some(cpu.max(self.cpu_seen)),
             max_rss_bytes: (rss > 0).then_some(rss),
             ..Usage::default()
+        }
+    }
+
+    /// The kernel was faster than the watch.
+    pub(super) fn note_memory_kill(&mut self, held: u64) {
+        if let (None, Some(limit)) = (self.stop, self.work.limits.memory_bytes) {
+            self.stop = Some(Stopped::Limit(FailureClass::MemoryLimit));
+            self.overrun = Some(Overrun::memory(limit, held));
         }
     }
 
@@ -140,6 +152,8 @@ pub(super) struct Child {
     /// 0 until it runs.
     pub(super) pid: i32,
     pub(super) pidfd: Option<OwnedFd>,
+    /// All of its tree, where the system has such groups.
+    pub(super) group: Option<Arc<Group>>,
     pub(super) channel: Option<Channel>,
     pub(super) stdin: Option<Stdin>,
     /// `exec`: what goes there once it runs.
@@ -170,6 +184,7 @@ impl Child {
             roster,
             pid: 0,
             pidfd: None,
+            group: None,
             channel: None,
             stdin: None,
             stdin_data: None,
@@ -236,6 +251,9 @@ impl Child {
     pub(super) fn kill(&mut self, now: Instant) {
         if !matches!(self.rung, Rung::Killed { .. }) {
             self.signal(Signal::KILL);
+            if let Some(group) = &self.group {
+                group.kill();
+            }
             self.rung = Rung::Killed { at: now };
         }
     }

@@ -48,6 +48,9 @@ impl Shared {
         let Some(child) = pool.children.get_mut(&number) else {
             return;
         };
+        if let (Some(held), Some(flight)) = (buried.out_of_memory, child.flight.as_mut()) {
+            flight.note_memory_kill(held);
+        }
         // Nobody can write any more: this finds the end.
         for part in [Part::Stdout, Part::Stderr] {
             drain(child, part, &mut buffer);

@@ -117,6 +117,7 @@ impl Shared {
                 cwd.display()
             ));
         }
+        self.host.check_sandbox(&spec.sandbox)?;
         if spec.mode == Mode::Exec && spec.hooks.is_some() {
             return Ok(None);
         }

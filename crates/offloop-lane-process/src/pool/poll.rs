@@ -55,7 +55,7 @@ pub(super) fn run(shared: &Shared) {
             }
         }
         shared.tick(&mut pool, now);
-        let targets = pool.sample_targets(now);
+        let targets = shared.sample_targets(&pool, now);
         shared.settle(pool);
         if !targets.is_empty() {
             let samples = sample::look(targets);
