@@ -11,9 +11,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use offloop_job::{JobId, Lease, TaskName};
+use offloop_job::{JobId, Lease, Outcome, TaskName};
 use offloop_lane::{Lane, LaneEvent, LaneSink, TaskInfo, Work, WorkLimits};
 use offloop_lane_process::{Host, HostConfig, ProcessLane, ProcessSpec, SHIM_COMMAND, shim_main};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 type Fallible = Result<(), Box<dyn std::error::Error>>;
 
@@ -23,8 +24,10 @@ fn main() -> Fallible {
     match command.to_str() {
         Some(SHIM_COMMAND) => shim_main(args),
         Some("echo") => echo(),
-        Some("server") => server(args),
-        _ => Err("a helper of the tests: echo | server FOLDER COMMAND...".into()),
+        Some("server") => server(args, true),
+        Some("server-without-groups") => server(args, false),
+        Some("jobs") => jobs(args),
+        _ => Err("a helper of the tests: echo | server FOLDER COMMAND... | jobs FOLDER".into()),
     }
 }
 
@@ -63,29 +66,83 @@ struct Printer;
 
 impl LaneSink for Printer {
     fn send(&self, event: LaneEvent) {
-        if let LaneEvent::Started { executor, .. } = event {
-            println!("started {executor}");
+        match event {
+            LaneEvent::Started { executor, .. } => println!("started {executor}"),
+            LaneEvent::Ended(ended) => match ended.outcome {
+                Outcome::Completed { .. } => println!("completed"),
+                Outcome::Failed(failure) | Outcome::Stopped { failure, .. } => {
+                    println!("{}: {}", failure.class.as_str(), failure.message);
+                }
+            },
+            LaneEvent::Progress { .. } => {}
         }
     }
 }
 
 /// Runs one command and then stands still, to be killed.
-fn server(mut args: impl Iterator<Item = OsString>) -> Fallible {
+fn server(mut args: impl Iterator<Item = OsString>, groups: bool) -> Fallible {
+    let folder = args.next().ok_or("no folder")?;
+    let mut config = HostConfig::new(folder).environment(std::env::vars_os());
+    if !groups {
+        config = config.without_groups();
+    }
+    let lane = lane(Host::open(config)?, args)?;
+    lane.start(vec![work(1)?]);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Runs `true` for each line that it reads, and says how each ended.
+fn jobs(mut args: impl Iterator<Item = OsString>) -> Fallible {
     let folder = args.next().ok_or("no folder")?;
     let host = Host::open(HostConfig::new(folder).environment(std::env::vars_os()))?;
-    let name = TaskName::parse("victim")?;
-    let info = TaskInfo {
-        name: name.clone(),
-        timeout: None,
-        about: "runs until it is killed".into(),
+    let lane = lane(host, ["/bin/true"])?;
+    println!("open");
+    for (lease, line) in std::io::stdin().lines().enumerate() {
+        let line = line?;
+        if let ["limit", which, most] = line.split(' ').collect::<Vec<_>>()[..] {
+            limit(which, most.parse()?)?;
+            println!("limited");
+            continue;
+        }
+        lane.start(vec![work(lease as u64 + 1)?]);
+    }
+    Ok(())
+}
+
+fn limit(which: &str, most: u64) -> Fallible {
+    let resource = match which {
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        _ => return Err("limit: nofile | nproc".into()),
     };
-    let lane = ProcessLane::new(ProcessSpec::exec(info, args), host);
+    let maximum = getrlimit(resource).maximum;
+    let current = Some(most);
+    setrlimit(resource, Rlimit { current, maximum })?;
+    Ok(())
+}
+
+fn lane(
+    host: Arc<Host>,
+    command: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Result<ProcessLane, Box<dyn std::error::Error>> {
+    let info = TaskInfo {
+        name: TaskName::parse("victim")?,
+        timeout: None,
+        about: "run by the tests' helper".into(),
+    };
+    let lane = ProcessLane::new(ProcessSpec::exec(info, command), host);
     lane.open(Arc::new(Printer))?;
-    lane.start(vec![Work {
-        job: JobId::from_parts(1, 1),
-        lease: Lease(1),
+    Ok(lane)
+}
+
+fn work(lease: u64) -> Result<Work, Box<dyn std::error::Error>> {
+    Ok(Work {
+        job: JobId::from_parts(lease, lease),
+        lease: Lease(lease),
         attempt: 1,
-        task: name,
+        task: TaskName::parse("victim")?,
         payload: "null".into(),
         priority: 5,
         limits: WorkLimits {
@@ -97,8 +154,5 @@ fn server(mut args: impl Iterator<Item = OsString>) -> Fallible {
         cores: 1,
         deadline: None,
         trace: None,
-    }]);
-    loop {
-        std::thread::park();
-    }
+    })
 }

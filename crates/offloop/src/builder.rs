@@ -294,7 +294,7 @@ impl Builder {
             })),
             Store::Given(engine) => engine,
         };
-        let mut host = HostConfig::new(self.data.join("run"));
+        let mut host = HostConfig::new(self.data.join("run")).data(&self.data);
         if let Some(program) = self.shim {
             host = host.shim(program, [SHIM_COMMAND]);
         }

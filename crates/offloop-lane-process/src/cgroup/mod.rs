@@ -64,6 +64,15 @@ impl Groups {
         open.as_ref().map_err(String::as_str)
     }
 
+    /// What the run's folder can do, without leaving one behind if no lane needed it yet.
+    pub(crate) fn probe<T>(&self, look: impl FnOnce(Result<&Run, &str>) -> T) -> T {
+        if self.open.get().is_some() {
+            return look(self.run());
+        }
+        let made = self.make();
+        look(made.as_ref().map_err(String::as_str))
+    }
+
     fn make(&self) -> Result<Run, String> {
         let home = home::find()?;
         let folder = home.folder.join(run_name(&self.place, &self.run));
@@ -140,12 +149,16 @@ fn run_name(place: &str, run: &str) -> String {
     format!("{PREFIX}{place}.{run}")
 }
 
-/// The number of an executor of `run` (`PLACE.RUN`) in whose group a process is. `path`: its cgroup.
-pub(crate) fn executor_in<'a>(path: &'a str, run: &str) -> Option<&'a str> {
-    let mut parts = path.split('/');
-    let of_run = |part: &&str| part.strip_prefix(PREFIX) == Some(run);
-    parts.find(of_run)?;
-    parts.next()
+/// Markers of the executors in whose groups a process is, from the outermost in: a task may be a
+/// server itself. `path`: its cgroup.
+pub(crate) fn markers_in(path: &str) -> impl Iterator<Item = String> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let marker = |pair: &[&str]| {
+        let run = pair[0].strip_prefix(PREFIX)?;
+        Some(format!("{run}:{}", pair[1]))
+    };
+    let markers: Vec<String> = parts.windows(2).filter_map(marker).collect();
+    markers.into_iter()
 }
 
 /// The group of a dead run.
@@ -198,15 +211,15 @@ mod tests {
 
     #[test]
     fn a_process_is_of_the_executor_whose_group_it_is_in_however_deep() {
-        let table = [
-            ("/offloop.p.1-2-3/7", Some("7")),
-            ("/a.slice/offloop.p.1-2-3/7/own/deep", Some("7")),
-            ("/offloop.p.1-2-3", None),
-            ("/offloop.p.1-2-4/7", None),
-            ("/", None),
+        let table: [(&str, &[&str]); 5] = [
+            ("/offloop.p.1-2-3/7", &["p.1-2-3:7"]),
+            ("/a.slice/offloop.p.1-2-3/7/own/deep", &["p.1-2-3:7"]),
+            ("/offloop.p.1/7/offloop.q.2/8", &["p.1:7", "q.2:8"]),
+            ("/offloop.p.1-2-3", &[]),
+            ("/", &[]),
         ];
         for (path, want) in table {
-            assert_eq!(executor_in(path, "p.1-2-3"), want, "{path}");
+            assert_eq!(markers_in(path).collect::<Vec<_>>(), want, "{path}");
         }
     }
 

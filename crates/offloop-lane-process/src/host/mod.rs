@@ -229,8 +229,7 @@ impl Host {
 
     /// What the system gives for bounding and ending children.
     pub fn means(&self) -> Means {
-        let run = self.kept.groups.run();
-        Means {
+        self.kept.groups.probe(|run| Means {
             cgroup: match run {
                 Ok(run) => Ok(run.folder().to_owned()),
                 Err(why) => Err(why.to_owned()),
@@ -238,7 +237,7 @@ impl Host {
             memory: run.is_ok_and(|run| run.memory),
             processes: run.is_ok_and(|run| run.pids),
             landlock: sys::landlock_abi(),
-        }
+        })
     }
 
     /// What is wrong with a task's sandbox, without starting anything.

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::family::{self, Family};
 use super::{Kept, MARKER_VARIABLE};
-use crate::cgroup::{Events, Group};
+use crate::cgroup::{self, Events, Group};
 use crate::procfs::{self, Stat, Variable};
 use crate::sys::{self, Exit, Spent};
 
@@ -279,16 +279,17 @@ impl Me {
 
     /// Whether a living adopted process is of this tree, or of none that lives.
     fn belongs(&self, stat: &Stat, family: &Family, open: &mut Open) -> Belongs {
-        if let Some(number) = Self::executor_of(stat.pid, &open.burial.marker) {
-            // Its group says it, whatever its environment does.
-            let of_this = open.burial.marker.ends_with(&format!(":{number}"));
-            let (of_run, _) = open.burial.marker.rsplit_once(':').unwrap_or_default();
-            let lives = family.live.contains(&format!("{of_run}:{number}"));
-            return if of_this || !lives {
-                Belongs::Yes
-            } else {
-                Belongs::No
-            };
+        // Its group says it, whatever its environment does.
+        let path = procfs::cgroup(stat.pid).unwrap_or_default();
+        let mut others = false;
+        for marker in cgroup::markers_in(&path) {
+            if marker == open.burial.marker {
+                return Belongs::Yes;
+            }
+            others |= family.live.contains(&marker);
+        }
+        if others {
+            return Belongs::No;
         }
         let yes = match procfs::look_up(stat.pid, MARKER_VARIABLE) {
             Variable::Value(its) if its == open.burial.marker => true,
@@ -306,13 +307,6 @@ impl Me {
             }
         };
         if yes { Belongs::Yes } else { Belongs::No }
-    }
-
-    /// The number of the executor of this run in whose group a process is.
-    fn executor_of(pid: i32, marker: &str) -> Option<String> {
-        let (run, _) = marker.rsplit_once(':')?;
-        let path = procfs::cgroup(pid)?;
-        crate::cgroup::executor_in(&path, run).map(str::to_owned)
     }
 
     fn is_of_a_task(&self, stat: &Stat) -> bool {
