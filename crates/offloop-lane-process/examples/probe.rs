@@ -27,7 +27,9 @@ fn main() -> Fallible {
         Some("server") => server(args, true),
         Some("server-without-groups") => server(args, false),
         Some("jobs") => jobs(args),
-        _ => Err("a helper of the tests: echo | server FOLDER COMMAND... | jobs FOLDER".into()),
+        _ => Err(
+            "a helper of the tests: echo | server FOLDER COMMAND... | jobs FOLDER [warm]".into(),
+        ),
     }
 }
 
@@ -93,11 +95,17 @@ fn server(mut args: impl Iterator<Item = OsString>, groups: bool) -> Fallible {
     }
 }
 
-/// Runs `true` for each line that it reads, and says how each ended.
+/// Runs a job for each line that it reads, and says how each ended: `true`, or with `warm` a child
+/// that stays.
 fn jobs(mut args: impl Iterator<Item = OsString>) -> Fallible {
     let folder = args.next().ok_or("no folder")?;
     let host = Host::open(HostConfig::new(folder).environment(std::env::vars_os()))?;
-    let lane = lane(host, ["/bin/true"])?;
+    let lane = if args.next().is_some_and(|mode| mode == "warm") {
+        let me = std::env::current_exe()?.into_os_string();
+        open(ProcessSpec::process(info()?, [me, "echo".into()]), host)?
+    } else {
+        lane(host, ["/bin/true"])?
+    };
     println!("open");
     for (lease, line) in std::io::stdin().lines().enumerate() {
         let line = line?;
@@ -127,12 +135,19 @@ fn lane(
     host: Arc<Host>,
     command: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<ProcessLane, Box<dyn std::error::Error>> {
-    let info = TaskInfo {
+    open(ProcessSpec::exec(info()?, command), host)
+}
+
+fn info() -> Result<TaskInfo, Box<dyn std::error::Error>> {
+    Ok(TaskInfo {
         name: TaskName::parse("victim")?,
         timeout: None,
         about: "run by the tests' helper".into(),
-    };
-    let lane = ProcessLane::new(ProcessSpec::exec(info, command), host);
+    })
+}
+
+fn open(spec: ProcessSpec, host: Arc<Host>) -> Result<ProcessLane, Box<dyn std::error::Error>> {
+    let lane = ProcessLane::new(spec, host);
     lane.open(Arc::new(Printer))?;
     Ok(lane)
 }

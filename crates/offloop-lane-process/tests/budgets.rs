@@ -34,14 +34,15 @@ sleep 1000 while 1;
 
 #[test]
 fn a_fork_bomb_ends_in_its_class_with_nothing_left_and_nobody_else_harmed() {
-    for groups in [true, false] {
+    for (groups, sandbox) in [(true, false), (false, false), (true, true), (false, true)] {
         let bench = bench(groups);
         let (good, good_sink) = bench.shell("exec sleep 1000");
         good.start(vec![work(1, "task", "null")]);
         let neighbour: i32 = good_sink.started(1)[4..].parse().unwrap();
-        let tag = format!("offloop-bomb-{}-{groups}", std::process::id());
+        let tag = format!("offloop-bomb-{}-{groups}-{sandbox}", std::process::id());
         let mut spec = quick(ProcessSpec::exec(info("task"), ["perl", "-e", BOMB]));
         spec.budgets.processes = 32;
+        spec.sandbox.no_network = sandbox;
         spec.env.insert("BOMB_TAG".into(), (&tag).into());
         let (lane, sink) = bench.open(spec);
         lane.start(vec![work(1, "task", "null")]);
@@ -135,4 +136,27 @@ fn libraries_do_not_take_every_core_unless_the_task_says_so() {
     let (lane, sink) = bench.open(spec);
     lane.start(vec![work(1, "task", "null")]);
     assert_eq!(support::result(&sink.ended(1)), "\"1 3\"");
+}
+
+/// A warm child is not looked at while it is idle; once it has a job it is.
+#[test]
+fn a_fork_bomb_in_a_warm_child_ends_in_its_class_and_the_pool_goes_on() {
+    let bench = Bench::new();
+    let job = "if ($data =~ /bomb/) { for (1 .. 11) { fork } sleep 1000 while 1 }";
+    let file = bench.file("child.pl", &common::perl_child(job));
+    let mut spec = quick(ProcessSpec::process(info("task"), ["perl".into(), file]));
+    spec.budgets.processes = 32;
+    let (lane, sink) = bench.open(spec);
+    lane.start(vec![work(1, "task", "1")]);
+    assert_eq!(support::result(&sink.ended(1)), "1");
+    lane.start(vec![work(2, "task", "\"bomb\"")]);
+    let ended = sink.ended(2);
+    failed_as(&ended, FailureClass::ProcessLimit, "its limit is 32");
+    println!(
+        "{:?} after {:?}",
+        support::failure(&ended).message,
+        ended.usage.wall
+    );
+    lane.start(vec![work(3, "task", "3")]);
+    assert_eq!(support::result(&sink.ended(3)), "3");
 }

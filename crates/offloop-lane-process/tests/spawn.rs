@@ -19,32 +19,37 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use common::{installed, probe};
+use rustix::process::{Pid, Signal, kill_process};
+use support::eventually;
 
-/// A user that runs nothing else here.
+/// Users that run nothing else here: limits of processes count all of a user's.
 const USER: u32 = 64_123;
+const OTHER_USER: u32 = 64_124;
 
 struct Server {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    /// The executor of the last job.
+    last: i32,
     _folder: tempfile::TempDir,
 }
 
 impl Server {
     /// A server that runs `true` for each line it gets, as a user without privilege.
-    fn start(test: &str, limits: &[&str]) -> Option<Self> {
+    fn start(test: &str, mode: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !installed("setpriv", test) {
             return None;
         }
-        let mut child = command(limits);
-        let mut child = child.0.spawn().map(|spawned| (spawned, child.1)).unwrap();
-        let input = child.0.stdin.take().unwrap();
-        let output = BufReader::new(child.0.stdout.take().unwrap());
+        let user = if mode == "warm" { OTHER_USER } else { USER };
+        let (mut command, folder) = command(user, "--core=0");
+        let mut child = command.arg(mode).spawn().unwrap();
         Some(Self {
-            child: child.0,
-            input,
-            output,
-            _folder: child.1,
+            input: child.stdin.take().unwrap(),
+            output: BufReader::new(child.stdout.take().unwrap()),
+            child,
+            last: 0,
+            _folder: folder,
         })
     }
 
@@ -60,8 +65,9 @@ impl Server {
         loop {
             let line = self.line();
             assert!(!line.is_empty(), "the server is gone");
-            if !line.starts_with("started") {
-                return line;
+            match line.strip_prefix("started pid ") {
+                Some(pid) => self.last = pid.parse().unwrap(),
+                None => return line,
             }
         }
     }
@@ -83,7 +89,7 @@ impl Server {
     }
 }
 
-fn command(limits: &[&str]) -> (Command, tempfile::TempDir) {
+fn command(user: u32, limit: &str) -> (Command, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let open = std::fs::Permissions::from_mode(0o777);
     std::fs::set_permissions(folder.path(), open.clone()).unwrap();
@@ -94,12 +100,11 @@ fn command(limits: &[&str]) -> (Command, tempfile::TempDir) {
     let mut command = Command::new("setpriv");
     command
         .args([
-            format!("--reuid={USER}"),
-            format!("--regid={USER}"),
+            format!("--reuid={user}"),
+            format!("--regid={user}"),
             "--clear-groups".into(),
         ])
-        .args(["prlimit"])
-        .args(limits)
+        .args(["prlimit", limit])
         .arg(program)
         .arg("jobs")
         .arg(folder.path().join("run"))
@@ -121,7 +126,7 @@ impl Drop for Server {
 #[test]
 fn a_start_that_the_system_refuses_fails_one_job_with_a_sentence_and_the_next_completes() {
     let test = "a_start_that_the_system_refuses_fails_one_job";
-    let Some(mut server) = Server::start(test, &["--core=0"]) else {
+    let Some(mut server) = Server::start(test, "commands") else {
         return;
     };
     assert_eq!(server.line(), "open");
@@ -152,7 +157,7 @@ fn a_start_that_the_system_refuses_fails_one_job_with_a_sentence_and_the_next_co
 }
 
 fn a_host_that_gets_no_thread_is_loud() {
-    let (mut command, _folder) = command(&["--nproc=1"]);
+    let (mut command, _folder) = command(USER, "--nproc=1");
     let mut child = command.spawn().unwrap();
     let mut said = String::new();
     child
@@ -163,6 +168,29 @@ fn a_host_that_gets_no_thread_is_loud() {
         .unwrap();
     assert!(!child.wait().unwrap().success());
     assert!(said.contains("the spawner thread"), "{said}");
+}
+
+#[test]
+fn a_pool_whose_children_cannot_be_replaced_says_why_and_recovers() {
+    let test = "a_pool_whose_children_cannot_be_replaced_says_why_and_recovers";
+    let Some(mut server) = Server::start(test, "warm") else {
+        return;
+    };
+    assert_eq!(server.line(), "open");
+    assert_eq!(server.run(), "completed");
+    server.limit("nofile", 4); // no number below is free
+    let child = Pid::from_raw(server.last).unwrap();
+    kill_process(child, Signal::KILL).unwrap();
+    eventually("buried", || {
+        !Path::new(&format!("/proc/{}", server.last)).exists()
+    });
+    let end = server.run();
+    assert!(
+        end.contains("the child could not be started: Too many open files"),
+        "{end}"
+    );
+    server.limit("nofile", 1_000);
+    assert_eq!(server.run(), "completed");
 }
 
 /// A fork copies page tables: 16 ms at 256 MB, 350 ms at 8 GB. The spawn path must not.

@@ -148,7 +148,7 @@ impl Shared {
 
     /// After a change: calls the pool's thread if it sleeps too long, then delivers the news.
     fn settle<'a>(&'a self, mut pool: MutexGuard<'a, Pool>) {
-        if pool.due_without_samples() < pool.sleeps_until {
+        if pool.due_without_samples() < pool.sleeps_until || pool.wants_a_look(Instant::now()) {
             self.ring();
         }
         // One thread delivers at a time, in order; whoever comes in between leaves it to that one.

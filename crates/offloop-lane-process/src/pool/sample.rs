@@ -10,7 +10,7 @@ use offloop_job::{FailureClass, Lease};
 use offloop_lane::{Overrun, Stopped};
 
 use super::Shared;
-use super::child::Phase;
+use super::child::{Child, Phase};
 use super::state::Pool;
 use crate::cgroup::Group;
 use crate::spec::Budgets;
@@ -18,6 +18,8 @@ use crate::{procfs, sys};
 
 /// A processor-time limit, or a tree that grows, is looked at no more often.
 const SOONEST: Duration = Duration::from_millis(5);
+/// The pool's thread is called for a look at new jobs no more often.
+const CALL_EVERY: Duration = Duration::from_millis(50);
 /// A tree of fewer processes grows unwatched.
 const SMALL_TREE: usize = 16;
 
@@ -42,6 +44,22 @@ pub(super) struct Sample {
     cpu: Duration,
     /// Of what is below it, live and waited for.
     cpu_below: Duration,
+}
+
+impl Pool {
+    /// A job began while the pool's thread sleeps for longer than a bomb may. Not for each job: a
+    /// stream of short ones would pay for a wake-up each time.
+    pub(super) fn wants_a_look(&mut self, now: Instant) -> bool {
+        let called = |at: Instant| now.saturating_duration_since(at) < CALL_EVERY;
+        let busy = |child: &Child| matches!(child.phase, Phase::Busy);
+        let wants = self.sleeps_until > now + CALL_EVERY
+            && !self.called_to_look.is_some_and(called)
+            && self.children.values().any(busy);
+        if wants {
+            self.called_to_look = Some(now);
+        }
+        wants
+    }
 }
 
 impl Shared {

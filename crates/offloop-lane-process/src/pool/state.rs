@@ -47,6 +47,8 @@ pub(super) struct Pool {
     pub(super) no_start_before: Option<Instant>,
     pub(super) sleeps_until: Instant,
     pub(super) next_sample: Instant,
+    /// When the pool's thread was last called for a look at a job that began while it slept.
+    pub(super) called_to_look: Option<Instant>,
 }
 
 impl Pool {
@@ -64,6 +66,7 @@ impl Pool {
             no_start_before: None,
             sleeps_until: now,
             next_sample: now,
+            called_to_look: None,
         }
     }
 
