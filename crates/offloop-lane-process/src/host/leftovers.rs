@@ -9,10 +9,11 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{MARKER_VARIABLE, kept};
-use crate::cgroup;
+use crate::cgroup::{self, Group};
 use crate::procfs::{self, Stat};
 
 /// Nothing that can be killed lives longer after its SIGKILL.
@@ -62,6 +63,20 @@ pub(super) fn clear(run_dir: &Path, place: &str) -> Result<u32, String> {
     }
     kept::clear_folders(&run_dir.join("executors"), is_alive);
     Ok(ended.len() as u32)
+}
+
+/// Ends what is in the group of a dead run, and removes the group.
+pub(super) fn clear_group(folder: PathBuf) {
+    let group = Group::at(folder);
+    let deadline = Instant::now() + PATIENCE;
+    group.kill();
+    if let Ok(events) = group.events() {
+        while events.is_populated() && Instant::now() < deadline {
+            let mut changed = [PollFd::new(&events.file, PollFlags::PRI)];
+            let _ = poll(&mut changed, Timespec::try_from(PATIENCE).ok().as_ref());
+        }
+    }
+    let _ = group.remove(); // an empty one harms nobody
 }
 
 /// Entries of servers that are dead.

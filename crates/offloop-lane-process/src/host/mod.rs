@@ -32,7 +32,7 @@ use spawner::Shim;
 use undertaker::Line;
 use warden::Warden;
 
-use crate::cgroup::Groups;
+use crate::cgroup::{Groups, Run};
 use crate::shim::SHIM_COMMAND;
 use crate::spec::Sandbox;
 use crate::{harness, procfs, sys};
@@ -220,9 +220,13 @@ impl Host {
     pub(crate) fn make_ready(&self) -> std::io::Result<()> {
         let mut warden = self.warden.lock().unwrap_or_else(PoisonError::into_inner);
         if warden.is_none() {
-            *warden = Some(Warden::start(&self.shim, &self.run_dir, &self.place)?);
-            // Made here, not by the first child: it shows early what is in force.
-            let _ = self.kept.groups.run();
+            let group = self.kept.groups.run().map(Run::folder).ok();
+            *warden = Some(Warden::start(
+                &self.shim,
+                &self.run_dir,
+                &self.place,
+                group,
+            )?);
         }
         Ok(())
     }

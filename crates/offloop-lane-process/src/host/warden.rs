@@ -43,7 +43,12 @@ impl Warden {
         clippy::disallowed_methods,
         reason = "the host's own helper, not a task"
     )]
-    pub(super) fn start(shim: &Shim, run_dir: &Path, place: &str) -> io::Result<Self> {
+    pub(super) fn start(
+        shim: &Shim,
+        run_dir: &Path,
+        place: &str,
+        group: Option<&Path>,
+    ) -> io::Result<Self> {
         let me = std::process::id();
         if procfs::variable(me as i32, VARIABLE).is_some() {
             return Err(no_shim());
@@ -56,6 +61,7 @@ impl Warden {
             .args(&shim.args)
             .args([WARDEN, &me.to_string(), place])
             .arg(run_dir)
+            .args(group)
             .env_clear()
             .env(VARIABLE, "1")
             .current_dir("/")
@@ -112,14 +118,15 @@ pub(crate) fn warden_main(mut args: impl Iterator<Item = OsString>) -> ! {
     let server = args.next().and_then(|pid| pid.to_str()?.parse().ok());
     let place = args.next().and_then(|place| place.into_string().ok());
     let run_dir = args.next().map(PathBuf::from);
+    let group = args.next().map(PathBuf::from);
     if let (Some(server), Some(place), Some(run_dir)) = (server, place, run_dir) {
         sys::close_from(3);
-        let _ = watch(server, &place, &run_dir);
+        let _ = watch(server, &place, &run_dir, group);
     }
     std::process::exit(0)
 }
 
-fn watch(server: i32, place: &str, run_dir: &Path) -> io::Result<()> {
+fn watch(server: i32, place: &str, run_dir: &Path, group: Option<PathBuf>) -> io::Result<()> {
     let pid = Pid::from_raw(server).ok_or(io::ErrorKind::InvalidInput)?;
     let held = pidfd_open(pid, PidfdFlags::empty())?;
     // Held, and still our parent: it is the server and nobody who got its number.
@@ -137,6 +144,11 @@ fn watch(server: i32, place: &str, run_dir: &Path) -> io::Result<()> {
         if poll(&mut death, Timespec::try_from(FAREWELL).ok().as_ref())? == 0 {
             return Ok(());
         }
+    }
+    // First: it holds the whole of this server's trees, and needs no look at other processes. Also
+    // where the data directory is gone already.
+    if let Some(group) = group {
+        leftovers::clear_group(group);
     }
     let _ = leftovers::clear(run_dir, place); // what it cannot clear, the next server reports
     Ok(())
