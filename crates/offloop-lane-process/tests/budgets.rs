@@ -160,3 +160,23 @@ fn a_fork_bomb_in_a_warm_child_ends_in_its_class_and_the_pool_goes_on() {
     lane.start(vec![work(3, "task", "3")]);
     assert_eq!(support::result(&sink.ended(3)), "3");
 }
+
+/// Summed by process it would be 480 MB.
+#[test]
+fn memory_that_forked_processes_share_is_counted_once() {
+    let bench = Bench::new();
+    let script = "my $x = chr(1) x 60_000_000; for (1 .. 7) { next if fork; sleep 1; exit } \
+                  1 while wait > 0";
+    let (lane, sink) = bench.open(quick(ProcessSpec::exec(
+        info("task"),
+        ["perl", "-e", script],
+    )));
+    let mut job = work(1, "task", "null");
+    job.limits.memory_bytes = Some(250 << 20);
+    lane.start(vec![job]);
+    let ended = sink.ended(1);
+    assert!(
+        matches!(ended.outcome, Outcome::Completed { .. }),
+        "{ended:?}"
+    );
+}

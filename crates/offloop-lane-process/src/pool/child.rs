@@ -11,6 +11,7 @@ use offloop_lane::{Overrun, Stopped, TaskError, TaskOutput, Work};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::channel::{Channel, Stdin};
+use super::sample::Suspect;
 use crate::cgroup::Group;
 use crate::frame::Breach;
 use crate::log::Log;
@@ -73,6 +74,8 @@ pub(super) struct Flight {
     pub(super) max_rss: u64,
     /// Processes of the tree at the last look.
     pub(super) processes_seen: usize,
+    /// Passed at the last look; twice in a row is once too often.
+    pub(super) suspect: Suspect,
     /// Used until the last look.
     pub(super) cpu_seen: Duration,
     /// What the child's tree had used when the job began.
@@ -91,6 +94,7 @@ impl Flight {
             answer: None,
             max_rss: 0,
             processes_seen: 0,
+            suspect: Suspect::default(),
             cpu_seen: Duration::ZERO,
             cpu_from: Duration::ZERO,
         }
