@@ -125,32 +125,32 @@ const ATTEMPTS: &[Attempt] = &[
     ),
     attempt(
         "TCP to a listener on loopback",
-        "no_network",
+        "network = false",
         r#"socket(my $s, AF_INET, SOCK_STREAM, 0) or denied; connect($s, sockaddr_in($tcp, inet_aton("127.0.0.1"))) or denied; got"#,
     ),
     attempt(
         "UDP",
-        "no_network",
+        "network = false",
         r#"socket(my $s, AF_INET, SOCK_DGRAM, 0) or denied; send($s, "hello", 0, sockaddr_in($udp, inet_aton("127.0.0.1"))) or denied; got"#,
     ),
     attempt(
         "an abstract Unix socket",
-        "no_network",
+        "network = false",
         r#"socket(my $s, AF_UNIX, SOCK_STREAM, 0) or denied; connect($s, sockaddr_un("\0offloop-escape-$server")) or denied; got"#,
     ),
     attempt(
         "a Unix socket by its path",
-        "no_network",
+        "network = false",
         r#"socket(my $s, AF_UNIX, SOCK_STREAM, 0) or denied; connect($s, sockaddr_un("$place/outside/sock")) or denied; got"#,
     ),
     attempt(
         "a datagram out of a socket pair",
-        "no_network",
+        "network = false",
         r#"socketpair(my $a, my $b, AF_UNIX, SOCK_DGRAM, 0) or denied; send($a, "hello", 0, sockaddr_un("$place/outside/gram")) or denied; got"#,
     ),
     attempt(
         "a raw netlink socket",
-        "no_network",
+        "network = false",
         r#"socket(my $s, 16, SOCK_RAW, 0) or denied; got"#,
     ),
     attempt(
@@ -371,7 +371,7 @@ fn each_option_alone_closes_what_the_guide_says_of_it() {
     let all = all_on(&place);
     let only = [
         (
-            "no_network",
+            "network = false",
             Sandbox {
                 no_network: true,
                 ..Sandbox::default()

@@ -37,7 +37,7 @@ impl Sandbox {
         match (self.read_only, self.hidden.is_empty(), self.no_network) {
             (true, _, _) => "read_only",
             (_, false, _) => "hidden",
-            (_, _, true) => "no_network",
+            (_, _, true) => "network = false",
             _ => "none",
         }
     }

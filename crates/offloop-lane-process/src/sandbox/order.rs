@@ -49,7 +49,7 @@ impl Order {
     pub(super) fn option(&self) -> &'static str {
         match (self.read_only, self.no_network) {
             (true, _) => "read_only",
-            (false, true) => "no_network",
+            (false, true) => "network = false",
             (false, false) => "hidden",
         }
     }
