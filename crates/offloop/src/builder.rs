@@ -10,7 +10,9 @@ use offloop_job::{NameError, NodeId, TaskName};
 use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::{CpuLane, CpuLaneBuilder};
 use offloop_lane_io::{IoLane, IoLaneBuilder};
-use offloop_lane_process::{Host, HostConfig, HostError, ProcessLane, ProcessSpec, SHIM_COMMAND};
+use offloop_lane_process::{
+    Host, HostConfig, HostError, Means, ProcessLane, ProcessSpec, SHIM_COMMAND,
+};
 use offloop_runtime::clock::{Clock, SystemClock};
 use offloop_runtime::{
     Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle, ShutdownPlan, ShutdownReport,
@@ -66,6 +68,7 @@ pub struct Builder {
     packs: Vec<Box<dyn Pack>>,
     shim: Option<PathBuf>,
     environment: Vec<(OsString, OsString)>,
+    cgroups: bool,
     seed: Option<u64>,
 }
 
@@ -107,6 +110,7 @@ impl Builder {
             packs: Vec::new(),
             shim: None,
             environment: Vec::new(),
+            cgroups: true,
             seed: None,
         }
     }
@@ -159,6 +163,14 @@ impl Builder {
     #[must_use]
     pub fn environment(mut self, all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         self.environment = all.into_iter().collect();
+        self
+    }
+
+    /// Whether children get control groups where the system lets us make some; default yes. A group
+    /// knows every process of a tree; entering one delays a lone command by some 10 ms (ADR 0012).
+    #[must_use]
+    pub fn cgroups(mut self, wanted: bool) -> Self {
+        self.cgroups = wanted;
         self
     }
 
@@ -235,6 +247,7 @@ impl Builder {
             config,
             defaults,
             data,
+            host: _,
         } = self.parts()?;
         let mut builder = RuntimeBuilder::new(engine, node).config(config).seed(seed);
         for lane in lanes {
@@ -270,6 +283,7 @@ impl Builder {
         let checked = Checked {
             engine: parts.engine.capability().engine,
             lanes: lanes.collect(),
+            means: parts.host.means(),
         };
         let _ = pollster::block_on(parts.engine.close()); // nothing was written
         Ok(checked)
@@ -298,6 +312,9 @@ impl Builder {
         if let Some(program) = self.shim {
             host = host.shim(program, [SHIM_COMMAND]);
         }
+        if !self.cgroups {
+            host = host.without_groups();
+        }
         let host = Host::open(host.environment(self.environment))?;
         let mut lanes: Vec<Arc<dyn Lane>> =
             vec![Arc::new(self.cpu.build()), Arc::new(self.io.build())];
@@ -324,6 +341,7 @@ impl Builder {
             config: self.config,
             defaults: self.defaults,
             data: self.data,
+            host,
         })
     }
 }
@@ -339,12 +357,15 @@ struct Parts {
     config: RuntimeConfig,
     defaults: Vec<(TaskName, TaskDefaults)>,
     data: PathBuf,
+    host: Arc<Host>,
 }
 
 /// What [`Builder::check`] found.
 #[derive(Clone, Debug)]
 pub struct Checked {
     pub engine: &'static str,
+    /// What the system gives for bounding and ending children.
+    pub means: Means,
     pub lanes: Vec<CheckedLane>,
 }
 

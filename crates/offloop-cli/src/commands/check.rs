@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             .collect();
         println!(
             "{}",
-            json!({ "ok": bad == 0, "data": config.data, "listen": config.listen.to_string(), "store": checked.engine, "lanes": lanes })
+            json!({ "ok": bad == 0, "data": config.data, "listen": config.listen.to_string(), "store": checked.engine, "system": checked.means.to_string(), "lanes": lanes })
         );
         return Ok(if bad == 0 {
             ExitCode::SUCCESS
@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     println!("data    {}", config.data.display());
     println!("listen  {}", config.listen);
     println!("store   {}", checked.engine);
+    println!("system  {}", checked.means);
     for lane in &checked.lanes {
         for task in &lane.tasks {
             println!("task    {:<24} on {}", task.as_str(), lane.name);

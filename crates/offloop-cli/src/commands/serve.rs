@@ -71,6 +71,7 @@ pub(crate) fn build(config: &Config) -> Builder {
     if let Some(jobs) = config.queue_jobs_max {
         builder = builder.queue_jobs_max(jobs);
     }
+    builder = builder.cgroups(config.cgroups);
     if let Some(threads) = config.cpu_threads {
         builder = builder.cpu_threads(threads);
     }

@@ -66,6 +66,15 @@ pub(crate) struct RawShutdown {
 pub(crate) struct RawLanes {
     #[serde(default)]
     pub(crate) cpu: RawCpu,
+    #[serde(default)]
+    pub(crate) process: RawProcess,
+}
+
+/// Of every `process` and `exec` lane.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawProcess {
+    pub(crate) cgroups: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

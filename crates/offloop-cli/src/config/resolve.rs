@@ -35,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) door_threads: u16,
     pub(crate) queue_jobs_max: Option<u64>,
     pub(crate) cpu_threads: Option<u16>,
+    pub(crate) cgroups: bool,
     pub(crate) runtime: RuntimeConfig,
     pub(crate) shutdown: ShutdownPlan,
     pub(crate) tasks: Vec<TaskConfig>,
@@ -133,6 +134,7 @@ impl RawConfig {
                 .slots("server.threads", self.server.threads)
                 .unwrap_or(2),
             queue_jobs_max: self.store.queue_jobs_max,
+            cgroups: self.lanes.process.cgroups.unwrap_or(true),
             cpu_threads: problems.slots("lanes.cpu.threads", self.lanes.cpu.threads),
             runtime,
             shutdown,
