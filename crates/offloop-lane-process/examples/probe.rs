@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "the channel arrives as a descriptor number")]
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::os::fd::FromRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -23,44 +23,66 @@ fn main() -> Fallible {
     let command = args.next().unwrap_or_default();
     match command.to_str() {
         Some(SHIM_COMMAND) => shim_main(args),
-        Some("echo") => echo(),
+        Some("echo") => echo(false),
+        Some("wait") => echo(true),
         Some("server") => server(args, true),
         Some("server-without-groups") => server(args, false),
         Some("jobs") => jobs(args),
-        _ => Err(
-            "a helper of the tests: echo | server FOLDER COMMAND... | jobs FOLDER [warm]".into(),
-        ),
+        _ => Err("echo | wait | server FOLDER COMMAND... | jobs FOLDER [warm]".into()),
     }
 }
 
-/// Answers each job with its payload.
-fn echo() -> Fallible {
+/// Answers each job with its payload; with `waits` when it is asked to stop, and not before.
+fn echo(waits: bool) -> Fallible {
     // SAFETY: descriptor 3 is the channel, given to this process and owned by nobody else in it.
     let mut channel = unsafe { UnixStream::from_raw_fd(3) };
-    send(&mut channel, br#"{"type":"ready","protocol":1}"#)?;
-    let mut frame = Vec::new();
+    send(&mut channel, br#"{"type":"ready","protocol":1}"#, &[])?;
+    let mut frame = vec![0; 64 << 10];
+    let mut got = 0;
     loop {
-        let mut length = [0; 4];
-        if channel.read_exact(&mut length).is_err() {
-            return Ok(());
+        // Most often one read is one frame; it may bring a part of the next.
+        while got < 4 {
+            match channel.read(&mut frame[got..])? {
+                0 => return Ok(()),
+                count => got += count,
+            }
         }
-        frame.resize(u32::from_le_bytes(length) as usize, 0);
-        channel.read_exact(&mut frame)?;
-        let cut = frame.iter().position(|byte| *byte == b'\n');
-        let header = String::from_utf8_lossy(&frame[..cut.unwrap_or(frame.len())]).into_owned();
-        if header.contains(r#""type":"run""#) {
+        let whole = 4 + u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
+        if whole > frame.len() {
+            frame.resize(whole, 0);
+        }
+        if got < whole {
+            channel.read_exact(&mut frame[got..whole])?;
+            got = whole;
+        }
+        let body = &frame[4..whole];
+        let cut = body.iter().position(|byte| *byte == b'\n');
+        let header = String::from_utf8_lossy(&body[..cut.unwrap_or(body.len())]);
+        let answers = if waits {
+            r#""type":"cancel""#
+        } else {
+            r#""type":"run""#
+        };
+        if header.contains(answers) {
             let lease = header.split(r#""lease":"#).nth(1).unwrap_or("0");
             let lease: String = lease.chars().take_while(char::is_ascii_digit).collect();
-            let mut body = format!("{{\"type\":\"result\",\"lease\":{lease}}}\n").into_bytes();
-            body.extend_from_slice(&frame[cut.map_or(frame.len(), |at| at + 1)..]);
-            send(&mut channel, &body)?;
+            let head = format!("{{\"type\":\"result\",\"lease\":{lease}}}\n");
+            let data = &body[cut.map_or(body.len(), |at| at + 1)..];
+            send(&mut channel, head.as_bytes(), data)?;
         }
+        frame.copy_within(whole..got, 0);
+        got -= whole;
     }
 }
 
-fn send(channel: &mut UnixStream, body: &[u8]) -> std::io::Result<()> {
-    let frame = [&(body.len() as u32).to_le_bytes()[..], body].concat();
-    channel.write_all(&frame)
+fn send(channel: &mut UnixStream, head: &[u8], data: &[u8]) -> std::io::Result<()> {
+    let length = (head.len() + data.len()) as u32;
+    let head = [&length.to_le_bytes()[..], head].concat();
+    let count = channel.write_vectored(&[IoSlice::new(&head), IoSlice::new(data)])?;
+    if let Some(rest) = head.get(count..) {
+        channel.write_all(rest)?;
+    }
+    channel.write_all(data.get(count.saturating_sub(head.len())..).unwrap_or(&[]))
 }
 
 #[derive(Debug)]

@@ -121,6 +121,29 @@ fn measure_kill(host: &Arc<Host>, rounds: u64) -> Fallible<()> {
     Ok(())
 }
 
+/// From the due time of a timeout to the end of a job that answers at once when it is asked.
+fn measure_timeout(host: &Arc<Host>, spec: ProcessSpec, rounds: u64) -> Fallible<()> {
+    let (lane, line) = open(host, spec)?;
+    let mut times = Vec::new();
+    for lease in 0..rounds {
+        let mut one = work(lease, &Bytes::from_static(b"null"))?;
+        one.limits.timeout = Duration::from_millis(20 + lease % 7);
+        let limit = one.limits.timeout;
+        lane.start(vec![one]);
+        while !matches!(line.recv()?, LaneEvent::Started { .. }) {}
+        let begin = Instant::now();
+        ended(&line)?;
+        times.push(begin.elapsed().saturating_sub(limit));
+    }
+    times.sort();
+    let (median, late) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    println!(
+        "{:38} median {median:>10.1?}   p99 {late:>10.1?}",
+        "a timeout, past its due time"
+    );
+    Ok(())
+}
+
 fn main() -> Fallible<()> {
     let folder: PathBuf =
         std::env::temp_dir().join(format!("offloop-roundtrip-{}", std::process::id()));
@@ -147,12 +170,13 @@ fn main() -> Fallible<()> {
         2_000,
         64 << 10,
     )?;
-    measure("warm compiled child, 1 MiB", &host, echo()?, 300, 1 << 20)?;
+    measure("warm compiled child, 1 MiB", &host, echo()?, 1_000, 1 << 20)?;
     let node = folder.join("echo.mjs");
     std::fs::write(&node, "export default (payload) => payload;")?;
     if Path::new("/usr/bin/node").exists() {
         let spec = ProcessSpec::process(info()?, [OsString::from("node"), node.into()]);
-        measure("warm Node child, 64 B", &host, spec, 10_000, 64)?;
+        measure("warm Node child, 64 B", &host, spec.clone(), 10_000, 64)?;
+        measure("warm Node child, 1 MiB", &host, spec, 300, 1 << 20)?;
     }
     measure(
         "a command: true",
@@ -161,6 +185,8 @@ fn main() -> Fallible<()> {
         500,
         4,
     )?;
+    let waits = ProcessSpec::process(info()?, [OsString::from(&probe), "wait".into()]);
+    measure_timeout(&host, waits, 100)?;
     measure_kill(&host, 50)?;
     drop(host);
     std::fs::remove_dir_all(folder)?;

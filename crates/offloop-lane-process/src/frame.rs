@@ -3,19 +3,22 @@
 //!
 //! A frame is a length (u32, little endian), then as many bytes: a JSON object, and if data follows
 //! a newline and the data. Payloads and results travel as data, so that nobody has to parse or
-//! escape them on the way.
+//! escape them on the way. `lines` is the other way to say the same.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
-use offloop_job::Lease;
 use offloop_job::limits::RESULT_BYTES_MAX;
+use offloop_job::{FailureClass, Lease};
 use offloop_lane::Work;
 use serde::{Deserialize, Serialize};
 
 pub const PROTOCOL_VERSION: u32 = 1;
 /// A frame's bytes after its length: a result at its limit, and its header with room to spare.
 pub const FRAME_BYTES_MAX: usize = 2 * RESULT_BYTES_MAX;
+/// A frame that misses more is read to where it stays.
+const DIRECT_BYTES: usize = 64 << 10;
 
 /// What the lane says.
 #[derive(Debug, Serialize)]
@@ -41,34 +44,66 @@ pub(crate) enum ToChild<'a> {
     Ping,
 }
 
-impl ToChild<'_> {
-    /// The frame as it goes on the wire.
-    pub(crate) fn encode(&self, data: &[u8]) -> Vec<u8> {
-        let header = serde_json::to_vec(self).unwrap_or_default(); // plain strings and numbers
-        let newline = usize::from(!data.is_empty());
-        let len = header.len() + newline + data.len();
-        let mut frame = Vec::with_capacity(4 + len);
-        frame.extend_from_slice(&(len as u32).to_le_bytes());
-        frame.extend_from_slice(&header);
-        if newline == 1 {
-            frame.push(b'\n');
-            frame.extend_from_slice(data);
-        }
-        frame
+/// A message as it goes on the wire: what was made for it, and a payload that is not copied.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    pub(crate) head: Vec<u8>,
+    pub(crate) data: Bytes,
+    /// Of both together, what the channel took already.
+    pub(crate) sent: usize,
+}
+
+impl Outgoing {
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.data.len()
+    }
+
+    /// What is still to be sent.
+    pub(crate) fn rest(&self) -> (&[u8], &[u8]) {
+        let head = self.head.get(self.sent..).unwrap_or_default();
+        let in_data = self.sent.saturating_sub(self.head.len());
+        (head, self.data.get(in_data..).unwrap_or_default())
     }
 }
 
-pub(crate) fn run_frame(work: &Work) -> Vec<u8> {
+impl ToChild<'_> {
+    pub(crate) fn header(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default() // plain strings and numbers
+    }
+
+    /// The frame of this message.
+    pub(crate) fn encode(&self, data: Bytes) -> Outgoing {
+        let mut head = Vec::with_capacity(256);
+        head.extend_from_slice(&[0; 4]);
+        let _ = serde_json::to_writer(&mut head, self); // plain strings and numbers, into memory
+        if !data.is_empty() {
+            head.push(b'\n');
+        }
+        let len = (head.len() - 4 + data.len()) as u32;
+        head[..4].copy_from_slice(&len.to_le_bytes());
+        Outgoing {
+            head,
+            data,
+            sent: 0,
+        }
+    }
+}
+
+/// Calls `send` with the message that hands a job to a child.
+pub(crate) fn with_run<T>(work: &Work, now: Instant, send: impl FnOnce(&ToChild<'_>) -> T) -> T {
     let mut text = [0; 36];
-    let header = ToChild::Run {
+    let mut remaining = work.limits.timeout;
+    if let Some(deadline) = work.deadline {
+        remaining = remaining.min(deadline.saturating_duration_since(now));
+    }
+    send(&ToChild::Run {
         job: work.job.encode(&mut text),
         lease: work.lease.0,
         attempt: work.attempt,
         task: work.task.as_str(),
-        remaining_ms: u64::try_from(work.limits.timeout.as_millis()).unwrap_or(u64::MAX),
+        remaining_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
         trace: work.trace.as_deref(),
-    };
-    header.encode(&work.payload)
+    })
 }
 
 /// What a child says.
@@ -85,20 +120,54 @@ pub(crate) enum FromChild {
     },
     Error {
         lease: Lease,
-        invalid: bool,
+        class: FailureClass,
         message: String,
     },
     Pong,
+    /// The child wants to be replaced.
+    Recycle,
 }
 
+/// What a child may write beside the data; the fields of all messages together.
 #[derive(Deserialize)]
-struct Header {
+pub(crate) struct Header {
     #[serde(rename = "type")]
     kind: String,
     protocol: Option<u32>,
     lease: Option<u64>,
     message: Option<String>,
     class: Option<String>,
+}
+
+impl Header {
+    /// The message, with its data wherever that was.
+    pub(crate) fn message(self, data: Bytes) -> Result<FromChild, Breach> {
+        let bad = |why: &str| Breach::Header(why.to_owned());
+        let lease = self.lease.map(Lease).ok_or_else(|| bad("no `lease`"));
+        match self.kind.as_str() {
+            "ready" => match self.protocol.unwrap_or(PROTOCOL_VERSION) {
+                PROTOCOL_VERSION => Ok(FromChild::Ready),
+                theirs => Err(Breach::Version { theirs }),
+            },
+            "progress" => lease.map(|lease| FromChild::Progress { lease, note: data }),
+            "result" => lease.map(|lease| FromChild::Result {
+                lease,
+                result: data,
+            }),
+            "error" => lease.map(|lease| FromChild::Error {
+                lease,
+                class: match self.class.as_deref() {
+                    Some("invalid") => FailureClass::Invalid,
+                    Some("output_limit") => FailureClass::OutputLimit,
+                    _ => FailureClass::Error,
+                },
+                message: self.message.unwrap_or_default(),
+            }),
+            "pong" => Ok(FromChild::Pong),
+            "recycle" | "recycle-me" => Ok(FromChild::Recycle),
+            other => Err(bad(&format!("unknown type {other:?}"))),
+        }
+    }
 }
 
 /// How a child broke the protocol. It is ended for it.
@@ -120,6 +189,11 @@ pub(crate) enum Breach {
     Silent,
     #[error("closed its side of the channel")]
     Closed,
+    #[error(
+        "printed {0:?} to standard output, which is the channel in json_lines mode; \
+         print to standard error"
+    )]
+    Printed(String),
 }
 
 /// Puts frames together from what was read.
@@ -129,69 +203,81 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
+    /// Where to read to while the rest of a large frame is awaited: it needs no copy then.
+    pub(crate) fn rest_of_large(&mut self) -> Option<&mut Vec<u8>> {
+        let whole = 4 + length(&self.held)?;
+        let missing = whole.checked_sub(self.held.len())?;
+        if missing < DIRECT_BYTES || whole > 4 + FRAME_BYTES_MAX {
+            return None;
+        }
+        self.held.reserve_exact(missing);
+        // Not a byte of the next frame: this one is to leave whole.
+        (self.held.capacity() == whole).then_some(&mut self.held)
+    }
+
     /// Takes what was read; adds the frames that are complete.
     pub(crate) fn push(
         &mut self,
         bytes: &[u8],
         frames: &mut VecDeque<FromChild>,
     ) -> Result<(), Breach> {
-        self.held.extend_from_slice(bytes);
-        let mut at = 0;
-        while let Some(prefix) = self.held.get(at..at + 4) {
-            let len = u32::from_le_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]) as usize;
-            if len > FRAME_BYTES_MAX {
-                return Err(Breach::TooLong { len });
-            }
-            let Some(body) = self.held.get(at + 4..at + 4 + len) else {
-                break;
-            };
-            frames.push_back(parse(body)?);
-            at += 4 + len;
+        if !self.held.is_empty() {
+            self.held.extend_from_slice(bytes);
+            return self.take(frames);
         }
-        self.held.drain(..at);
-        if self.held.is_empty() && self.held.capacity() > 64 << 10 {
+        // Most often a read is a frame.
+        let used = split(bytes, frames)?;
+        self.held.extend_from_slice(&bytes[used..]);
+        Ok(())
+    }
+
+    /// Adds the frames that are complete in what is held.
+    pub(crate) fn take(&mut self, frames: &mut VecDeque<FromChild>) -> Result<(), Breach> {
+        let only_one = length(&self.held).is_some_and(|len| 4 + len == self.held.len());
+        if only_one && self.held.len() > DIRECT_BYTES {
+            let frame = Bytes::from(std::mem::take(&mut self.held));
+            frames.push_back(parse(&frame[4..], |data| frame.slice_ref(data))?);
+            return Ok(());
+        }
+        let used = split(&self.held, frames)?;
+        self.held.drain(..used);
+        if self.held.is_empty() && self.held.capacity() > DIRECT_BYTES {
             self.held = Vec::new(); // one large result must not stay with each child for ever
         }
         Ok(())
     }
 }
 
-fn parse(body: &[u8]) -> Result<FromChild, Breach> {
+fn length(held: &[u8]) -> Option<usize> {
+    let prefix = held.first_chunk::<4>()?;
+    Some(u32::from_le_bytes(*prefix) as usize)
+}
+
+/// Adds the complete frames; answers how many bytes they were.
+fn split(held: &[u8], frames: &mut VecDeque<FromChild>) -> Result<usize, Breach> {
+    let mut at = 0;
+    while let Some(len) = length(&held[at..]) {
+        if len > FRAME_BYTES_MAX {
+            return Err(Breach::TooLong { len });
+        }
+        let Some(body) = held.get(at + 4..at + 4 + len) else {
+            break;
+        };
+        frames.push_back(parse(body, Bytes::copy_from_slice)?);
+        at += 4 + len;
+    }
+    Ok(at)
+}
+
+fn parse<'a>(body: &'a [u8], keep: impl FnOnce(&'a [u8]) -> Bytes) -> Result<FromChild, Breach> {
     let cut = body.iter().position(|byte| *byte == b'\n');
     let (header, data) = match cut {
         Some(at) => (&body[..at], &body[at + 1..]),
         None => (body, &[][..]),
     };
-    let bad = |why: String| Breach::Header(why);
-    let header: Header = serde_json::from_slice(header).map_err(|e| bad(e.to_string()))?;
-    let lease = || {
-        header
-            .lease
-            .map(Lease)
-            .ok_or_else(|| bad("no `lease`".into()))
-    };
-    let data = Bytes::copy_from_slice(data);
-    match header.kind.as_str() {
-        "ready" => match header.protocol.unwrap_or(PROTOCOL_VERSION) {
-            PROTOCOL_VERSION => Ok(FromChild::Ready),
-            theirs => Err(Breach::Version { theirs }),
-        },
-        "progress" => Ok(FromChild::Progress {
-            lease: lease()?,
-            note: data,
-        }),
-        "result" => Ok(FromChild::Result {
-            lease: lease()?,
-            result: data,
-        }),
-        "error" => Ok(FromChild::Error {
-            lease: lease()?,
-            invalid: header.class.as_deref() == Some("invalid"),
-            message: header.message.unwrap_or_default(),
-        }),
-        "pong" => Ok(FromChild::Pong),
-        other => Err(bad(format!("unknown type {other:?}"))),
-    }
+    let header: Header =
+        serde_json::from_slice(header).map_err(|e| Breach::Header(e.to_string()))?;
+    header.message(keep(data))
 }
 
 #[cfg(test)]
@@ -218,7 +304,7 @@ mod tests {
             },
             FromChild::Error {
                 lease: Lease(8),
-                invalid: true,
+                class: FailureClass::Invalid,
                 message: "no".into(),
             },
         ];

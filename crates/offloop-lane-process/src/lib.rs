@@ -13,6 +13,8 @@ mod cgroup;
 mod frame;
 mod harness;
 mod host;
+mod json;
+mod lines;
 mod log;
 mod pool;
 mod procfs;
@@ -26,6 +28,6 @@ pub use host::{Host, HostConfig, HostError, Means};
 pub use pool::ProcessLane;
 pub use shim::{SHIM_COMMAND, shim_main};
 pub use spec::{
-    Budgets, ExecCommand, ExecExit, ExecPlan, ExecResult, Harness, Mode, ProcessSpec, Recycle,
-    Sandbox, Wire,
+    Budgets, ExecCommand, ExecExit, ExecPlan, ExecResult, Harness, Mode, Pacing, ProcessSpec,
+    Recycle, Sandbox, Wire,
 };

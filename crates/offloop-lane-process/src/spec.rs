@@ -45,7 +45,8 @@ pub enum Wire {
 }
 
 /// When a warm child is replaced. Each figure is spread by a tenth, so that children of one pool do
-/// not leave together; the replacement is ready before the old one goes.
+/// not leave together. The replacement is ready before the old one goes, which serves until then:
+/// a child may do a few jobs more than `jobs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recycle {
     /// Jobs served.
@@ -54,6 +55,37 @@ pub struct Recycle {
     pub age: Option<Duration>,
     /// Resident, of its whole tree, between two jobs.
     pub memory_bytes: Option<u64>,
+}
+
+/// How a lane of warm children paces itself. The defaults are right; tests are in a hurry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pacing {
+    /// An idle child is asked for a sign of life this often; default 30 s.
+    pub ping_every: Duration,
+    /// And must give it within; default 10 s.
+    pub pong_within: Duration,
+    /// From a start that failed to the next one, doubled for each that fails in a row; default
+    /// 100 ms.
+    pub backoff_first: Duration,
+    /// The longest such wait; default 10 s.
+    pub backoff_max: Duration,
+    /// Starts in a row that may fail before the lane stops trying, 1 or more; default 5.
+    pub failed_starts: u32,
+    /// For so long, after which one child is tried; default 30 s.
+    pub pause: Duration,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self {
+            ping_every: Duration::from_secs(30),
+            pong_within: Duration::from_secs(10),
+            backoff_first: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(10),
+            failed_starts: 5,
+            pause: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Bounds of an executor beside those that a job may name.
@@ -120,6 +152,7 @@ pub struct ProcessSpec {
     pub spare: bool,
     /// Warm children: how they speak.
     pub wire: Wire,
+    pub pacing: Pacing,
     pub budgets: Budgets,
     pub sandbox: Sandbox,
     /// Hard cap on the child's own private memory (RLIMIT_DATA). Leave it well over the jobs'
@@ -149,6 +182,7 @@ impl ProcessSpec {
             recycle: Recycle::default(),
             spare: false,
             wire: Wire::Frames,
+            pacing: Pacing::default(),
             budgets: Budgets::default(),
             sandbox: Sandbox::default(),
             data_limit_bytes: None,

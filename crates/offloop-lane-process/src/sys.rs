@@ -59,19 +59,34 @@ pub(crate) fn own_max_rss_bytes() -> u64 {
     usage.ru_maxrss as u64 * 1_024
 }
 
+/// The clock of the processor time of a process, all its threads: looked up once, it is read with
+/// one call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CpuClock(libc::clockid_t);
+
+impl CpuClock {
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let mut clock: libc::clockid_t = 0;
+        // SAFETY: the pointer is to a local that outlives the call.
+        let failed = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) != 0 };
+        (!failed).then_some(Self(clock))
+    }
+
+    /// To the nanosecond; `None` once the process is gone.
+    pub(crate) fn read(self) -> Option<Duration> {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the pointer is to a local that outlives the call.
+        let failed = unsafe { libc::clock_gettime(self.0, &raw mut time) != 0 };
+        (!failed).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    }
+}
+
 /// Processor time of a process, all its threads, to the nanosecond.
 pub(crate) fn cpu_time_of(pid: i32) -> Option<Duration> {
-    let mut clock: libc::clockid_t = 0;
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: both pointers are to locals that outlive the calls.
-    let failed = unsafe {
-        libc::clock_getcpuclockid(pid, &raw mut clock) != 0
-            || libc::clock_gettime(clock, &raw mut time) != 0
-    };
-    (!failed).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    CpuClock::of(pid)?.read()
 }
 
 /// Closes every descriptor from `first` up. Only for a process that is about to exec.

@@ -8,11 +8,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use common::{Bench, installed, is_alive, perl_child, processes_with, quick};
+use common::{Bench, installed, is_alive, kill_9, perl_child, pid_of, processes_with, quick};
 use offloop_job::{FailureClass, Lease, StopReason};
 use offloop_lane::{Lane, Proof};
 use offloop_lane_process::ProcessSpec;
-use rustix::process::{Pid, Signal, kill_process};
 use support::{PATIENCE, Subject, eventually, failed_as, failure, info, result, stopped_by, work};
 
 /// Runs the three tasks of the lane suite, by the task's name in the frame.
@@ -39,15 +38,6 @@ lane_conformance!(|slots| {
         sink,
     }
 });
-
-fn pid_of(executor: &str) -> i32 {
-    executor.strip_prefix("pid ").unwrap().parse().unwrap()
-}
-
-/// It may be gone already.
-fn kill_9(pid: i32) {
-    let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
-}
 
 #[test]
 fn a_plain_node_function_runs_as_esm_and_as_cjs() {
@@ -94,7 +84,7 @@ fn a_plain_node_function_runs_as_esm_and_as_cjs() {
             ("invalid", FailureClass::Invalid, "not for me"),
             ("bigint", FailureClass::Error, "BigInt"),
             ("function", FailureClass::Error, "not JSON"),
-            ("large", FailureClass::Error, "the limit is 1048576"),
+            ("large", FailureClass::OutputLimit, "limit is 1048576 bytes"),
         ];
         for (lease, (payload, class, says)) in (10..).zip(rows) {
             lane.start(vec![work(lease, "task", &format!("\"{payload}\""))]);

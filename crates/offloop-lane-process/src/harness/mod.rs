@@ -1,10 +1,11 @@
 //! Puts a harness in front of `node FILE` and `python3 FILE`, so that a task is a plain function.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::spec::{Harness, Mode, ProcessSpec};
+use crate::spec::{Harness, Mode, ProcessSpec, Wire};
 
 /// A file that names it speaks the protocol itself.
 const SPEAKS: &[u8] = b"OFFLOOP_FD";
@@ -61,6 +62,7 @@ fn choose(spec: &ProcessSpec) -> Option<(&'static str, usize)> {
         _ => Harness::None,
     };
     let wanted = match spec.harness {
+        Harness::Auto if spec.wire == Wire::Lines => Harness::None,
         Harness::Auto => by_command,
         other => other,
     };
@@ -97,15 +99,24 @@ pub(crate) fn missing_file(spec: &ProcessSpec) -> Option<PathBuf> {
         return None;
     }
     let (_, at) = choose(spec)?;
-    let base = spec.cwd.clone().unwrap_or_default();
-    let file = base.join(spec.command.get(at)?);
+    let file = file_of(spec, at)?;
     std::fs::File::open(&file).is_err().then_some(file)
 }
 
-fn speaks(spec: &ProcessSpec, at: usize) -> bool {
+/// The file that a word means: it may name a function of the file after a `#`.
+fn file_of(spec: &ProcessSpec, at: usize) -> Option<PathBuf> {
     let base = spec.cwd.clone().unwrap_or_default();
-    let file = spec.command.get(at).map(|word| base.join(word));
-    let text = file.and_then(|file| std::fs::read(file).ok());
+    let word = spec.command.get(at)?;
+    let whole = base.join(word);
+    let cut = word.as_bytes().iter().rposition(|byte| *byte == b'#');
+    match cut {
+        Some(cut) if !whole.exists() => Some(base.join(OsStr::from_bytes(&word.as_bytes()[..cut]))),
+        _ => Some(whole),
+    }
+}
+
+fn speaks(spec: &ProcessSpec, at: usize) -> bool {
+    let text = file_of(spec, at).and_then(|file| std::fs::read(file).ok());
     text.is_some_and(|text| text.windows(SPEAKS.len()).any(|part| part == SPEAKS))
 }
 

@@ -3,10 +3,15 @@
 //   export default async function (payload, ctx) { ... return result; }
 //   module.exports = async (payload, ctx) => { ... };
 //
-// ctx: job, lease, attempt, task, signal (AbortSignal), progress(note), log(...), and `invalid(text)`,
-// which makes an error for a payload that no retry can help.
+// A worker file of Piscina runs as it is: the function, or a promise of it, is the default export.
+// `FILE#name` runs the export of that name. TypeScript runs where this Node strips types.
+//
+// ctx: job, lease, attempt, task, signal (AbortSignal), progress(note), log(...), recycle(), and
+// `invalid(text)`, which makes an error for a payload that no retry can help.
 //
 // Plain Node, no dependency. The protocol is docs/guides/process-protocol.md.
+import { isAscii } from "node:buffer";
+import fs from "node:fs";
 import net from "node:net";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -15,8 +20,10 @@ import { format } from "node:util";
 const RESULT_BYTES_MAX = 1 << 20;
 const PROGRESS_BYTES_MAX = 4 << 10;
 const MESSAGE_CHARS_MAX = 4000;
+const STACK_LINES_MAX = 10;
+const SMALL_CHARS = 8 << 10;
 
-const file = path.resolve(process.argv[2] ?? "");
+const [file, exportName] = split(process.argv[2] ?? "");
 process.argv.splice(1, 2, file);
 const channel = new net.Socket({ fd: Number(process.env.OFFLOOP_FD), readable: true, writable: true });
 delete process.env.OFFLOOP_FD;
@@ -24,21 +31,35 @@ delete process.env.OFFLOOP_FD;
 let handler;
 let running; // { lease, controller }
 
+// A file's name may hold a `#` itself.
+function split(word) {
+  const cut = word.lastIndexOf("#");
+  if (cut < 0 || fs.existsSync(word)) return [path.resolve(word), "default"];
+  return [path.resolve(word.slice(0, cut)), word.slice(cut + 1)];
+}
+
+// `data`: a short text or a Buffer.
 function send(header, data) {
-  const head = Buffer.from(JSON.stringify(header));
-  const body = data === undefined ? undefined : Buffer.from(data);
-  const length = head.length + (body ? 1 + body.length : 0);
-  const frame = Buffer.allocUnsafe(4 + length);
-  frame.writeUInt32LE(length, 0);
-  head.copy(frame, 4);
-  if (body) {
-    frame[4 + head.length] = 10;
-    body.copy(frame, 5 + head.length);
+  const head = JSON.stringify(header) + (data === undefined ? "" : "\n");
+  if (data instanceof Uint8Array) {
+    const frame = Buffer.allocUnsafe(4 + Buffer.byteLength(head));
+    frame.writeUInt32LE(frame.length - 4 + data.length, 0);
+    frame.write(head, 4);
+    channel.cork();
+    channel.write(frame);
+    channel.write(data);
+    channel.uncork();
+    return;
   }
+  const text = data === undefined ? head : head + data;
+  const frame = Buffer.allocUnsafe(4 + Buffer.byteLength(text));
+  frame.writeUInt32LE(frame.length - 4, 0);
+  frame.write(text, 4);
   channel.write(frame);
 }
 
 class InvalidPayload extends Error {}
+class OutputLimit extends RangeError {}
 
 function context(header, controller) {
   return Object.freeze({
@@ -62,37 +83,53 @@ function context(header, controller) {
     invalid(text) {
       return new InvalidPayload(text);
     },
+    recycle() {
+      send({ type: "recycle" });
+    },
   });
 }
 
-function resultText(value) {
+function resultData(value) {
   if (value === undefined) return undefined;
   const text = JSON.stringify(value); // throws for cycles and BigInt
   if (text === undefined) throw new TypeError(`the task returned a ${typeof value}, which is not JSON`);
-  const bytes = Buffer.byteLength(text);
-  if (bytes > RESULT_BYTES_MAX) {
-    throw new RangeError(`the result has ${bytes} bytes; the limit is ${RESULT_BYTES_MAX}`);
+  if (text.length <= SMALL_CHARS) return text;
+  const data = Buffer.from(text); // once: counting the bytes first would cost as much
+  if (data.length > RESULT_BYTES_MAX) {
+    throw new OutputLimit(`the result has ${data.length} bytes; its limit is ${RESULT_BYTES_MAX} bytes of output`);
   }
-  return text;
+  return data;
+}
+
+function errorAnswer(lease, error) {
+  const ours = error instanceof InvalidPayload || error instanceof OutputLimit || error?.invalid === true;
+  const text = error instanceof Error ? (ours ? error.message : error.stack) : String(error);
+  const answer = { type: "error", lease, message: (text || "error").slice(0, MESSAGE_CHARS_MAX) };
+  if (error instanceof OutputLimit) answer.class = "output_limit";
+  else if (ours) answer.class = "invalid";
+  return answer;
+}
+
+// Most JSON is plain ASCII, which needs no decoding.
+function textOf(data) {
+  return isAscii(data) ? data.latin1Slice(0, data.length) : data.utf8Slice(0, data.length);
 }
 
 async function run(header, data) {
+  const { lease } = header;
   const controller = new AbortController();
-  running = { lease: header.lease, controller };
+  running = { lease, controller };
   let answer;
+  let result;
   try {
-    const payload = data.length === 0 ? null : JSON.parse(data.toString("utf8"));
-    const text = resultText(await handler(payload, context(header, controller)));
-    answer = [{ type: "result", lease: header.lease }, text];
+    const payload = data.length === 0 ? null : JSON.parse(textOf(data));
+    result = resultData(await handler(payload, context(header, controller)));
+    answer = { type: "result", lease };
   } catch (error) {
-    const invalid = error instanceof InvalidPayload || error?.invalid === true;
-    const message = (error instanceof Error ? (invalid ? error.message : error.stack) : String(error)) || "error";
-    const header_ = { type: "error", lease: header.lease, message: message.slice(0, MESSAGE_CHARS_MAX) };
-    if (invalid) header_.class = "invalid";
-    answer = [header_];
+    answer = errorAnswer(lease, error);
   }
   running = undefined;
-  send(...answer);
+  send(answer, result);
 }
 
 function onFrame(frame) {
@@ -112,32 +149,66 @@ function onFrame(frame) {
   }
 }
 
-let held = Buffer.alloc(0);
+// Pieces of a frame are joined once, when the last has come.
+let pieces = [];
+let held = 0;
+let wanted = 4;
 channel.on("data", (chunk) => {
-  held = held.length === 0 ? chunk : Buffer.concat([held, chunk]);
-  while (held.length >= 4) {
-    const length = held.readUInt32LE(0);
-    if (held.length < 4 + length) break;
-    const frame = held.subarray(4, 4 + length);
-    held = held.subarray(4 + length);
-    onFrame(frame);
+  pieces.push(chunk);
+  held += chunk.length;
+  while (held >= wanted) {
+    if (pieces.length > 1) pieces = [Buffer.concat(pieces, held)];
+    const [bytes] = pieces;
+    const whole = 4 + bytes.readUInt32LE(0);
+    if (held < whole) {
+      wanted = whole;
+      return;
+    }
+    held -= whole;
+    wanted = 4;
+    pieces = held > 0 ? [bytes.subarray(whole)] : [];
+    onFrame(bytes.subarray(4, whole));
   }
 });
-// The server is gone: nothing that is computed here can be answered.
+// The server is gone, or has replaced this child: nothing computed here can be answered.
 channel.on("end", () => process.exit(0));
 channel.on("error", () => process.exit(0));
 
-function exportedFunction(module) {
-  const candidates = [module.default, module.default?.default, module.handle, module.default?.handle];
-  const found = candidates.find((value) => typeof value === "function");
-  if (!found) throw new TypeError(`${file} exports no function: export one by default`);
-  return found;
+async function exportedFunction(module) {
+  const { default: standard } = module;
+  const names = exportName === "default" ? ["default", "handle"] : [exportName];
+  for (const name of names) {
+    // A CommonJS file's exports are the default export; one compiled from ESM has its own inside.
+    for (const holder of [module, standard, standard?.default]) {
+      const found = await holder?.[name];
+      if (typeof found === "function") return found;
+    }
+  }
+  if (exportName === "default") {
+    const found = await standard;
+    if (typeof found === "function") return found;
+    throw new TypeError(`${file} exports no function: export one by default`);
+  }
+  throw new TypeError(`${file} exports no function named ${exportName}`);
+}
+
+async function load() {
+  try {
+    return await import(pathToFileURL(file).href);
+  } catch (error) {
+    if (error?.code !== "ERR_UNKNOWN_FILE_EXTENSION" || !/\.[cm]?ts$/.test(file)) throw error;
+    throw new TypeError(
+      `${file} is TypeScript, which Node ${process.version} does not run: use Node 22.18 or later, or compile it`,
+    );
+  }
 }
 
 try {
-  handler = exportedFunction(await import(pathToFileURL(file).href));
+  handler = await exportedFunction(await load());
 } catch (error) {
-  process.stderr.write(`${error?.stack ?? error}\n`, () => process.exit(1));
+  const stack = String(error?.stack ?? error).split("\n");
+  const text = stack.slice(0, STACK_LINES_MAX).join("\n");
+  process.stderr.write(`cannot load ${file}: ${text}\n`, () => process.exit(1));
   await new Promise(() => {});
 }
 send({ type: "ready", protocol: 1 });

@@ -1,7 +1,9 @@
 """offloop's harness for Python: calls `handle(payload, ctx)` of the task's file for each job.
 
-`handle` may be a plain function or a coroutine. ctx: job, lease, attempt, task, cancelled (a
-threading.Event), progress(note), log(...). Raise ctx.Invalid for a payload that no retry can help.
+`handle` may be a plain function or a coroutine, and may leave `ctx` out. `FILE#name` calls the
+function of that name. ctx: job, lease, attempt, task, cancelled (a threading.Event; a coroutine is
+cancelled as well), progress(note), log(...), recycle(). Raise ctx.Invalid for a payload that no
+retry can help.
 
 Standard library only. The protocol is docs/guides/process-protocol.md.
 """
@@ -39,8 +41,13 @@ class Invalid(Exception):
     """The payload is wrong and will stay wrong."""
 
 
+class OutputLimit(ValueError):
+    """The result is too large."""
+
+
 class Context:
     Invalid = Invalid
+    coroutine = None  # its loop and task, while one runs
 
     def __init__(self, header):
         self.job = header["job"]
@@ -61,15 +68,35 @@ class Context:
     def log(self, *parts):
         print(*parts, flush=True)
 
+    def recycle(self):
+        send({"type": "recycle"})
+
+    def cancel(self):
+        self.cancelled.set()
+        if self.coroutine is not None:
+            loop, task = self.coroutine
+            loop.call_soon_threadsafe(task.cancel)
+
 
 def read_exactly(count):
-    parts = bytearray()
-    while len(parts) < count:
-        part = channel.recv(min(count - len(parts), 1 << 16))
-        if not part:
-            os._exit(0)  # the server is gone: nothing that is computed here can be answered
-        parts += part
-    return bytes(parts)
+    whole = bytearray(count)
+    room = memoryview(whole)
+    while room:
+        got = channel.recv_into(room)
+        if got == 0:
+            leave(0)  # the server is gone, or has replaced this child
+        room = room[got:]
+    return bytes(whole)
+
+
+def leave(code):
+    """Ends the process now, whatever threads the task has left."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(code)
 
 
 def listen():
@@ -83,7 +110,7 @@ def listen():
         elif kind == "cancel":
             current = running
             if current is not None and current.lease == header["lease"]:
-                current.cancelled.set()
+                current.cancel()
         elif kind == "ping":
             send({"type": "pong"})
 
@@ -97,15 +124,23 @@ def call(handle, header, data):
     try:
         value = handle(json.loads(data) if data else None, ctx)
         if inspect.isawaitable(value):
-            value = asyncio.run(resolve(value))
+            value = asyncio.run(resolve(value, ctx))
         if value is not None:
             text = json.dumps(value, allow_nan=False).encode()
             if len(text) > RESULT_BYTES_MAX:
-                raise ValueError(f"the result has {len(text)} bytes; the limit is {RESULT_BYTES_MAX}")
-    except Invalid as error:
+                raise OutputLimit(
+                    f"the result has {len(text)} bytes; its limit is {RESULT_BYTES_MAX} bytes of output"
+                )
+    except (Invalid, OutputLimit) as error:
         text = None
-        answer = {"type": "error", "lease": lease, "class": "invalid", "message": str(error)}
-    except Exception:
+        kind = "invalid" if isinstance(error, Invalid) else "output_limit"
+        answer = {"type": "error", "lease": lease, "class": kind, "message": str(error)}
+    except SystemExit as wish:
+        code = wish.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+        leave(code if isinstance(code, int) else 0 if code is None else 1)
+    except BaseException:  # a KeyboardInterrupt or a CancelledError is the job's, too
         text = None
         message = traceback.format_exc()[-MESSAGE_CHARS_MAX:]
         answer = {"type": "error", "lease": lease, "message": message}
@@ -115,24 +150,54 @@ def call(handle, header, data):
     send(answer, text)
 
 
-async def resolve(awaitable):
-    return await awaitable
+async def resolve(awaitable, ctx):
+    ctx.coroutine = (asyncio.get_running_loop(), asyncio.current_task())
+    try:
+        if ctx.cancelled.is_set():
+            raise asyncio.CancelledError
+        return await awaitable
+    finally:
+        ctx.coroutine = None
 
 
-def load(file):
-    sys.argv = sys.argv[1:]
+def load(word):
+    file, cut, name = word.rpartition("#")
+    if not cut or os.path.exists(word):  # a file's name may hold a `#` itself
+        file, name = word, "handle"
+    file = os.path.abspath(file)
+    sys.argv = [file, *sys.argv[2:]]
     sys.path.insert(0, os.path.dirname(file))
     spec = importlib.util.spec_from_file_location("offloop_task", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules["offloop_task"] = module
     spec.loader.exec_module(module)
-    handle = getattr(module, "handle", None)
+    handle = getattr(module, name, None)
     if not callable(handle):
-        raise TypeError(f"{file} has no function `handle(payload, ctx)`")
-    return handle
+        raise TypeError(f"{file} has no function `{name}(payload, ctx)`")
+    if takes_context(handle):
+        return handle
+    return lambda payload, ctx: handle(payload)
 
 
-handler = load(os.path.abspath(sys.argv[1]))
+def takes_context(handle):
+    try:
+        inspect.signature(handle).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin may have no signature
+        return False
+    return True
+
+
+task_file = sys.argv[1]
+try:
+    handler = load(task_file)
+except SystemExit as wish:
+    print(f"cannot load {task_file}: it called sys.exit({wish.code!r})", file=sys.stderr)
+    leave(1)
+except BaseException:
+    print(f"cannot load {task_file}: {traceback.format_exc(limit=-3)}", file=sys.stderr)
+    leave(1)
 threading.Thread(target=listen, daemon=True).start()
 send({"type": "ready", "protocol": 1})
 while True:

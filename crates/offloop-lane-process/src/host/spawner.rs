@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::undertaker::{Burial, Line};
@@ -23,6 +23,9 @@ use super::{Kept, MARKER_VARIABLE, family};
 use crate::cgroup::Group;
 use crate::shim::ShimOrder;
 use crate::spec::{Budgets, Sandbox};
+
+/// What each direction of a channel holds; the system may allow less.
+const SOCKET_BYTES: usize = 2 << 20;
 
 type Reply = Box<dyn FnOnce(io::Result<Spawned>) + Send>;
 
@@ -51,7 +54,7 @@ pub(crate) struct Spawned {
     pub(crate) pidfd: OwnedFd,
     pub(crate) channel: Option<OwnedFd>,
     pub(crate) stdin: Option<OwnedFd>,
-    pub(crate) stdout: OwnedFd,
+    pub(crate) stdout: Option<OwnedFd>,
     /// `None` where one pipe takes both outputs, in their order.
     pub(crate) stderr: Option<OwnedFd>,
     /// Everything that belongs to it, where the system has such groups.
@@ -185,6 +188,10 @@ fn pipes(command: &mut Command, channel: bool) -> Result<Ours, Failed> {
             None,
         )?;
         no_wait(&ours)?;
+        // A payload or a result at its limit passes in one call, without waiting for its reader.
+        for end in [&ours, &child] {
+            let _ = sockopt::set_socket_send_buffer_size(end, SOCKET_BYTES);
+        }
         // It travels as standard input and the shim moves it to descriptor 3: so no descriptor of
         // the server ever lacks close-on-exec.
         command.stdin(Stdio::from(child));
@@ -242,7 +249,7 @@ fn launch(command: &mut Command, ours: Ours, marker: &str) -> Result<Spawned, Fa
         pidfd,
         channel: ours.channel,
         stdin: ours.stdin,
-        stdout: ours.stdout,
+        stdout: Some(ours.stdout),
         stderr: ours.stderr,
         group: None,
     })

@@ -1,59 +1,115 @@
 //! The descriptors of a child: none of them ever waits.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
-use rustix::io::{Errno, read, write};
-use rustix::net::{SendFlags, send};
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, read, write, writev};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
-use crate::frame::Decoder;
+use crate::frame::{Breach, Decoder, FromChild, Outgoing, ToChild};
+use crate::lines::{self, LineDecoder};
 
 /// Read at a time.
 pub(super) const READ_BYTES: usize = 64 << 10;
 /// Read in one turn: a child that prints without end must not hold the others up.
 const TURN_BYTES_MAX: usize = 1 << 20;
-
-/// The framed channel of a warm child.
+/// The channel of a warm child.
 #[derive(Debug)]
 pub(super) struct Channel {
-    pub(super) fd: OwnedFd,
-    pub(super) decoder: Decoder,
-    /// What the socket did not take.
-    pending: Vec<u8>,
-    sent: usize,
+    ends: Ends,
+    decoder: Decoding,
+    /// What the other side did not take yet.
+    pending: VecDeque<Outgoing>,
 }
 
-/// What became of a frame.
+#[derive(Debug)]
+enum Ends {
+    /// Both ways.
+    Socket(OwnedFd),
+    /// To the child's standard input, and from its standard output.
+    Pipes { to: OwnedFd, from: OwnedFd },
+}
+
+#[derive(Debug)]
+enum Decoding {
+    Frames(Decoder),
+    Lines(LineDecoder),
+}
+
+/// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     Whole,
-    /// The rest goes when the socket takes more.
+    /// The rest goes when the other side takes more.
     Partly,
     /// Not a byte: nobody reads.
     Refused,
 }
 
+/// What one turn of reading brought.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) messages: VecDeque<FromChild>,
+    pub(super) breach: Option<Breach>,
+    pub(super) closed: bool,
+    pub(super) bytes: u64,
+}
+
 impl Channel {
-    pub(super) fn new(fd: OwnedFd) -> Self {
+    pub(super) fn frames(socket: OwnedFd) -> Self {
+        Self::over(Ends::Socket(socket), Decoding::Frames(Decoder::default()))
+    }
+
+    pub(super) fn lines(to: OwnedFd, from: OwnedFd) -> Self {
+        // More than the usual 64 KiB where the system allows it.
+        let _ = rustix::pipe::fcntl_setpipe_size(&to, READ_BYTES * 16);
+        let _ = rustix::pipe::fcntl_setpipe_size(&from, READ_BYTES * 16);
+        let decoder = Decoding::Lines(LineDecoder::default());
+        Self::over(Ends::Pipes { to, from }, decoder)
+    }
+
+    fn over(ends: Ends, decoder: Decoding) -> Self {
         Self {
-            fd,
-            decoder: Decoder::default(),
-            pending: Vec::new(),
-            sent: 0,
+            ends,
+            decoder,
+            pending: VecDeque::new(),
         }
     }
 
-    pub(super) fn send(&mut self, frame: Vec<u8>) -> Sent {
+    pub(super) fn reader(&self) -> &OwnedFd {
+        match &self.ends {
+            Ends::Socket(fd) | Ends::Pipes { from: fd, .. } => fd,
+        }
+    }
+
+    pub(super) fn writer(&self) -> &OwnedFd {
+        match &self.ends {
+            Ends::Socket(fd) | Ends::Pipes { to: fd, .. } => fd,
+        }
+    }
+
+    /// One descriptor for both ways.
+    pub(super) const fn is_socket(&self) -> bool {
+        matches!(self.ends, Ends::Socket(_))
+    }
+
+    /// `payload`: of a message that has one.
+    pub(super) fn send(&mut self, message: &ToChild<'_>, payload: Option<&Bytes>) -> Sent {
+        let mut outgoing = match self.decoder {
+            Decoding::Frames(_) => message.encode(payload.cloned().unwrap_or_default()),
+            Decoding::Lines(_) => lines::encode(message, payload),
+        };
         if !self.pending.is_empty() {
-            self.pending.extend_from_slice(&frame);
+            self.pending.push_back(outgoing);
             return Sent::Partly;
         }
-        match self.write(&frame) {
-            Ok(taken) if taken == frame.len() => Sent::Whole,
-            Ok(taken) => {
-                self.pending = frame;
-                self.sent = taken;
+        match self.write(&mut outgoing) {
+            Ok(true) => Sent::Whole,
+            Ok(false) => {
+                self.pending.push_back(outgoing);
                 Sent::Partly
             }
             Err(_) => Sent::Refused,
@@ -62,31 +118,86 @@ impl Channel {
 
     /// Sends on. True: all is sent. An error shows as the end of the child.
     pub(super) fn flush(&mut self) -> bool {
-        let rest = self.pending.split_off(self.sent);
-        self.pending.clear();
-        self.sent = 0;
-        match self.write(&rest) {
-            Ok(taken) if taken < rest.len() => {
-                self.pending = rest;
-                self.sent = taken;
-                false
+        while let Some(mut outgoing) = self.pending.pop_front() {
+            if let Ok(false) = self.write(&mut outgoing) {
+                self.pending.push_front(outgoing);
+                return false;
             }
-            _ => true,
         }
+        true
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
-        let mut taken = 0;
-        while taken < bytes.len() {
-            match send(&self.fd, &bytes[taken..], SendFlags::NOSIGNAL) {
-                Ok(count) => taken += count,
+    /// True: the whole message is sent.
+    fn write(&self, outgoing: &mut Outgoing) -> Result<bool, Errno> {
+        while outgoing.sent < outgoing.len() {
+            let (head, data) = outgoing.rest();
+            let parts = [IoSlice::new(head), IoSlice::new(data)];
+            let wrote = match &self.ends {
+                Ends::Socket(fd) => {
+                    let mut none = SendAncillaryBuffer::default();
+                    sendmsg(fd, &parts, &mut none, SendFlags::NOSIGNAL)
+                }
+                Ends::Pipes { to, .. } => writev(to, &parts),
+            };
+            match wrote {
+                Ok(count) => outgoing.sent += count,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) if taken > 0 => break,
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(_) if outgoing.sent > 0 => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        Ok(taken)
+        Ok(true)
+    }
+
+    /// Reads what is there.
+    pub(super) fn hear(&mut self, buffer: &mut [u8]) -> Heard {
+        let mut heard = Heard::default();
+        while heard.bytes < TURN_BYTES_MAX as u64 && heard.breach.is_none() {
+            let (ends, decoder) = (&self.ends, &mut self.decoder);
+            let (Ends::Socket(fd) | Ends::Pipes { from: fd, .. }) = ends;
+            let direct = match decoder {
+                Decoding::Frames(frames) => frames.rest_of_large(),
+                Decoding::Lines(_) => None,
+            };
+            let (room, got) = match direct {
+                Some(held) => {
+                    let room = held.capacity() - held.len();
+                    (
+                        room,
+                        read(fd, spare_capacity(held)).map(|count| (count, true)),
+                    )
+                }
+                None => (buffer.len(), read(fd, &mut *buffer).map(|n| (n, false))),
+            };
+            match got {
+                Ok((0, _)) => {
+                    heard.closed = true;
+                    break;
+                }
+                Ok((count, direct)) => {
+                    heard.bytes += count as u64;
+                    let decoded = match decoder {
+                        Decoding::Frames(frames) if direct => frames.take(&mut heard.messages),
+                        Decoding::Frames(frames) => {
+                            frames.push(&buffer[..count], &mut heard.messages)
+                        }
+                        Decoding::Lines(lines) => lines.push(&buffer[..count], &mut heard.messages),
+                    };
+                    heard.breach = decoded.err();
+                    if count < room {
+                        break; // most likely empty now; the poll says if not
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    heard.closed = true;
+                    break;
+                }
+            }
+        }
+        heard
     }
 }
 

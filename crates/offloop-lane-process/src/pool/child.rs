@@ -11,12 +11,14 @@ use offloop_lane::{Overrun, Stopped, TaskError, TaskOutput, Work};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::channel::{Channel, Stdin};
+use super::exits::ExitReason;
+use super::recycle::RecycleAt;
 use super::sample::Suspect;
 use crate::cgroup::Group;
 use crate::frame::Breach;
 use crate::log::Log;
 use crate::spec::ExecExit;
-use crate::sys;
+use crate::sys::CpuClock;
 
 /// Where a child stands in its life.
 #[derive(Debug)]
@@ -36,6 +38,10 @@ pub(super) enum Phase {
         pinged: Option<Instant>,
     },
     Busy,
+    /// Between two jobs, while its memory is looked at.
+    Weighing,
+    /// To be replaced, and told so by the end of its input: it gets no other job.
+    Retired,
     /// Dead, with the undertaker: no signal may be sent any more.
     Dead,
     /// `exec`: gone, and Rust code reads what it left.
@@ -80,6 +86,21 @@ pub(super) struct Flight {
     pub(super) cpu_seen: Duration,
     /// What the child's tree had used when the job began.
     pub(super) cpu_from: Duration,
+    /// Of a warm child, when the job began.
+    pub(super) age: Option<Duration>,
+    /// Said on both streams while the job ran.
+    pub(super) printed_bytes: u64,
+    pub(super) notes: Notes,
+}
+
+/// A job's progress notes: the newest goes out, as often as a person can look.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) told: Option<Instant>,
+    /// Waits for its turn.
+    pub(super) held: Option<Bytes>,
+    pub(super) left_out: u64,
+    pub(super) bytes: u64,
 }
 
 impl Flight {
@@ -97,6 +118,9 @@ impl Flight {
             suspect: Suspect::default(),
             cpu_seen: Duration::ZERO,
             cpu_from: Duration::ZERO,
+            age: None,
+            printed_bytes: 0,
+            notes: Notes::default(),
         }
     }
 
@@ -114,7 +138,9 @@ impl Flight {
             wall: now.saturating_duration_since(began),
             cpu: Some(cpu.max(self.cpu_seen)),
             max_rss_bytes: (rss > 0).then_some(rss),
-            ..Usage::default()
+            bytes_in: self.work.payload.len() as u64,
+            bytes_out: self.printed_bytes + self.notes.bytes,
+            executor_age: self.age,
         }
     }
 
@@ -158,6 +184,7 @@ pub(super) struct Child {
     pub(super) pidfd: Option<OwnedFd>,
     /// All of its tree, where the system has such groups.
     pub(super) group: Option<Arc<Group>>,
+    pub(super) cpu_clock: Option<CpuClock>,
     pub(super) channel: Option<Channel>,
     pub(super) stdin: Option<Stdin>,
     /// `exec`: what goes there once it runs.
@@ -176,7 +203,22 @@ pub(super) struct Child {
     pub(super) said: Log,
     /// Jobs answered.
     pub(super) served: u64,
+    /// Once it was ready: starts that had failed in a row before.
+    pub(super) ready_after: Option<u32>,
+    /// When it was started.
+    pub(super) born: Option<Instant>,
+    pub(super) recycle_at: RecycleAt,
+    pub(super) weighed: Option<Instant>,
+    /// It asked to be replaced.
+    pub(super) wants_out: bool,
+    /// It is to be replaced, and why.
+    pub(super) due: Option<ExitReason>,
+    /// It was replaced, and why.
+    pub(super) retired: Option<ExitReason>,
     pub(super) breach: Option<Breach>,
+    /// Resident bytes at the end of a job, and when that was.
+    pub(super) rss: u64,
+    pub(super) rss_at: Option<Instant>,
     /// Of its descendants, live and waited for, at the last look.
     pub(super) cpu_below: Duration,
 }
@@ -189,6 +231,7 @@ impl Child {
             pid: 0,
             pidfd: None,
             group: None,
+            cpu_clock: None,
             channel: None,
             stdin: None,
             stdin_data: None,
@@ -203,7 +246,16 @@ impl Child {
             printed_cut: false,
             said: Log::default(),
             served: 0,
+            ready_after: None,
+            born: None,
+            recycle_at: RecycleAt::default(),
+            weighed: None,
+            wants_out: false,
+            due: None,
+            retired: None,
             breach: None,
+            rss: 0,
+            rss_at: None,
             cpu_below: Duration::ZERO,
         }
     }
@@ -217,8 +269,22 @@ impl Child {
 
     /// It will get no other job.
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Dead | Phase::Reading)
+        matches!(self.phase, Phase::Dead | Phase::Reading | Phase::Retired)
             || matches!(self.rung, Rung::Termed { .. } | Rung::Killed { .. })
+    }
+
+    /// It has a job or could take one.
+    pub(super) fn is_ready(&self) -> bool {
+        let phase = matches!(
+            self.phase,
+            Phase::Idle { .. } | Phase::Busy | Phase::Weighing
+        );
+        phase && !self.is_leaving()
+    }
+
+    /// On its way to be ready.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Spawning | Phase::Starting { .. }) && !self.is_leaving()
     }
 
     /// When the next limit of its job may be passed, or the one that was. Only while the job runs
@@ -234,7 +300,8 @@ impl Child {
 
     /// Processor time of the tree as far as it is known without a look around.
     pub(super) fn cpu_now(&self) -> Duration {
-        sys::cpu_time_of(self.pid).unwrap_or_default() + self.cpu_below
+        let own = self.cpu_clock.and_then(CpuClock::read);
+        own.unwrap_or_default() + self.cpu_below
     }
 
     /// Signals the group while its leader cannot have been reaped: its number is nobody else's.

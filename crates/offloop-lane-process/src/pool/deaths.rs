@@ -5,8 +5,10 @@ use std::time::Instant;
 use offloop_lane::{Ended, Gone, Proof};
 
 use super::Shared;
+use super::answers::bytes_of;
 use super::channel::READ_BYTES;
 use super::child::{Phase, Rung, exit_words};
+use super::exits::ExitReason;
 use super::part::{Part, drain};
 use super::state::Pool;
 use super::verdict::{exit_of, of_dead_child, quoted};
@@ -23,8 +25,9 @@ impl Shared {
         if child.pidfd.take().is_none() {
             return; // told already
         }
-        if child.rung == Rung::Calm {
-            child.rung = Rung::Killed { at: now }; // the undertaker's clock starts
+        // The ladder is climbed, however far it was; the undertaker's clock starts.
+        if !matches!(child.rung, Rung::Killed { .. }) {
+            child.rung = Rung::Killed { at: now };
         }
         child.phase = Phase::Dead;
         let Some(shared) = self.me.upgrade() else {
@@ -68,20 +71,28 @@ impl Shared {
         let exit = exit_of(buried.exit);
         let breach = child.breach.as_ref().map(ToString::to_string);
         let said = child.log.quote();
-        let asked = child.flight.as_ref().is_some_and(|f| f.stop.is_some());
-        if child.served == 0 && !asked && !pool.ending {
-            pool.back_off(now);
-        }
-        let Some(flight) = child.flight.take() else {
-            if child.served == 0 && !pool.ending {
+        let reason = ExitReason::of_warm(&child, exit, pool.ending);
+        pool.exits.count(reason);
+        let Some(mut flight) = child.flight.take() else {
+            let unserved = matches!(
+                reason,
+                ExitReason::NotReady
+                    | ExitReason::Protocol
+                    | ExitReason::Silent
+                    | ExitReason::IdleDeath
+            );
+            if child.served == 0 && unserved && !pool.ending {
                 let how = breach.unwrap_or_else(|| format!("ended by {}", exit_words(exit)));
                 let why = quoted(format!("the child could not start: it {how}"), &said);
-                pool.fail_one_waiting(&why, now);
+                pool.start_failed(child.ready_after.unwrap_or(0), &why, now);
+                self.fail_waiting(pool, &why, now);
             }
             self.dispatch(pool, now);
             self.fill(pool, now);
             return;
         };
+        let mut log = std::mem::take(&mut child.log);
+        pool.tell_last_note(&mut flight, &mut log);
         let cpu = buried.spent.cpu.saturating_sub(flight.cpu_from);
         // The highest of its whole life, which is the job's only if that was its first.
         let rss = if child.served == 0 {
@@ -89,17 +100,22 @@ impl Shared {
         } else {
             0
         };
+        let mut usage = flight.usage(now, cpu, rss);
+        usage.bytes_out += flight.answer.as_ref().map_or(0, bytes_of);
+        let work = flight.work.clone();
         let ended = Ended {
             job: flight.work.job,
             lease: flight.work.lease,
             executor: child.executor(),
             queued: flight.queued(now),
-            usage: flight.usage(now, cpu, rss),
-            log: child.log.take(),
+            usage,
+            log: log.take(),
             outcome: of_dead_child(flight, exit, breach, &said),
             gone: Gone::proven(Proof::Reaped { pid: child.pid }),
         };
+        pool.note_end(&work, &ended, now);
         pool.tell_end(ended);
+        self.dispatch(pool, now);
         self.fill(pool, now);
     }
 }

@@ -8,6 +8,7 @@ use offloop_lane::{Ended, Gone, Proof, TaskError, TaskOutput, Work, contained, o
 use serde::Deserialize;
 
 use super::child::{Child, Flight, Phase};
+use super::exits::ExitReason;
 use super::state::Pool;
 use super::verdict::{exit_of, of_answer, of_command};
 use super::{Hook, Resolved, Shared};
@@ -172,11 +173,13 @@ impl Shared {
         let Some(flight) = child.flight.take() else {
             return;
         };
+        let reason = ExitReason::of_command(flight.stop, end.exit);
+        pool.exits.count(reason);
         let outcome = match answer {
             Some(answer) => of_answer(&flight, answer, end.exit),
             None => of_command(&flight, end),
         };
-        pool.tell_end(Ended {
+        let ended = Ended {
             job: flight.work.job,
             lease: flight.work.lease,
             outcome,
@@ -185,7 +188,9 @@ impl Shared {
             usage: end.usage,
             log: end.log.clone(),
             gone: Gone::proven(Proof::Reaped { pid: child.pid }),
-        });
+        };
+        pool.note_end(&flight.work, &ended, now);
+        pool.tell_end(ended);
     }
 }
 

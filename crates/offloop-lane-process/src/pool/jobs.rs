@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use offloop_job::{FailureClass, Lease, StopReason};
 use offloop_lane::{Overrun, Stopped, Work};
 
 use super::Shared;
 use super::channel::Sent;
 use super::child::{Child, Flight, Phase, Rung};
-use super::part::Part;
 use super::state::{Pool, Waiting, unstarted};
-use crate::frame::{ToChild, run_frame};
+use crate::frame::{ToChild, with_run};
 use crate::spec::Mode;
 
 impl Shared {
@@ -19,6 +19,10 @@ impl Shared {
         for work in work {
             if pool.closed || pool.held() >= self.slots() {
                 pool.tell_never_started(&work, Duration::ZERO, unstarted(StopReason::Shutdown));
+                continue;
+            }
+            if let Some(outcome) = pool.too_late(&work, now, now) {
+                pool.tell_never_started(&work, Duration::ZERO, outcome);
                 continue;
             }
             let work = Arc::new(work);
@@ -34,16 +38,27 @@ impl Shared {
     /// Pushes waiting jobs to idle children.
     pub(super) fn dispatch(&self, pool: &mut Pool, now: Instant) {
         while !pool.waiting.is_empty() {
-            let Some(number) = pool.idle.pop() else {
-                return;
-            };
-            let Some(child) = pool.children.get_mut(&number) else {
-                continue;
+            let Some(number) = pool.take_idle() else {
+                break;
             };
             let Some(waiting) = pool.waiting.pop_front() else {
                 return;
             };
-            match self.send(child, number, run_frame(&waiting.work)) {
+            if let Some(outcome) = pool.too_late(&waiting.work, waiting.since, now) {
+                let queued = now.saturating_duration_since(waiting.since);
+                pool.tell_never_started(&waiting.work, queued, outcome);
+                pool.idle.push(number);
+                continue;
+            }
+            let Some(child) = pool.children.get_mut(&number) else {
+                pool.waiting.push_front(waiting);
+                continue;
+            };
+            let payload = waiting.work.payload.clone();
+            let sent = with_run(&waiting.work, now, |run| {
+                self.send(child, number, run, Some(&payload))
+            });
+            match sent {
                 Sent::Whole | Sent::Partly => {
                     child.log.take(); // what it said between two jobs belongs to none
                     child.phase = Phase::Busy;
@@ -51,6 +66,7 @@ impl Shared {
                     flight.began = Some(now);
                     flight.progress = now;
                     flight.cpu_from = child.cpu_now();
+                    flight.age = child.born.map(|born| now.saturating_duration_since(born));
                     child.flight = Some(flight);
                     pool.tell_started(number);
                 }
@@ -61,15 +77,22 @@ impl Shared {
                 }
             }
         }
+        self.fail_hopeless(pool, now);
     }
 
-    pub(super) fn send(&self, child: &mut Child, number: u64, frame: Vec<u8>) -> Sent {
+    pub(super) fn send(
+        &self,
+        child: &mut Child,
+        number: u64,
+        message: &ToChild<'_>,
+        payload: Option<&Bytes>,
+    ) -> Sent {
         let Some(channel) = child.channel.as_mut() else {
             return Sent::Refused;
         };
-        let sent = channel.send(frame);
+        let sent = channel.send(message, payload);
         if sent == Sent::Partly {
-            self.watch_again(&channel.fd, Part::Channel.token(number), true);
+            self.watch_room(channel, number, true);
         }
         sent
     }
@@ -123,13 +146,27 @@ impl Shared {
             Stopped::Asked(StopReason::Shutdown) => "shutdown",
             Stopped::Limit(class) => class.as_str(),
         };
-        let frame = ToChild::Cancel { lease, reason }.encode(&[]);
-        if self.send(child, number, frame) == Sent::Refused {
+        let cancel = ToChild::Cancel { lease, reason };
+        if self.send(child, number, &cancel, None) == Sent::Refused {
             child.kill(now);
         } else {
             child.rung = Rung::Asked {
                 until: now + self.spec.grace,
             };
         }
+    }
+}
+
+impl Pool {
+    /// The child for the next job: the one that was busy last, whose memory is warm; one that is
+    /// to be replaced only if there is no other.
+    fn take_idle(&mut self) -> Option<u64> {
+        let stays = |number: &u64| {
+            let child = self.children.get(number);
+            child.is_some_and(|child| child.due.is_none())
+        };
+        let at = self.idle.iter().rposition(stays);
+        let at = at.or(self.idle.len().checked_sub(1))?;
+        Some(self.idle.remove(at))
     }
 }

@@ -6,17 +6,22 @@
 
 mod answers;
 mod births;
+mod breaker;
 mod channel;
 mod child;
+mod deadline;
 mod deaths;
 mod exec;
+mod exits;
 mod jobs;
 mod part;
 mod poll;
+mod recycle;
 mod sample;
 mod speech;
 mod state;
 mod time;
+mod trial;
 mod verdict;
 
 use std::ffi::OsString;
@@ -28,13 +33,13 @@ use std::time::{Duration, Instant};
 
 use offloop_job::{Lease, StopReason};
 use offloop_lane::{
-    Lane, LaneOpenError, LaneSink, LaneStatus, LeftoverError, Slots, TaskInfo, Work,
+    ExitCount, Lane, LaneOpenError, LaneSink, LaneStatus, LeftoverError, Slots, TaskInfo, Work,
 };
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use crate::harness;
 use crate::host::Host;
-use crate::spec::{Mode, ProcessSpec};
+use crate::spec::{Harness, Mode, ProcessSpec, Wire};
 use state::Pool;
 
 /// Children of one lane.
@@ -80,6 +85,7 @@ impl ProcessLane {
         let tasks = [spec.task.clone()];
         let shared = Arc::new_cyclic(|me| Shared {
             name: spec.lane_name(),
+            pool: Mutex::new(Pool::new(Instant::now(), spec.pacing)),
             spec,
             host,
             me: me.clone(),
@@ -88,7 +94,6 @@ impl ProcessLane {
             hooks: OnceLock::new(),
             epoll: OnceLock::new(),
             bell: OnceLock::new(),
-            pool: Mutex::new(Pool::new(Instant::now())),
             quiet: Condvar::new(),
         });
         Self { tasks, shared }
@@ -120,6 +125,9 @@ impl Shared {
         self.host.check_sandbox(&spec.sandbox)?;
         if spec.mode == Mode::Exec && spec.hooks.is_some() {
             return Ok(None);
+        }
+        if spec.wire == Wire::Lines && matches!(spec.harness, Harness::Node | Harness::Python) {
+            return Err("a harness speaks frames: leave the wire out, or the harness".into());
         }
         let argv = harness::wrap(spec, self.host.run_dir());
         let Some(word) = argv.first() else {
@@ -286,6 +294,20 @@ impl Lane for ProcessLane {
 
     fn status(&self) -> LaneStatus {
         self.shared.lock().status(Instant::now())
+    }
+
+    fn exits(&self) -> Vec<ExitCount> {
+        self.shared.lock().exits.list()
+    }
+
+    fn trouble(&self) -> Option<Box<str>> {
+        let pool = self.shared.lock();
+        let trouble = self.shared.trouble_of(&pool, Instant::now());
+        trouble.map(Into::into)
+    }
+
+    fn try_out(&self) -> Result<(), String> {
+        trial::run(&self.shared.spec, &self.shared.host)
     }
 
     fn clear_leftovers(&self) -> Result<u32, LeftoverError> {

@@ -6,7 +6,7 @@ use offloop_job::limits::RESULT_BYTES_MAX;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::Shared;
-use super::channel::read_some;
+use super::channel::{Channel, read_some};
 use super::child::Child;
 
 /// The descriptors of a child, as the low bits of its tokens.
@@ -44,14 +44,25 @@ impl Shared {
         }
     }
 
-    pub(super) fn watch_again(&self, fd: &impl AsFd, token: u64, also_out: bool) {
-        let flags = if also_out {
-            EventFlags::IN | EventFlags::OUT
-        } else {
-            EventFlags::IN
+    /// Looks, or no longer looks, for room on the way to a child.
+    pub(super) fn watch_room(&self, channel: &Channel, number: u64, wanted: bool) {
+        let Some(epoll) = self.epoll.get() else {
+            return;
         };
-        if let Some(epoll) = self.epoll.get() {
-            let _ = epoll::modify(epoll, fd, EventData::new_u64(token), flags);
+        let fd = channel.writer();
+        if channel.is_socket() {
+            let data = EventData::new_u64(Part::Channel.token(number));
+            let flags = if wanted {
+                EventFlags::IN | EventFlags::OUT
+            } else {
+                EventFlags::IN
+            };
+            let _ = epoll::modify(epoll, fd, data, flags);
+        } else if wanted {
+            let data = EventData::new_u64(Part::Stdin.token(number));
+            let _ = epoll::add(epoll, fd, data, EventFlags::OUT);
+        } else {
+            let _ = epoll::delete(epoll, fd);
         }
     }
 }
@@ -67,7 +78,9 @@ pub(super) fn drain(child: &mut Child, part: Part, buffer: &mut [u8]) {
     let capture = part == Part::Stdout && child.captures;
     let (log, said) = (&mut child.log, &mut child.said);
     let (printed, cut) = (&mut child.printed, &mut child.printed_cut);
+    let mut total = 0;
     let read = read_some(&fd, buffer, |bytes| {
+        total += bytes.len() as u64;
         log.push(bytes);
         if capture {
             let room = RESULT_BYTES_MAX - printed.len();
@@ -77,6 +90,9 @@ pub(super) fn drain(child: &mut Child, part: Part, buffer: &mut [u8]) {
             said.push(bytes);
         }
     });
+    if let Some(flight) = child.flight.as_mut() {
+        flight.printed_bytes += total;
+    }
     if !read.unwrap_or(true) {
         match part {
             Part::Stdout => child.stdout = Some(fd),

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::channel::READ_BYTES;
 use super::part::Part;
-use super::{Shared, WAKE, sample};
+use super::{Shared, WAKE, recycle, sample};
 
 const EVENTS: usize = 64;
 
@@ -56,7 +56,14 @@ pub(super) fn run(shared: &Shared) {
         }
         shared.tick(&mut pool, now);
         let targets = shared.sample_targets(&pool, now);
+        let heavy = pool.to_weigh();
         shared.settle(pool);
+        if !heavy.is_empty() {
+            let weights = recycle::weigh(heavy);
+            let mut pool = shared.lock();
+            shared.weighed(&mut pool, weights, Instant::now());
+            shared.settle(pool);
+        }
         if !targets.is_empty() {
             let samples = sample::look(targets);
             let mut pool = shared.lock();

@@ -1,12 +1,12 @@
 //! Children speak: frames on the channel, output on the pipes.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use offloop_lane::TaskError;
+use offloop_job::FailureClass;
+use offloop_lane::{Overrun, Stopped, TaskError};
 
 use super::Shared;
-use super::channel::{Stdin, read_some};
+use super::channel::Stdin;
 use super::child::{Phase, Rung};
 use super::part::{Part, drain};
 use super::state::Pool;
@@ -21,20 +21,15 @@ impl Shared {
         let Some(child) = pool.children.get_mut(&number) else {
             return;
         };
-        match part {
-            Part::Channel => {
-                if let Some(channel) = child.channel.as_mut()
-                    && channel.flush()
-                {
-                    self.watch_again(&channel.fd, Part::Channel.token(number), false);
-                }
+        if !matches!(part, Part::Channel | Part::Stdin) {
+            return;
+        }
+        if let Some(channel) = child.channel.as_mut() {
+            if channel.flush() {
+                self.watch_room(channel, number, false);
             }
-            Part::Stdin => {
-                if child.stdin.as_mut().is_some_and(Stdin::pump) {
-                    child.stdin = None;
-                }
-            }
-            Part::Stdout | Part::Stderr | Part::Death => {}
+        } else if child.stdin.as_mut().is_some_and(Stdin::pump) {
+            child.stdin = None;
         }
     }
 
@@ -52,9 +47,34 @@ impl Shared {
                 if let Some(child) = pool.children.get_mut(&number) {
                     drain(child, part, buffer);
                 }
+                self.check_printed(pool, number, now);
             }
             Part::Stdin => self.writable(pool, number, part), // its reader is gone
             Part::Death => self.died(pool, number, buffer, now),
+        }
+    }
+
+    /// What a job prints has a limit. One that floods on after it was told is not waited for.
+    fn check_printed(&self, pool: &mut Pool, number: u64, now: Instant) {
+        let Some(limit) = self.spec.budgets.output_bytes else {
+            return;
+        };
+        let Some(child) = pool.children.get_mut(&number) else {
+            return;
+        };
+        let Some(flight) = child.flight.as_ref() else {
+            return;
+        };
+        let (printed, stop) = (flight.printed_bytes, flight.stop);
+        if printed <= limit {
+            return;
+        }
+        let over = Stopped::Limit(FailureClass::OutputLimit);
+        if stop.is_none() {
+            let overrun = Overrun::output("printed", limit, printed);
+            self.stop_flight(child, number, over, Some(overrun), now);
+        } else if stop == Some(over) && printed > limit.saturating_mul(2) {
+            child.kill(now);
         }
     }
 
@@ -65,21 +85,17 @@ impl Shared {
         let Some(channel) = child.channel.as_mut() else {
             return;
         };
-        let (mut frames, mut wrong) = (VecDeque::new(), None);
-        let decoder = &mut channel.decoder;
-        let read = read_some(&channel.fd, buffer, |bytes| {
-            if wrong.is_none() {
-                wrong = decoder.push(bytes, &mut frames).err();
-            }
-        });
-        let closed = read.unwrap_or(true);
-        for frame in frames {
-            if let Err(breach) = pool.heard(number, frame, buffer, now) {
+        let heard = channel.hear(buffer);
+        let mut wrong = heard.breach;
+        for message in heard.messages {
+            if let Err(breach) = pool.heard(number, message, buffer, now) {
                 wrong = Some(breach);
                 break;
             }
         }
-        if closed && let Some(child) = pool.children.get_mut(&number) {
+        if heard.closed
+            && let Some(child) = pool.children.get_mut(&number)
+        {
             child.channel = None;
             pool.idle.retain(|idle| *idle != number);
             // Most likely it is dying, and what it dies of says more. If not, it is ended for it.
@@ -93,6 +109,7 @@ impl Shared {
             pool.breach(number, breach, now);
         }
         self.dispatch(pool, now);
+        self.fill(pool, now);
     }
 }
 
@@ -112,13 +129,9 @@ impl Pool {
                 if !matches!(child.phase, Phase::Starting { .. }) {
                     return Err(Breach::Unexpected("ready"));
                 }
-                child.phase = Phase::Idle {
-                    since: now,
-                    pinged: None,
-                };
-                if child.rung == Rung::Calm {
-                    self.idle.push(number);
-                }
+                child.ready_after = Some(std::mem::take(&mut self.failures));
+                self.no_start_before = None;
+                self.idles(number, now);
             }
             FromChild::Pong => {
                 if let Phase::Idle { since, pinged } = &mut child.phase {
@@ -132,15 +145,15 @@ impl Pool {
             }
             FromChild::Error {
                 lease,
-                invalid,
+                class,
                 message,
             } => {
-                let error = if invalid {
-                    TaskError::invalid(message)
-                } else {
-                    TaskError::error(message)
-                };
+                let error = TaskError { class, message };
                 self.answered(number, lease, Err(error), buffer, now)?;
+            }
+            FromChild::Recycle => {
+                child.wants_out = true;
+                child.see_if_due(now);
             }
         }
         Ok(())

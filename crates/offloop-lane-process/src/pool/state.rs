@@ -8,7 +8,9 @@ use offloop_job::{Failure, FailureClass, LogTail, Outcome, StopReason, Usage};
 use offloop_lane::{Ended, Gone, LaneEvent, LaneStatus, Proof, Stopped, Work};
 
 use super::child::{Child, Flight, Phase, Rung};
+use super::exits::Exits;
 use crate::frame::Breach;
+use crate::spec::Pacing;
 
 /// The pool's thread looks up this often while it has children: callers that push a job need not
 /// call it for the next sample.
@@ -19,9 +21,7 @@ const SAMPLE_YOUNG: Duration = Duration::from_millis(10);
 /// Between two looks at memory and processor time.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// After SIGKILL, a tree that is still there counts as stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(1);
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+pub(super) const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// A job that waits for a child.
 #[derive(Debug)]
@@ -42,9 +42,17 @@ pub(super) struct Pool {
     pub(super) delivering: bool,
     pub(super) closed: bool,
     pub(super) ending: bool,
-    /// Children in a row that ended without having served.
+    pub(super) pacing: Pacing,
+    /// Starts in a row that brought no child that stays.
     pub(super) failures: u32,
+    /// What the last of them said.
+    pub(super) last_words: String,
     pub(super) no_start_before: Option<Instant>,
+    pub(super) exits: Exits,
+    /// Work that ended after its deadline.
+    pub(super) late: u64,
+    /// Moving mean of the runs that completed.
+    pub(super) typical: Option<Duration>,
     pub(super) sleeps_until: Instant,
     pub(super) next_sample: Instant,
     /// When the pool's thread was last called for a look at a job that began while it slept.
@@ -52,7 +60,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant, pacing: Pacing) -> Self {
         Self {
             children: BTreeMap::new(),
             next_number: 1,
@@ -62,8 +70,13 @@ impl Pool {
             delivering: false,
             closed: false,
             ending: false,
+            pacing,
             failures: 0,
+            last_words: String::new(),
             no_start_before: None,
+            exits: Exits::default(),
+            late: 0,
+            typical: None,
             sleeps_until: now,
             next_sample: now,
             called_to_look: None,
@@ -105,7 +118,11 @@ impl Pool {
             queued: self.waiting.len() as u32,
             stuck: stuck.count() as u32,
             executors: children.filter(|child| child.pid != 0).count() as u32,
-            ..LaneStatus::default()
+            head_age: self
+                .waiting
+                .front()
+                .map(|head| now.saturating_duration_since(head.since)),
+            late: self.late,
         }
     }
 
@@ -133,6 +150,12 @@ impl Pool {
                 sooner(Some(until));
             }
             sooner(child.check(now).unwrap_or(Some(now)));
+            sooner(child.due_at());
+            sooner(child.flight.as_ref().and_then(|f| f.notes.due_at()));
+            sooner(child.ping_at(&self.pacing));
+        }
+        for waiting in &self.waiting {
+            sooner(waiting.work.deadline);
         }
         due
     }
@@ -156,16 +179,8 @@ impl Pool {
         self.next_sample = now + soonest.map_or(calm, |soon| soon.min(calm));
     }
 
-    /// A child ended without having served: the next one waits.
-    pub(super) fn back_off(&mut self, now: Instant) {
-        let wait = BACKOFF_FIRST * 2_u32.saturating_pow(self.failures.min(16));
-        self.failures += 1;
-        self.no_start_before = Some(now + wait.min(BACKOFF_MAX));
-    }
-
     pub(super) fn has_proven_child(&self) -> bool {
-        let proven = |child: &Child| matches!(child.phase, Phase::Idle { .. } | Phase::Busy);
-        self.children.values().any(|c| proven(c) && !c.is_leaving())
+        self.children.values().any(Child::is_ready)
     }
 
     pub(super) fn shut(&mut self) {
@@ -189,18 +204,6 @@ impl Pool {
             if child.pid != 0 {
                 child.kill(now);
             }
-        }
-    }
-
-    /// When no child gets as far as being ready, the jobs that wait for one learn why.
-    pub(super) fn fail_one_waiting(&mut self, why: &str, now: Instant) {
-        if self.has_proven_child() {
-            return;
-        }
-        if let Some(waiting) = self.waiting.pop_front() {
-            let queued = now.saturating_duration_since(waiting.since);
-            let failed = Outcome::Failed(Failure::new(FailureClass::Error, why));
-            self.tell_never_started(&waiting.work, queued, failed);
         }
     }
 

@@ -1,11 +1,12 @@
 //! From the end of a child to the outcome of its job.
 
 use bytes::Bytes;
+use offloop_job::limits::RESULT_BYTES_MAX;
 use offloop_job::{Failure, FailureClass, Outcome};
-use offloop_lane::{TaskError, TaskOutput, outcome_of};
-use serde::de::IgnoredAny;
+use offloop_lane::{Overrun, TaskError, TaskOutput, outcome_of};
 
 use super::child::{Flight, exit_words};
+use crate::json;
 use crate::spec::{ExecExit, ExecResult};
 use crate::sys::Exit;
 
@@ -24,8 +25,16 @@ pub(super) fn result_of(data: Bytes) -> Result<TaskOutput, TaskError> {
     if data.is_empty() {
         return Ok(TaskOutput::none());
     }
-    match serde_json::from_slice::<IgnoredAny>(&data) {
-        Ok(_) => Ok(TaskOutput::json(data)),
+    if data.len() > RESULT_BYTES_MAX {
+        let (limit, len) = (RESULT_BYTES_MAX as u64, data.len() as u64);
+        let overrun = Overrun::output("the result has", limit, len);
+        return Err(TaskError {
+            class: overrun.class,
+            message: overrun.message.into(),
+        });
+    }
+    match json::check(&data) {
+        Ok(()) => Ok(TaskOutput::json(data)),
         Err(error) => Err(TaskError::error(format!("the result is not JSON: {error}"))),
     }
 }
@@ -96,7 +105,7 @@ pub(super) fn of_answer(
 /// What was printed, if it is one JSON value within the limit.
 fn json_result(end: &ExecResult) -> Option<Bytes> {
     let text = end.stdout.trim_ascii();
-    let is_json = || serde_json::from_slice::<IgnoredAny>(text).is_ok();
+    let is_json = || json::is_json(text);
     (!end.stdout_cut && !text.is_empty() && is_json()).then(|| end.stdout.slice_ref(text))
 }
 

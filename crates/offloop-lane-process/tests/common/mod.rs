@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use offloop_lane::Lane;
 use offloop_lane_process::{Host, HostConfig, ProcessLane, ProcessSpec, SHIM_COMMAND};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::{TestSink, info};
@@ -82,6 +83,22 @@ pub fn quick(mut spec: ProcessSpec) -> ProcessSpec {
     spec
 }
 
+pub fn pid_of(executor: &str) -> i32 {
+    executor.strip_prefix("pid ").unwrap().parse().unwrap()
+}
+
+/// It may be gone already.
+pub fn kill_9(pid: i32) {
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+}
+
+/// How often children left for this reason.
+pub fn exits(lane: &ProcessLane, reason: &str) -> u64 {
+    let exits = lane.exits();
+    let found = exits.iter().find(|row| row.reason == reason);
+    found.map_or(0, |row| row.count)
+}
+
 /// Processes whose environment holds this text.
 pub fn processes_with(text: &str) -> Vec<i32> {
     let mut found = Vec::new();
@@ -127,12 +144,19 @@ pub fn installed(program: &str, test: &str) -> bool {
 
 /// A child in Perl that speaks the protocol; `job` is Perl code that sets `$out` from `$data`.
 pub fn perl_child(job: &str) -> String {
+    perl_child_after("", job)
+}
+
+/// One that runs `first` before it is ready.
+pub fn perl_child_after(first: &str, job: &str) -> String {
     let head = r#"
 use strict; use warnings;
 open(my $ch, "+<&=", $ENV{OFFLOOP_FD}) or die; binmode $ch; $| = 1;
 sub say_ { my $body = shift; syswrite($ch, pack("V", length $body) . $body); }
 sub take { my $n = shift; my $buf = "";
   while (length $buf < $n) { sysread($ch, $buf, $n - length $buf, length $buf) or exit 0; } $buf }
+sub note { say_("{\"type\":\"progress\",\"lease\":$_[0]}\n$_[1]"); }
+FIRST
 say_('{"type":"ready","protocol":1}');
 while (1) {
   my ($head, $data) = split /\n/, take(unpack "V", take(4)), 2;
@@ -144,5 +168,51 @@ while (1) {
   say_("{\"type\":\"result\",\"lease\":$lease}\n$out");
 }
 "#;
-    format!("{head}{job}{tail}")
+    format!("{}{job}{tail}", head.replace("FIRST", first))
+}
+
+/// Perl that stands still while the file `closed` is there, and marks each start in `starts`.
+pub struct Gate(PathBuf);
+
+impl Gate {
+    pub fn new(bench: &Bench) -> Self {
+        Self(bench.folder.path().to_owned())
+    }
+
+    pub fn code(&self) -> String {
+        let folder = self.0.to_str().unwrap();
+        format!(
+            "{{ open(my $f, '>>', '{folder}/starts'); syswrite($f, '+'); }}\n\
+             die 'the licence has run out' if -e '{folder}/broken';\n\
+             while (-e '{folder}/closed') {{ select undef, undef, undef, 0.002 }}\n\
+             {{ open(my $f, '>>', '{folder}/passed'); syswrite($f, '+'); }}\n"
+        )
+    }
+
+    pub fn set(&self, name: &str, on: bool) {
+        let file = self.0.join(name);
+        if on {
+            std::fs::write(file, "").unwrap();
+        } else {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+
+    pub fn starts(&self) -> usize {
+        let marks = std::fs::read(self.0.join("starts"));
+        marks.unwrap_or_default().len()
+    }
+
+    pub fn passed(&self) -> usize {
+        let marks = std::fs::read(self.0.join("passed"));
+        marks.unwrap_or_default().len()
+    }
+}
+
+/// A lane of children in Perl, with short graces.
+pub fn spec_of(bench: &Bench, text: &str, processes: u16) -> ProcessSpec {
+    let file = bench.file("task.pl", text);
+    let mut spec = quick(ProcessSpec::process(info("task"), ["perl".into(), file]));
+    spec.processes = processes;
+    spec
 }
