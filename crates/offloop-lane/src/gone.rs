@@ -9,7 +9,7 @@ pub enum Proof {
     ThreadReturned,
     /// The future completed or was dropped.
     FutureDropped,
-    /// The child answered and is idle again; it may be given other work.
+    /// The child answered and is idle again, and a job that failed has left no process behind.
     ChildAnswered { pid: i32 },
     /// The child was reaped and no member of its tree was left.
     Reaped { pid: i32 },

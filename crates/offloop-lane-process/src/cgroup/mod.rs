@@ -18,6 +18,8 @@ use std::sync::{Arc, OnceLock};
 
 pub(crate) use tree::{Events, Group};
 
+use crate::procfs;
+
 /// Before the place and the run in a run's folder name.
 const PREFIX: &str = "offloop.";
 /// `pids.max` counts threads; the budget counts processes. This much room for threads makes it the
@@ -143,6 +145,19 @@ impl Drop for Run {
             let _ = fs::remove_file(&self.note);
         }
     }
+}
+
+/// The living processes of a tree, its leader among them: by its group, else by parenthood, which
+/// misses what has daemonised itself.
+pub(crate) fn tree_of(leader: i32, group: Option<&Group>) -> Vec<i32> {
+    let members = group.map(Group::members).unwrap_or_default();
+    if members.contains(&leader) {
+        return members;
+    }
+    // Not yet entered, or no groups here.
+    let mut found = procfs::descendants(leader);
+    found.push(leader);
+    found
 }
 
 fn run_name(place: &str, run: &str) -> String {

@@ -8,8 +8,10 @@ use offloop_job::{Lease, Usage};
 use offloop_lane::{Ended, Gone, LaneEvent, Proof, TaskError, TaskOutput, outcome_of};
 
 use super::child::{Child, Flight, Notes, Phase, Rung};
+use super::exits::ExitReason;
 use super::part::{Part, drain};
 use super::state::Pool;
+use crate::cgroup::tree_of;
 use crate::frame::Breach;
 use crate::json;
 use crate::log::Log;
@@ -17,6 +19,8 @@ use crate::procfs;
 
 /// Waited ticks are read for jobs over this; below it they could not be seen.
 const WORTH_A_LOOK: Duration = Duration::from_millis(10);
+/// Nobody starts a helper process in less.
+const WORTH_A_LIST: Duration = Duration::from_millis(1);
 /// What a child held so long ago is taken for what it holds now.
 const RSS_FRESH: Duration = Duration::from_millis(5);
 /// Between two progress notes of a job that are told; of those between, the newest.
@@ -104,6 +108,19 @@ impl Pool {
             child.kill(now); // it has nothing more to say
             return Ok(());
         }
+        // Such a job may run again at once, and must not meet itself.
+        let began = flight.began;
+        if answer.is_err() && child.has_left_behind() {
+            child.retired = Some(ExitReason::LeftProcesses);
+            if let Some(flight) = child.flight.as_mut() {
+                flight.answer = Some(answer);
+            }
+            child.kill(now);
+            return Ok(());
+        }
+        if answer.is_ok() && began.is_some_and(|at| now > at + WORTH_A_LIST) {
+            child.keeps = child.members();
+        }
         // Frames: one pipe takes both outputs. Lines: standard output is the channel.
         drain(child, Part::Stdout, buffer);
         drain(child, Part::Stderr, buffer);
@@ -149,6 +166,18 @@ impl Pool {
                 self.idle.push(number);
             }
         }
+    }
+}
+
+impl Child {
+    pub(super) fn members(&self) -> Vec<i32> {
+        tree_of(self.pid, self.group.as_deref())
+    }
+
+    /// Processes that its job started and did not end.
+    fn has_left_behind(&self) -> bool {
+        let known = |pid: &i32| *pid == self.pid || self.keeps.contains(pid);
+        !self.members().iter().all(known)
     }
 }
 

@@ -221,6 +221,8 @@ pub(super) struct Child {
     pub(super) rss_at: Option<Instant>,
     /// Of its descendants, live and waited for, at the last look.
     pub(super) cpu_below: Duration,
+    /// Its processes between two jobs: helpers that it keeps.
+    pub(super) keeps: Vec<i32>,
 }
 
 impl Child {
@@ -257,6 +259,7 @@ impl Child {
             rss: 0,
             rss_at: None,
             cpu_below: Duration::ZERO,
+            keeps: Vec::new(),
         }
     }
 

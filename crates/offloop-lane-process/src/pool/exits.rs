@@ -24,6 +24,8 @@ pub(super) enum ExitReason {
     OutputLimit,
     FileLimit,
     ProcessLimit,
+    /// A job that failed left processes behind.
+    LeftProcesses,
     /// It broke the protocol.
     Protocol,
     /// The system did not start it.
@@ -40,7 +42,7 @@ pub(super) enum ExitReason {
 }
 
 impl ExitReason {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Ended,
         Self::RecycledJobs,
         Self::RecycledAge,
@@ -54,6 +56,7 @@ impl ExitReason {
         Self::OutputLimit,
         Self::FileLimit,
         Self::ProcessLimit,
+        Self::LeftProcesses,
         Self::Protocol,
         Self::NotStarted,
         Self::NotReady,
@@ -79,6 +82,7 @@ impl ExitReason {
             Self::OutputLimit => "output_limit",
             Self::FileLimit => "file_limit",
             Self::ProcessLimit => "process_limit",
+            Self::LeftProcesses => "left_processes",
             Self::Protocol => "protocol",
             Self::NotStarted => "not_started",
             Self::NotReady => "not_ready",

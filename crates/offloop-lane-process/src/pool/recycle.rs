@@ -4,13 +4,15 @@
 //! then, between two jobs, it is *retired*: its channel is closed, and the ladder waits behind it.
 //! Capacity is always read off the table of children: counts kept beside it drift.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::child::{Child, Phase, Rung};
 use super::exits::ExitReason;
+use super::sample::resident;
 use super::state::Pool;
-use crate::procfs;
+use crate::cgroup::{Group, tree_of};
 use crate::spec::Recycle;
 
 /// Between two looks at what the tree of one child holds.
@@ -94,6 +96,8 @@ impl Child {
 pub(super) struct Weighing {
     number: u64,
     pid: i32,
+    group: Option<Arc<Group>>,
+    most: Option<u64>,
 }
 
 impl Pool {
@@ -117,6 +121,8 @@ impl Pool {
             .map(|(number, child)| Weighing {
                 number: *number,
                 pid: child.pid,
+                group: child.group.clone(),
+                most: child.recycle_at.memory_bytes,
             })
             .collect()
     }
@@ -125,9 +131,8 @@ impl Pool {
 /// Without the pool's lock: resident bytes of each tree.
 pub(super) fn weigh(children: Vec<Weighing>) -> Vec<(u64, u64)> {
     let weight = |one: Weighing| {
-        let below = procfs::descendants(one.pid);
-        let all = below.iter().chain([&one.pid]);
-        let bytes = all.filter_map(|pid| procfs::resident_bytes(*pid)).sum();
+        let members = tree_of(one.pid, one.group.as_deref());
+        let bytes = resident(&members, one.most);
         (one.number, bytes)
     };
     children.into_iter().map(weight).collect()

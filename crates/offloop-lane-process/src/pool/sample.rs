@@ -12,7 +12,7 @@ use offloop_lane::{Overrun, Stopped};
 use super::Shared;
 use super::child::{Child, Phase};
 use super::state::Pool;
-use crate::cgroup::Group;
+use crate::cgroup::{Group, tree_of};
 use crate::spec::Budgets;
 use crate::{procfs, sys};
 
@@ -100,15 +100,7 @@ pub(super) fn look(targets: Vec<Target>) -> Vec<Sample> {
 impl Target {
     fn look(self) -> Sample {
         let group = self.group.as_deref();
-        let members = group.map(Group::members).unwrap_or_default();
-        // Not yet entered, or no groups here.
-        let members = if members.contains(&self.pid) {
-            members
-        } else {
-            let mut found = procfs::descendants(self.pid);
-            found.push(self.pid);
-            found
-        };
+        let members = tree_of(self.pid, group);
         let processes = members.len();
         if processes as u64 > u64::from(self.budgets.processes) {
             // Each reading more gives a bomb time to grow.
@@ -126,7 +118,7 @@ impl Target {
                 self.bound();
                 held
             }
-            None => self.resident(&members),
+            None => resident(&members, self.memory_limit),
         };
         // Who has more than the bound is not yet bound: no task.
         let most = u64::from(self.budgets.open_files);
@@ -140,21 +132,6 @@ impl Target {
             cpu_below,
             target: self,
         }
-    }
-
-    /// What the tree holds. Processes that were forked share most of it with each other.
-    fn resident(&self, members: &[i32]) -> u64 {
-        let resident = members
-            .iter()
-            .filter_map(|pid| procfs::resident_bytes(*pid));
-        let sum = resident.sum();
-        if members.len() < 2 || self.memory_limit.is_none_or(|limit| sum <= limit) {
-            return sum;
-        }
-        let parts = members
-            .iter()
-            .filter_map(|pid| procfs::proportional_bytes(*pid));
-        sum.min(parts.sum())
     }
 
     /// The kernel's own bound stands above the limit, for what is faster than the watch.
@@ -179,6 +156,17 @@ impl Sample {
             cpu_below: Duration::ZERO,
         }
     }
+}
+
+/// What a tree holds. Processes that were forked share most of it with each other: that is counted
+/// once, if the plain sum is over what matters.
+pub(super) fn resident(members: &[i32], matters_over: Option<u64>) -> u64 {
+    let each = |of: fn(i32) -> Option<u64>| members.iter().filter_map(|pid| of(*pid)).sum();
+    let sum = each(procfs::resident_bytes);
+    if members.len() < 2 || matters_over.is_none_or(|most| sum <= most) {
+        return sum;
+    }
+    sum.min(each(procfs::proportional_bytes))
 }
 
 /// Of all but the leader, live and waited for.

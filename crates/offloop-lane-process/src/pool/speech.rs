@@ -131,6 +131,7 @@ impl Pool {
                 }
                 child.ready_after = Some(std::mem::take(&mut self.failures));
                 self.no_start_before = None;
+                child.keeps = child.members();
                 self.idles(number, now);
             }
             FromChild::Pong => {
