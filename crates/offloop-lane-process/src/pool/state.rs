@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use offloop_job::{Failure, FailureClass, LogTail, Outcome, StopReason, Usage};
-use offloop_lane::{Ended, Gone, LaneEvent, LaneStatus, Proof, Stopped, Work};
+use offloop_lane::{Ended, Gone, LaneEvent, LaneStatus, Proof, Stopped, TypicalRun, Work};
 
 use super::child::{Child, Flight, Phase, Rung};
 use super::exits::Exits;
@@ -52,7 +52,7 @@ pub(super) struct Pool {
     /// Work that ended after its deadline.
     pub(super) late: u64,
     /// Moving mean of the runs that completed.
-    pub(super) typical: Option<Duration>,
+    pub(super) typical: TypicalRun,
     pub(super) sleeps_until: Instant,
     pub(super) next_sample: Instant,
     /// When the pool's thread was last called for a look at a job that began while it slept.
@@ -76,7 +76,7 @@ impl Pool {
             no_start_before: None,
             exits: Exits::default(),
             late: 0,
-            typical: None,
+            typical: TypicalRun::default(),
             sleeps_until: now,
             next_sample: now,
             called_to_look: None,
