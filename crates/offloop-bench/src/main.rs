@@ -2,6 +2,7 @@
 //! and durability, and JSON lines for scripts.
 
 mod campaign;
+mod child;
 mod http;
 mod path;
 mod report;
@@ -21,6 +22,9 @@ enum Command {
     Http(http::Args),
     /// Runtime, embedded store and CPU lane in one process, without HTTP
     Path(path::Args),
+    /// What campaigns and benches start as a job
+    #[command(hide = true, subcommand)]
+    Child(child::Child),
     /// A reliability campaign against the whole program
     Campaign(campaign::Args),
 }
@@ -28,6 +32,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Http(args) => http::run(&args),
+        Command::Child(child) => child.run(),
         Command::Path(args) => path::run(&args),
         Command::Campaign(args) => campaign::run(&args),
     }

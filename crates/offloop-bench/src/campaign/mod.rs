@@ -4,18 +4,24 @@
 //! (`oracle`), and ends with one line of JSON. Exit 1 on any breach; `--expect-red` turns that
 //! round, for builds that are broken on purpose. docs/guides/reliability.md says what is tested.
 
+mod beside;
 mod bombs;
+mod deaths;
 mod dice;
 mod drain;
 mod faults;
+mod flood;
+mod frozen;
 mod full_disk;
 mod http;
 mod images;
 mod journal;
 mod kills;
+mod lanes;
 mod load;
 mod oracle;
 mod photos;
+mod poison;
 mod procfs;
 mod server;
 mod slow;
@@ -48,7 +54,19 @@ enum Which {
     Drain,
     /// Tasks that ignore every wish to stop
     Stubborn,
+    /// Harm of every kind in Node and Python, beside good jobs
+    Lanes,
+    /// SIGKILL for children, wardens and servers
+    R2,
+    /// Jobs that kill what runs them
+    R6,
+    /// SIGSTOP for children and for the server
+    R7,
+    /// Floods of output
+    L7,
 }
+
+pub(crate) use flood::talk;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -75,6 +93,9 @@ pub(crate) struct Args {
     /// r5: how long the disk stays full, in seconds
     #[arg(long, default_value_t = 10)]
     hold_s: u64,
+    /// lanes: how long it goes on, in seconds
+    #[arg(long, default_value_t = 110)]
+    for_s: u64,
     /// A build that is broken on purpose: run as well, and it must turn red
     #[arg(long)]
     sabotaged: Option<PathBuf>,
@@ -92,6 +113,7 @@ pub(crate) struct Run {
     pub(crate) tasks: PathBuf,
     pub(crate) corpus: Option<PathBuf>,
     pub(crate) hold: Duration,
+    pub(crate) span: Duration,
     pub(crate) dice: Dice,
     pub(crate) counters: Counters,
     pub(crate) survivors: u64,
@@ -119,6 +141,12 @@ impl Run {
         Setup::new(&self.program, &self.folder, &self.config(more))
     }
 
+    /// Digits that name this run in command lines.
+    pub(crate) fn token(&mut self) -> String {
+        let (chosen, me) = (self.dice.between(0, 1_000_000), std::process::id());
+        format!("{chosen:06}{me:07}")
+    }
+
     /// Journals stand outside the server's folder.
     pub(crate) fn journal(&self) -> PathBuf {
         self.folder.join("client.journal")
@@ -142,6 +170,11 @@ impl Run {
 
     pub(crate) fn figure(&mut self, name: &str, value: impl Into<Value>) {
         self.figures.insert(name.into(), value.into());
+    }
+
+    /// A figure that counts, so far.
+    pub(crate) fn counted(&self, name: &str) -> u64 {
+        self.figures.get(name).and_then(Value::as_u64).unwrap_or(0)
     }
 
     /// Waits until the server is quiet and compares the three witnesses.
@@ -279,6 +312,7 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
             .with_context(|| format!("no tasks at {}", args.tasks.display()))?,
         corpus: args.corpus.clone(),
         hold: Duration::from_secs(args.hold_s),
+        span: Duration::from_secs(args.for_s),
         dice: Dice::new(seed),
         counters: Counters::default(),
         survivors: 0,
@@ -296,6 +330,11 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         Which::L5 => bombs::run(&mut run),
         Which::Drain => drain::run(&mut run),
         Which::Stubborn => stubborn::run(&mut run),
+        Which::Lanes => lanes::run(&mut run),
+        Which::R2 => deaths::run(&mut run),
+        Which::R6 => poison::run(&mut run),
+        Which::R7 => frozen::run(&mut run),
+        Which::L7 => flood::run(&mut run),
     };
     if let Err(error) = done {
         run.breach(format!("the campaign itself failed: {error:#}"));

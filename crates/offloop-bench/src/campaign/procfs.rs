@@ -9,13 +9,8 @@ const MARKER: &[u8] = b"OFFLOOP_EXECUTOR=";
 /// Processes, zombies left out, that a server of this pid has started, directly or not.
 pub(crate) fn executors_of(server: u32) -> Vec<i32> {
     let wanted = format!(".{server}-");
-    let Ok(all) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = all
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| marker(*pid).is_some_and(|marker| marker.contains(&wanted)))
+    pids()
+        .filter(|pid| marker(*pid).is_some_and(|marker| marker.contains(&wanted)))
         .collect()
 }
 
@@ -39,6 +34,56 @@ pub(crate) fn wait_gone(server: u32, limit: Duration) -> Result<Duration, Vec<i3
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// A process that cannot be taken for another one that got its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Known {
+    pub(crate) pid: i32,
+    start: u64,
+}
+
+/// `None` if there is no such process, or only its remains.
+pub(crate) fn known(pid: i32) -> Option<Known> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may contain spaces; what follows its closing parenthesis does not.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(Known { pid, start })
+}
+
+/// Processes whose command line has `token`, wherever they hide.
+pub(crate) fn named(token: &str) -> Vec<Known> {
+    let has = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        memchr::memmem::find(&line, token.as_bytes()).is_some()
+    };
+    pids().filter(has).filter_map(known).collect()
+}
+
+/// Children of `parent` whose command line has `word`.
+pub(crate) fn children(parent: u32, word: &str) -> Vec<Known> {
+    let of_parent = |one: &Known| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", one.pid)).unwrap_or_default();
+        let fields = stat
+            .rsplit_once(')')
+            .map(|(_, rest)| rest.split_whitespace());
+        let its = fields.and_then(|mut fields| fields.nth(1)?.parse::<u32>().ok());
+        its == Some(parent)
+    };
+    named(word).into_iter().filter(of_parent).collect()
+}
+
+/// Which of them still live.
+pub(crate) fn still(all: &[Known]) -> Vec<Known> {
+    let lives = |one: &&Known| known(one.pid) == Some(**one);
+    all.iter().filter(lives).copied().collect()
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// A field of /proc/PID/status in bytes: `VmRSS`, `VmHWM`.

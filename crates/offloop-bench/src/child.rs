@@ -1,0 +1,80 @@
+//! Programs that campaigns and benches hand to the lanes as jobs: this binary is a task, too.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::Context;
+
+use crate::campaign;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Child {
+    /// Prints so many bytes over so many milliseconds
+    Talk { bytes: u64, over_ms: u64 },
+    /// Speaks the protocol of warm children and answers each job with its payload
+    Echo,
+    /// Speaks the protocol and never ends a job
+    Spin,
+}
+
+impl Child {
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Talk { bytes, over_ms } => campaign::talk(*bytes, *over_ms),
+            Self::Echo => serve(false),
+            Self::Spin => serve(true),
+        }
+    }
+}
+
+/// docs/guides/process-protocol.md, no more of it than an echo needs.
+fn serve(spins: bool) -> anyhow::Result<()> {
+    let mut channel = channel();
+    send(&mut channel, br#"{"type":"ready","protocol":1}"#, None)?;
+    let mut frame = Vec::new();
+    loop {
+        let mut length = [0; 4];
+        if channel.read_exact(&mut length).is_err() {
+            return Ok(()); // the server is gone
+        }
+        frame.resize(u32::from_le_bytes(length) as usize, 0);
+        channel.read_exact(&mut frame)?;
+        let cut = memchr::memchr(b'\n', &frame).unwrap_or(frame.len());
+        let (header, payload) = (&frame[..cut], frame.get(cut + 1..));
+        if memchr::memmem::find(header, br#""type":"ping""#).is_some() {
+            send(&mut channel, br#"{"type":"pong"}"#, None)?;
+        }
+        if memchr::memmem::find(header, br#""type":"run""#).is_none() {
+            continue;
+        }
+        while spins {
+            std::hint::spin_loop();
+        }
+        let at = memchr::memmem::find(header, br#""lease":"#).context("a run without a lease")?;
+        let digits = &header[at + br#""lease":"#.len()..];
+        let end = digits.iter().position(|byte| !byte.is_ascii_digit());
+        let lease = &digits[..end.unwrap_or(digits.len())];
+        let answer = [&br#"{"type":"result","lease":"#[..], lease, b"}"].concat();
+        send(&mut channel, &answer, payload)?;
+    }
+}
+
+#[expect(unsafe_code, reason = "the channel arrives as a descriptor number")]
+fn channel() -> UnixStream {
+    // SAFETY: descriptor 3 is the channel, given to this process and owned by nobody else in it.
+    unsafe { OwnedFd::from_raw_fd(3) }.into()
+}
+
+fn send(channel: &mut UnixStream, header: &[u8], data: Option<&[u8]>) -> anyhow::Result<()> {
+    let length = header.len() + data.map_or(0, |data| data.len() + 1);
+    let mut frame = Vec::with_capacity(4 + length);
+    frame.extend_from_slice(&(length as u32).to_le_bytes());
+    frame.extend_from_slice(header);
+    if let Some(data) = data {
+        frame.push(b'\n');
+        frame.extend_from_slice(data);
+    }
+    channel.write_all(&frame)?;
+    Ok(())
+}
