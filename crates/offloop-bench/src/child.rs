@@ -16,20 +16,30 @@ pub(crate) enum Child {
     Echo,
     /// Speaks the protocol and never ends a job
     Spin,
+    /// Speaks the protocol and ends a job when it is asked to stop
+    Wait,
 }
 
 impl Child {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         match self {
             Self::Talk { bytes, over_ms } => campaign::talk(*bytes, *over_ms),
-            Self::Echo => serve(false),
-            Self::Spin => serve(true),
+            Self::Echo => serve(Way::Echo),
+            Self::Spin => serve(Way::Spin),
+            Self::Wait => serve(Way::Wait),
         }
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Echo,
+    Spin,
+    Wait,
+}
+
 /// docs/guides/process-protocol.md, no more of it than an echo needs.
-fn serve(spins: bool) -> anyhow::Result<()> {
+fn serve(way: Way) -> anyhow::Result<()> {
     let mut channel = channel();
     send(&mut channel, br#"{"type":"ready","protocol":1}"#, None)?;
     let mut frame = Vec::new();
@@ -45,17 +55,25 @@ fn serve(spins: bool) -> anyhow::Result<()> {
         if memchr::memmem::find(header, br#""type":"ping""#).is_some() {
             send(&mut channel, br#"{"type":"pong"}"#, None)?;
         }
-        if memchr::memmem::find(header, br#""type":"run""#).is_none() {
+        let kind = match way {
+            Way::Wait => &br#""type":"cancel""#[..],
+            Way::Echo | Way::Spin => br#""type":"run""#,
+        };
+        if memchr::memmem::find(header, kind).is_none() {
             continue;
         }
-        while spins {
+        while way == Way::Spin {
             std::hint::spin_loop();
         }
         let at = memchr::memmem::find(header, br#""lease":"#).context("a run without a lease")?;
         let digits = &header[at + br#""lease":"#.len()..];
         let end = digits.iter().position(|byte| !byte.is_ascii_digit());
         let lease = &digits[..end.unwrap_or(digits.len())];
-        let answer = [&br#"{"type":"result","lease":"#[..], lease, b"}"].concat();
+        let (kind, rest) = match way {
+            Way::Wait => (&b"error"[..], &br#","message":"asked"}"#[..]),
+            Way::Echo | Way::Spin => (&b"result"[..], &b"}"[..]),
+        };
+        let answer = [br#"{"type":""#, kind, br#"","lease":"#, lease, rest].concat();
         send(&mut channel, &answer, payload)?;
     }
 }

@@ -4,10 +4,13 @@
 mod campaign;
 mod child;
 mod http;
+mod lanes;
 mod path;
 mod report;
+mod tell;
 
 use clap::{Parser, Subcommand};
+use offloop_lane_process::{SHIM_COMMAND, shim_main};
 
 #[derive(Parser)]
 #[command(about, max_term_width = 100)]
@@ -20,6 +23,8 @@ struct Cli {
 enum Command {
     /// The program over HTTP: speed, pickup, scale, beside a rival
     Http(http::Args),
+    /// The lanes alone, beside thread pools and npm's process pools
+    Lanes(lanes::Args),
     /// Runtime, embedded store and CPU lane in one process, without HTTP
     Path(path::Args),
     /// What campaigns and benches start as a job
@@ -30,9 +35,15 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    // Between a lane and its child this program is the shim, and nothing else.
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == SHIM_COMMAND) {
+        shim_main(args)
+    }
     match Cli::parse().command {
         Command::Http(args) => http::run(&args),
         Command::Child(child) => child.run(),
+        Command::Lanes(args) => lanes::run(&args),
         Command::Path(args) => path::run(&args),
         Command::Campaign(args) => campaign::run(&args),
     }

@@ -15,7 +15,7 @@ use offloop_store::{
 use offloop_store_sqlite::{SqliteOptions, SqliteStore};
 
 use super::Bench;
-use super::tell::Figure;
+use crate::tell::Figure;
 
 /// Jobs per second of the store alone; `None` until measured.
 #[derive(Clone, Copy, Debug, Default)]

@@ -13,7 +13,6 @@ mod rival;
 mod scale;
 mod server;
 mod speed;
-mod tell;
 
 use std::path::PathBuf;
 
@@ -23,8 +22,8 @@ use serde_json::{Value, json};
 
 use self::rival::{Live, Rival};
 use self::server::Program;
-use self::tell::{Figure, Goal, Rounds};
 use crate::report;
+use crate::tell::{Figure, Goal, Rounds};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -142,7 +141,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             measure(&mut bench).with_context(|| format!("the measure {name}"))?;
         }
     }
-    tell::table(&bench.figures);
+    crate::tell::table(&bench.figures);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Bench;
 use super::server::Server;
-use super::tell::{Figure, quantiles};
+use crate::tell::{Figure, quantiles};
 
 const ASK_EVERY: Duration = Duration::from_millis(5);
 const PATHS: [&str; 2] = ["/healthz", "/v1/queues"];

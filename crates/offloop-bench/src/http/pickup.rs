@@ -16,7 +16,7 @@ use super::Bench;
 use super::conn::{Conn, Stream};
 use super::server::Server;
 use super::speed::{NOOP, lives, unfinished};
-use super::tell::{Figure, quantiles};
+use crate::tell::{Figure, quantiles};
 
 const PROBE: &str = r#"{"task":"offloop.noop","queue":"probe","payload":{}}"#;
 const PROBE_EVERY: Duration = Duration::from_millis(5);

@@ -7,7 +7,7 @@ use super::callers::Callers;
 use super::conn::{bulk, post};
 use super::server::Server;
 use super::speed::{HELD, hold, lives};
-use super::tell::{Figure, Goal, Rounds};
+use crate::tell::{Figure, Goal, Rounds};
 
 /// Memory with a million queued jobs, and the start with them, after an end in order and a kill.
 pub(super) fn million(bench: &mut Bench) -> anyhow::Result<()> {

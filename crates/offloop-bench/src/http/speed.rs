@@ -9,7 +9,7 @@ use super::Bench;
 use super::callers::{Called, Callers};
 use super::conn::{Conn, bulk as send_bulk, post};
 use super::server::{Server, own_cpu};
-use super::tell::{Figure, quantiles};
+use crate::tell::{Figure, quantiles};
 
 const CALLERS: usize = 50;
 /// A queue that gives nothing out, as the rival's has no worker while it adds.

@@ -6,55 +6,58 @@ use serde_json::{Value, json};
 
 /// Values of one measure's rounds.
 #[derive(Clone, Debug)]
-pub(super) struct Rounds(Vec<f64>);
+pub(crate) struct Rounds(Vec<f64>);
 
 impl Rounds {
-    pub(super) fn new(mut rounds: Vec<f64>) -> Self {
+    pub(crate) fn new(mut rounds: Vec<f64>) -> Self {
         rounds.sort_by(f64::total_cmp);
         Self(rounds)
     }
 
-    pub(super) fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
     }
 
-    pub(super) fn least(&self) -> f64 {
+    pub(crate) fn least(&self) -> f64 {
         self.0.first().copied().unwrap_or(f64::NAN)
     }
 
-    pub(super) fn most(&self) -> f64 {
+    pub(crate) fn most(&self) -> f64 {
         self.0.last().copied().unwrap_or(f64::NAN)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 /// What a figure is held against.
 #[derive(Clone, Debug)]
-pub(super) enum Goal {
+pub(crate) enum Goal {
     /// This many times the rival of the same run.
     TimesRival(f64),
+    /// At most this many times the rival of the same run: less is better.
+    AtMostTimesRival(f64),
     Below(f64),
+    AtLeast(f64),
     None,
 }
 
 /// One row of the table.
 #[derive(Clone, Debug)]
-pub(super) struct Figure {
-    pub(super) measure: String,
-    pub(super) unit: &'static str,
-    pub(super) ours: Rounds,
-    pub(super) rival: Rounds,
+pub(crate) struct Figure {
+    pub(crate) measure: String,
+    pub(crate) unit: &'static str,
+    pub(crate) ours: Rounds,
+    pub(crate) rival: Rounds,
     /// What the machine allows, and why.
-    pub(super) limit: Option<(f64, &'static str)>,
-    pub(super) goal: Goal,
-    pub(super) more: Value,
+    pub(crate) limit: Option<(f64, &'static str)>,
+    pub(crate) goal: Goal,
+    pub(crate) more: Value,
 }
 
 impl Figure {
-    pub(super) fn new(measure: impl Into<String>, unit: &'static str, ours: Vec<f64>) -> Self {
+    pub(crate) fn new(measure: impl Into<String>, unit: &'static str, ours: Vec<f64>) -> Self {
         Self {
             measure: measure.into(),
             unit,
@@ -66,12 +69,22 @@ impl Figure {
         }
     }
 
-    pub(super) fn below(mut self, goal: f64) -> Self {
+    pub(crate) fn below(mut self, goal: f64) -> Self {
         self.goal = Goal::Below(goal);
         self
     }
 
-    pub(super) fn more(mut self, more: Value) -> Self {
+    pub(crate) fn goal(mut self, goal: Goal) -> Self {
+        self.goal = goal;
+        self
+    }
+
+    pub(crate) fn rival(mut self, rounds: Vec<f64>) -> Self {
+        self.rival = Rounds::new(rounds);
+        self
+    }
+
+    pub(crate) fn more(mut self, more: Value) -> Self {
         self.more = more;
         self
     }
@@ -86,6 +99,18 @@ impl Figure {
                 let word = if ratio >= *goal { "met" } else { "MISSED" };
                 format!("{word} (goal {goal}x)")
             }
+            (Goal::AtMostTimesRival(goal), Some(ratio)) => {
+                let word = if ratio <= *goal { "met" } else { "MISSED" };
+                format!("{word} (goal <= {goal}x)")
+            }
+            (Goal::AtLeast(goal), _) => {
+                let word = if self.ours.median() >= *goal {
+                    "met"
+                } else {
+                    "MISSED"
+                };
+                format!("{word} (goal >= {goal})")
+            }
             (Goal::Below(goal), _) => {
                 let word = if self.ours.median() < *goal {
                     "met"
@@ -98,7 +123,7 @@ impl Figure {
         }
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let spread = |rounds: &Rounds| {
             if rounds.is_empty() {
                 return Value::Null;
@@ -129,7 +154,7 @@ fn short(value: f64) -> String {
     }
 }
 
-pub(super) fn table(figures: &[Figure]) {
+pub(crate) fn table(figures: &[Figure]) {
     println!(
         "\n| measure | ours: median (min to max) | rival: median (min to max) | ratio | limit | goal |\n|---|---|---|---|---|---|"
     );
@@ -164,7 +189,7 @@ pub(super) fn table(figures: &[Figure]) {
 }
 
 /// p50, p99 and max in milliseconds.
-pub(super) fn quantiles(waits: &mut [Duration]) -> (f64, f64, f64) {
+pub(crate) fn quantiles(waits: &mut [Duration]) -> (f64, f64, f64) {
     waits.sort_unstable();
     let at = |share: f64| {
         let index = ((waits.len() as f64 * share) as usize).min(waits.len().saturating_sub(1));
@@ -190,6 +215,10 @@ mod tests {
         );
         figure.goal = Goal::TimesRival(1.1);
         assert!(figure.verdict().starts_with("met"));
+        figure.goal = Goal::AtMostTimesRival(1.05);
+        assert!(figure.verdict().starts_with("MISSED"));
+        figure.goal = Goal::AtLeast(111.0);
+        assert!(figure.verdict().starts_with("MISSED"));
         assert!(
             Figure::new("p99", "ms", vec![5.0])
                 .below(5.0)
