@@ -19,6 +19,16 @@ corpus cache=".cache/corpus":
 bench:
     bash bench/rivals/run.sh
 
+# The lanes alone, against thread pools and npm's process pools, in one run; under four minutes.
+bench-lanes *args:
+    bash bench/rivals/lanes.sh {{args}}
+
+# Two minutes of tasks that loop, eat, fork, exit and print without end, in Node and Python, beside
+# 1,000 good jobs at a time. Prints its seed; `just chaos-lanes --seed N` makes its decisions again.
+chaos-lanes *args:
+    cargo build --quiet --profile quick -p offloop-cli -p offloop-bench
+    "${CARGO_TARGET_DIR:-target}/quick/offloop-bench" campaign lanes --program "${CARGO_TARGET_DIR:-target}/quick/offloop" {{args}}
+
 # Crashes, full disks and hostile clients, with the common oracle.
 campaigns:
     bash bench/campaigns.sh

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Reliability campaigns against the whole program, each with its negative control where it has one.
 #
-#   bash bench/campaigns.sh              about ten minutes
-#   bash bench/campaigns.sh --quick      about ninety seconds, for CI
+#   bash bench/campaigns.sh              about twenty minutes
+#   bash bench/campaigns.sh --quick      about three minutes, for CI
 #
 #   --seed N        the same decisions again
-#   --programs DIR  use offloop, offloop-sabotaged and offloop-bench of DIR; builds nothing
+#   --programs DIR  use offloop, offloop-sabotaged, offloop-sabotaged-lanes and offloop-bench of DIR; builds nothing
 #   --out DIR       where outputs and failed runs are kept (default target/campaigns)
 #
-# Needs Node and /bin/sh; r4 needs strace, r5 needs root; l5 takes broken photos from $CORPUS, by
+# Needs Node, Python and /bin/sh; r4 needs strace, r5 needs root; l5 takes broken photos from $CORPUS, by
 # default .cache/corpus (`just corpus`). What is missing is skipped by its name.
 # Exit code 1 if a campaign is red or a build that is broken on purpose stays green.
 set -euo pipefail
@@ -39,6 +39,8 @@ if [ -z "$programs" ]; then
   # The broken one first, so that the sound one is what stays in the target folder.
   cargo build --quiet --profile quick -p offloop-cli --features sabotage
   install "$target/quick/offloop" "$programs/offloop-sabotaged"
+  cargo build --quiet --profile quick -p offloop-cli --features sabotage-lanes
+  install "$target/quick/offloop" "$programs/offloop-sabotaged-lanes"
   cargo build --quiet --profile quick -p offloop-cli
   install "$target/quick/offloop" "$programs/offloop"
   cargo build --quiet --profile quick -p offloop-bench
@@ -53,7 +55,7 @@ lines="$out/lines.json"
 run() {
   local limit="$1" campaign="$2" program="$3" log
   shift 3
-  log="$out/$campaign-$program.log"
+  log="$out/$campaign-$program${OFFLOOP_SABOTAGE:+-$OFFLOOP_SABOTAGE}.log"
   if RUST_BACKTRACE=0 timeout "$limit" "$programs/offloop-bench" campaign "$campaign" \
     --program "$programs/$program" --data "$out" ${seed:+--seed "$seed"} "$@" >"$log" 2>&1; then
     ended=as-expected
@@ -62,8 +64,15 @@ run() {
     red=1
     tail -n 5 "$log" >&2
   fi
-  printf '%s %s %s\n' "$program" "$ended" "$(grep '^{.*"campaign":' "$log" || echo null)" >>"$lines"
-  echo "$campaign $program: $ended"
+  printf '%s %s %s\n' "$program${OFFLOOP_SABOTAGE:+:$OFFLOOP_SABOTAGE}" "$ended" "$(grep '^{.*"campaign":' "$log" || echo null)" >>"$lines"
+  echo "$campaign $program${OFFLOOP_SABOTAGE:+ ($OFFLOOP_SABOTAGE)}: $ended"
+}
+
+# broken PART LIMIT_S CAMPAIGN [OPTION...]: the lanes without one of their guards; it must turn red.
+broken() {
+  local part="$1" limit="$2" campaign="$3"
+  shift 3
+  OFFLOOP_SABOTAGE="$part" run "$limit" "$campaign" offloop-sabotaged-lanes "$@" --expect-red
 }
 
 if [ "$quick" = yes ]; then
@@ -72,6 +81,10 @@ if [ "$quick" = yes ]; then
   run 60 r5 offloop --cycles 1 --hold-s 3
   run 60 drain offloop --cycles 1
   run 60 stubborn offloop --cycles 3
+  run 60 lanes offloop --for-s 20
+  run 60 r2 offloop --cycles 8
+  run 60 r7 offloop --cycles 5
+  run 60 l7 offloop --cycles 1
   run 60 r1 offloop-sabotaged --cycles 3 --expect-red
 else
   run 300 r1 offloop
@@ -81,9 +94,19 @@ else
   run 250 l5 offloop --corpus "${CORPUS:-.cache/corpus}/malformed"
   run 120 drain offloop
   run 120 stubborn offloop
+  run 200 lanes offloop
+  run 300 r2 offloop
+  run 300 r6 offloop
+  run 400 r7 offloop
+  run 120 l7 offloop
   run 100 r1 offloop-sabotaged --cycles 10 --expect-red
   run 100 r4 offloop-sabotaged --cycles 6 --expect-red
   run 100 r5 offloop-sabotaged --cycles 1 --expect-red
+  broken memory 100 lanes --for-s 20
+  broken hunt 100 r2 --cycles 5
+  broken deaths 100 r6 --cycles 1
+  broken kill 150 r7 --cycles 4
+  broken log 100 l7 --cycles 1
 fi
 
 node -e '
