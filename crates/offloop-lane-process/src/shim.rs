@@ -12,7 +12,7 @@ use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::host::{WARDEN, warden_main};
+use crate::host::{WARDEN, tag, warden_main};
 use crate::{procfs, sandbox, sys};
 
 /// The hidden subcommand under which a program offers [`shim_main`].
@@ -118,6 +118,7 @@ pub fn shim_main(args: impl Iterator<Item = OsString>) -> ! {
     }
     // The kernel takes tasks before the server when memory runs out; raising needs no privilege.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    tag::put_on(&order.marker);
     limit(Resource::Core, 0);
     if let Some(bytes) = order.data_limit {
         limit(Resource::Data, bytes);

@@ -111,6 +111,29 @@ fn a_killed_server_takes_all_its_trees_along_in_no_time() {
     eventually("the warden left too", || !is_alive(warden));
 }
 
+/// Nothing in the environment, a session of its own, and a parent that has left.
+#[test]
+fn a_daemon_without_an_environment_does_not_outlive_a_killed_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = format!("86400.{:09}", std::process::id());
+    let script = format!("(env -i setsid sleep {named} &); sleep 1000");
+    let (mut server, child) = server(folder.path(), &script);
+    let sleeper = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let ours = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line == format!("sleep\0{named}\0").into_bytes()
+        };
+        pids.find(ours)
+    };
+    eventually("daemonised", || sleeper().is_some());
+    let hidden = sleeper().unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    eventually("gone", || !is_alive(child) && !is_alive(hidden));
+}
+
 #[test]
 fn a_warden_does_not_outlive_its_host() {
     let bench = Bench::new();

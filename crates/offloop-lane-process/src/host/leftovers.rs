@@ -2,7 +2,8 @@
 //!
 //! Its direct children died with it (parent-death signal); what they had started themselves did
 //! not. Three ways lead to it: the control group of the dead run, which holds all of it; the roster;
-//! and the marker in the environment of each process. The warden goes them at once, and the next server when the warden was killed too. Every
+//! and the marks on each process, in its environment and among its limits. The warden goes them at
+//! once, and the next server when the warden was killed too. Every
 //! kill goes through a pidfd that was opened before the process was identified.
 
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{MARKER_VARIABLE, kept};
+use super::{MARKER_VARIABLE, kept, tag};
 use crate::cgroup::{self, Group};
 use crate::procfs::{self, Stat};
 
@@ -23,12 +24,14 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// A child that a dead server had: its file, its pid and its start time.
 struct Entry {
     file: PathBuf,
+    /// Of its run's processes.
+    tag: u64,
     pid: i32,
     start: u64,
 }
 
 pub(super) fn clear(run_dir: &Path, place: &str) -> Result<u32, String> {
-    let entries = read_roster(&run_dir.join("roster"))?;
+    let entries = read_roster(&run_dir.join("roster"), place)?;
     let groups = cgroup::leftovers(&run_dir.join("groups"), place, is_alive);
     let deadline = Instant::now() + PATIENCE;
     let mut ended = HashSet::new();
@@ -80,7 +83,7 @@ pub(super) fn clear_group(folder: PathBuf) {
 }
 
 /// Entries of servers that are dead.
-fn read_roster(roster: &Path) -> Result<Vec<Entry>, String> {
+fn read_roster(roster: &Path, place: &str) -> Result<Vec<Entry>, String> {
     let error = |e: std::io::Error| format!("cannot read the roster {}: {e}", roster.display());
     let boot = procfs::boot_id();
     let mut entries = Vec::new();
@@ -90,9 +93,10 @@ fn read_roster(roster: &Path) -> Result<Vec<Entry>, String> {
         let run = name
             .and_then(|name| name.rsplit_once('.'))
             .map(|(run, _)| run);
-        if run.is_none_or(is_alive) {
+        let Some(run) = run.filter(|run| !is_alive(run)) else {
             continue;
-        }
+        };
+        let tag = tag::of_run(&format!("{place}.{run}"));
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let fields: Vec<&str> = text.split_whitespace().collect();
         let (pid, start) = match fields[..] {
@@ -101,6 +105,7 @@ fn read_roster(roster: &Path) -> Result<Vec<Entry>, String> {
         };
         entries.push(Entry {
             file,
+            tag,
             pid: pid.unwrap_or(0),
             start: start.unwrap_or(0),
         });
@@ -132,7 +137,13 @@ fn find(entries: &[Entry], place: &str) -> Vec<Stat> {
         .values()
         .filter(|stat| is_group_mate(stat, entries, &all));
     let by_group = by_group.map(|stat| stat.pid);
-    let mut hit: HashSet<i32> = by_roster.chain(by_marker).chain(by_group).collect();
+    // Whatever else it has shed.
+    let by_tag = all.keys().copied().filter(|pid| {
+        let tag = tag::of_process(*pid);
+        tag.is_some_and(|tag| entries.iter().any(|entry| entry.tag == tag))
+    });
+    let mut hit: HashSet<i32> = by_roster.chain(by_marker).collect();
+    hit.extend(by_group.chain(by_tag));
     add_descendants(&all, &mut hit);
     hit.remove(&(std::process::id() as i32)); // a server that was started by such a task
     hit.iter()

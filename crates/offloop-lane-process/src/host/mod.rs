@@ -11,6 +11,7 @@ mod kept;
 mod leftovers;
 mod means;
 mod spawner;
+pub(crate) mod tag;
 mod undertaker;
 mod warden;
 
