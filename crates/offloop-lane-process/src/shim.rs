@@ -21,6 +21,8 @@ pub const SHIM_COMMAND: &str = "__shim";
 pub(crate) const CHANNEL_FD: i32 = 3;
 /// An argument that is not given.
 const NONE: &str = "-";
+/// Added to the server's own.
+const NICE: i32 = 10;
 /// As a shell says that a command cannot be run.
 const EXIT_CANNOT_RUN: i32 = 126;
 
@@ -119,6 +121,8 @@ pub fn shim_main(args: impl Iterator<Item = OsString>) -> ! {
     // The kernel takes tasks before the server when memory runs out; raising needs no privilege.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     tag::put_on(&order.marker);
+    // As the CPU lane's threads: the server answers first. Lowering needs no privilege.
+    let _ = rustix::process::nice(NICE);
     limit(Resource::Core, 0);
     if let Some(bytes) = order.data_limit {
         limit(Resource::Data, bytes);
