@@ -18,6 +18,8 @@ mod lines;
 mod log;
 mod pool;
 mod procfs;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 mod sandbox;
 mod shim;
 mod spec;

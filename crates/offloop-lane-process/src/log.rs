@@ -16,6 +16,11 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn push(&mut self, mut bytes: &[u8]) {
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::is("log") && self.tail.len() < crate::sabotage::LOG_BYTES {
+            self.tail.extend_from_slice(bytes);
+            return;
+        }
         let room = LOG_HEAD_BYTES_MAX - self.head.len();
         if room > 0 {
             let (first, rest) = bytes.split_at(room.min(bytes.len()));
@@ -36,6 +41,10 @@ impl Log {
     }
 
     fn cut(&mut self) {
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::is("log") {
+            return;
+        }
         let over = self.tail.len().saturating_sub(LOG_TAIL_BYTES_MAX);
         self.tail.drain(..over);
         self.dropped += over as u64;

@@ -1,5 +1,5 @@
 //! R6: jobs that kill what runs them. Each is set aside after exactly three deaths, and others
-//! hardly notice: windows with and without poison take turns.
+//! hardly notice: windows with and without poison take turns, one kind after the other.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use super::server::{Server, Setup};
 use super::{Run, p99, procfs, spread};
 
 const ROUNDS: u32 = 8;
-const QUIET: Duration = Duration::from_secs(6);
+/// As long as a kind of poison takes to be set aside.
+const QUIET: Duration = Duration::from_secs(2);
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
 const DEATHS: usize = 3;
 const SLOWER_MAX: f64 = 1.5;
@@ -83,16 +84,24 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     let (mut quiet, mut loud, mut deaths) = (Vec::new(), Vec::new(), Vec::new());
     let rss = server.memory("VmRSS");
     let mut peak = rss;
+    let mut by_kind: [Vec<_>; POISONS.len()] = Default::default();
     for _ in 0..rounds {
-        quiet.push((Instant::now(), QUIET));
-        std::thread::sleep(QUIET);
-        fine(&setup)?;
-        let began = Instant::now();
-        deaths.extend(poisoned(&setup, &server, &mut peak)?);
-        loud.push((began, began.elapsed()));
+        for (kind, windows) in by_kind.iter_mut().enumerate() {
+            fine(&setup, kind)?;
+            quiet.push((Instant::now(), QUIET));
+            std::thread::sleep(QUIET);
+            let began = Instant::now();
+            deaths.push((kind, poisoned(&setup, &server, kind, &mut peak)?));
+            windows.push((began, began.elapsed()));
+        }
     }
     let told = neighbours.finish();
+    loud.extend(by_kind.iter().flatten().copied());
     compare(run, &told, &quiet, &loud, SLOWER_MAX);
+    for (poison, windows) in POISONS.iter().zip(&by_kind) {
+        let times = within(&told, windows);
+        run.figure(&format!("good_beside_{}_ms", poison.how), spread(&times));
+    }
     run.figure("rounds", rounds);
     run.figure(
         "rss_mib",
@@ -108,51 +117,39 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each poisoned task serves one good job first, as it would in life.
-fn fine(setup: &Setup) -> anyhow::Result<()> {
+/// The poisoned task serves one good job first, as it would in life.
+fn fine(setup: &Setup, kind: usize) -> anyhow::Result<()> {
     let mut client = setup.client();
-    for poison in &POISONS {
-        let task = format!("poison-{}", poison.how);
-        let id = send(
-            &mut client,
-            &json!({ "task": task, "payload": { "how": "fine" } }),
-        )?;
-        wait_end(&mut client, &id, ENDED_WITHIN)?;
-    }
-    Ok(())
+    let task = format!("poison-{}", POISONS[kind].how);
+    let id = send(
+        &mut client,
+        &json!({ "task": task, "payload": { "how": "fine" } }),
+    )?;
+    wait_end(&mut client, &id, ENDED_WITHIN).map(drop)
 }
 
-/// One job of each kind at once; all of them at their ends.
-fn poisoned(setup: &Setup, server: &Server, peak: &mut u64) -> anyhow::Result<Vec<(usize, Value)>> {
-    let mut client = setup.client();
-    let mut ids = Vec::new();
-    for poison in &POISONS {
-        let mut payload = json!({ "how": poison.how });
-        for (name, value) in poison.payload {
-            payload[*name] = (*value).into();
-        }
-        let mut body = json!({
-            "task": format!("poison-{}", poison.how), "queue": "poison", "payload": payload,
-            "max_attempts": 10, "backoff": { "kind": "fixed", "base_ms": 10 },
-        });
-        for (name, value) in poison.limits {
-            body[*name] = (*value).into();
-        }
-        ids.push(send(&mut client, &body)?);
+/// A job of this kind, at its end.
+fn poisoned(setup: &Setup, server: &Server, kind: usize, peak: &mut u64) -> anyhow::Result<Value> {
+    let (mut client, poison) = (setup.client(), &POISONS[kind]);
+    let mut payload = json!({ "how": poison.how });
+    for (name, value) in poison.payload {
+        payload[*name] = (*value).into();
     }
-    let mut ends = Vec::new();
-    for (kind, id) in ids.into_iter().enumerate() {
-        let began = Instant::now();
-        loop {
-            *peak = (*peak).max(server.memory("VmRSS"));
-            let job = wait_end(&mut client, &id, Duration::from_millis(100))?;
-            if job["finished_at"].is_string() || began.elapsed() > ENDED_WITHIN {
-                ends.push((kind, job));
-                break;
-            }
+    let mut body = json!({
+        "task": format!("poison-{}", poison.how), "queue": "poison", "payload": payload,
+        "max_attempts": 10, "backoff": { "kind": "fixed", "base_ms": 10 },
+    });
+    for (name, value) in poison.limits {
+        body[*name] = (*value).into();
+    }
+    let (id, began) = (send(&mut client, &body)?, Instant::now());
+    loop {
+        *peak = (*peak).max(server.memory("VmRSS"));
+        let job = wait_end(&mut client, &id, Duration::from_millis(100))?;
+        if job["finished_at"].is_string() || began.elapsed() > ENDED_WITHIN {
+            return Ok(job);
         }
     }
-    Ok(ends)
 }
 
 fn judge_deaths(run: &mut Run, deaths: &[(usize, Value)]) {
@@ -185,6 +182,16 @@ fn judge_deaths(run: &mut Run, deaths: &[(usize, Value)]) {
     run.figure("set_aside_after_3", rows);
 }
 
+/// What good jobs took that were sent in these windows.
+fn within(told: &[Told], windows: &[(Instant, Duration)]) -> Vec<Duration> {
+    let inside = |at: Instant| {
+        let mut windows = windows.iter();
+        windows.any(|(from, span)| at >= *from && at < *from + *span)
+    };
+    let those = told.iter().filter(|one| inside(one.sent));
+    those.map(|one| one.took).collect()
+}
+
 /// Good jobs in windows of the two kinds: their p99, and that all of them completed.
 pub(super) fn compare(
     run: &mut Run,
@@ -193,18 +200,7 @@ pub(super) fn compare(
     loud: &[(Instant, Duration)],
     most: f64,
 ) {
-    let within = |windows: &[(Instant, Duration)]| -> Vec<Duration> {
-        let inside = |at: Instant| {
-            windows
-                .iter()
-                .any(|(from, span)| at >= *from && at < *from + *span)
-        };
-        told.iter()
-            .filter(|one| inside(one.sent))
-            .map(|one| one.took)
-            .collect()
-    };
-    let (quiet, loud) = (within(quiet), within(loud));
+    let (quiet, loud) = (within(told, quiet), within(told, loud));
     let ratio = p99(&loud).as_secs_f64() / p99(&quiet).as_secs_f64().max(1e-9);
     run.figure("good_quiet_ms", spread(&quiet));
     run.figure("good_beside_ms", spread(&loud));

@@ -259,6 +259,8 @@ impl Lane for ProcessLane {
     }
 
     fn start(&self, work: Vec<Work>) {
+        #[cfg(feature = "sabotage")]
+        let work = crate::sabotage::taken(work);
         let mut pool = self.shared.lock();
         self.shared.submit(&mut pool, work, Instant::now());
         self.shared.settle(pool);

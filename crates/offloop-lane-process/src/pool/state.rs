@@ -229,6 +229,8 @@ impl Pool {
     }
 
     pub(super) fn tell_end(&mut self, ended: Ended) {
+        #[cfg(feature = "sabotage")]
+        let ended = crate::sabotage::ended(ended);
         self.news.push(LaneEvent::Ended(Box::new(ended)));
     }
 
