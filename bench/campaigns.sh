@@ -55,7 +55,7 @@ lines="$out/lines.json"
 run() {
   local limit="$1" campaign="$2" program="$3" log
   shift 3
-  log="$out/$campaign-$program${OFFLOOP_SABOTAGE:+-$OFFLOOP_SABOTAGE}.log"
+  log="$out/$campaign-$program${SABOTAGED_PART:+-$SABOTAGED_PART}.log"
   if RUST_BACKTRACE=0 timeout "$limit" "$programs/offloop-bench" campaign "$campaign" \
     --program "$programs/$program" --data "$out" ${seed:+--seed "$seed"} "$@" >"$log" 2>&1; then
     ended=as-expected
@@ -64,15 +64,15 @@ run() {
     red=1
     tail -n 5 "$log" >&2
   fi
-  printf '%s %s %s\n' "$program${OFFLOOP_SABOTAGE:+:$OFFLOOP_SABOTAGE}" "$ended" "$(grep '^{.*"campaign":' "$log" || echo null)" >>"$lines"
-  echo "$campaign $program${OFFLOOP_SABOTAGE:+ ($OFFLOOP_SABOTAGE)}: $ended"
+  printf '%s %s %s\n' "$program${SABOTAGED_PART:+:$SABOTAGED_PART}" "$ended" "$(grep '^{.*"campaign":' "$log" || echo null)" >>"$lines"
+  echo "$campaign $program${SABOTAGED_PART:+ ($SABOTAGED_PART)}: $ended"
 }
 
 # broken PART LIMIT_S CAMPAIGN [OPTION...]: the lanes without one of their guards; it must turn red.
 broken() {
   local part="$1" limit="$2" campaign="$3"
   shift 3
-  OFFLOOP_SABOTAGE="$part" run "$limit" "$campaign" offloop-sabotaged-lanes "$@" --expect-red
+  SABOTAGED_PART="$part" run "$limit" "$campaign" offloop-sabotaged-lanes "$@" --expect-red
 }
 
 if [ "$quick" = yes ]; then

@@ -1,7 +1,7 @@
 //! The lane with one of its guards taken out on purpose: the reliability campaigns must notice.
 //!
 //! Built only with the feature `sabotage`, which the program has under `sabotage-lanes`; never for
-//! use. Which guard, `OFFLOOP_SABOTAGE` says: `hunt`, `memory`, `deaths`, `kill` or `log`.
+//! use. Which guard, `SABOTAGED_PART` says: `hunt`, `memory`, `deaths`, `kill` or `log`.
 
 use std::sync::OnceLock;
 
@@ -17,7 +17,7 @@ pub(crate) fn is(part: &str) -> bool {
         clippy::disallowed_methods,
         reason = "a broken build, and the lane has no configuration for it"
     )]
-    let chosen = CHOSEN.get_or_init(|| std::env::var("OFFLOOP_SABOTAGE").unwrap_or_default());
+    let chosen = CHOSEN.get_or_init(|| std::env::var("SABOTAGED_PART").unwrap_or_default());
     chosen == part
 }
 

@@ -336,12 +336,17 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         Which::R7 => frozen::run(&mut run),
         Which::L7 => flood::run(&mut run),
     };
-    if let Err(error) = done {
+    let found = run.is_red();
+    if let Err(error) = &done {
         run.breach(format!("the campaign itself failed: {error:#}"));
     }
     run.report(args.which, seed, began.elapsed());
     if run.is_red() {
         eprintln!("kept for a look: {}", folder.keep().display());
     }
-    Ok(run.is_red())
+    match done {
+        // A campaign that could not be carried out proves nothing, least of all of a broken build.
+        Err(error) if !found => Err(error.context("the campaign itself failed")),
+        _ => Ok(found),
+    }
 }
