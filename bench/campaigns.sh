@@ -103,7 +103,8 @@ else
   run 100 r4 offloop-sabotaged --cycles 6 --expect-red
   run 100 r5 offloop-sabotaged --cycles 1 --expect-red
   broken memory 100 lanes --for-s 20
-  broken hunt 100 r2 --cycles 5
+  broken hunt 100 lanes --for-s 20
+  broken leftovers 100 r2 --cycles 8
   broken deaths 100 r6 --cycles 1
   broken kill 150 r7 --cycles 4
   broken log 100 l7 --cycles 1

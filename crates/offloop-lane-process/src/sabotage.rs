@@ -1,7 +1,8 @@
 //! The lane with one of its guards taken out on purpose: the reliability campaigns must notice.
 //!
 //! Built only with the feature `sabotage`, which the program has under `sabotage-lanes`; never for
-//! use. Which guard, `SABOTAGED_PART` says: `hunt`, `memory`, `deaths`, `kill` or `log`.
+//! use. Which guard, `SABOTAGED_PART` says: `hunt`, `leftovers`, `memory`, `deaths`, `kill` or
+//! `log`.
 
 use std::sync::OnceLock;
 

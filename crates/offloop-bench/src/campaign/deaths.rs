@@ -141,8 +141,14 @@ fn one(
             // Only those that hold a child now, and that are not on their way into quarantine.
             running
                 .retain(|one| one.first && procfs::executors_of(server.pid()).contains(&one.pid));
-            let Some(chosen) = running.get(run.dice.between(0, running.len() as u64) as usize)
-            else {
+            // What hides is the better test.
+            running.sort_by_key(|one| !one.is_nest);
+            let most = if running.first().is_some_and(|one| one.is_nest) {
+                1
+            } else {
+                running.len() as u64
+            };
+            let Some(chosen) = running.get(run.dice.between(0, most) as usize) else {
                 run.figure("no_child_to_kill", run.counted("no_child_to_kill") + 1);
                 return Ok(true);
             };
