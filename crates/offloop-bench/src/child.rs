@@ -62,8 +62,10 @@ fn serve(way: Way) -> anyhow::Result<()> {
         if memchr::memmem::find(header, kind).is_none() {
             continue;
         }
-        while way == Way::Spin {
-            std::hint::spin_loop();
+        if way == Way::Spin {
+            loop {
+                std::hint::spin_loop();
+            }
         }
         let at = memchr::memmem::find(header, br#""lease":"#).context("a run without a lease")?;
         let digits = &header[at + br#""lease":"#.len()..];

@@ -39,7 +39,6 @@ pub(crate) enum Goal {
     /// At most this many times the rival of the same run: less is better.
     AtMostTimesRival(f64),
     Below(f64),
-    AtLeast(f64),
     None,
 }
 
@@ -102,14 +101,6 @@ impl Figure {
             (Goal::AtMostTimesRival(goal), Some(ratio)) => {
                 let word = if ratio <= *goal { "met" } else { "MISSED" };
                 format!("{word} (goal <= {goal}x)")
-            }
-            (Goal::AtLeast(goal), _) => {
-                let word = if self.ours.median() >= *goal {
-                    "met"
-                } else {
-                    "MISSED"
-                };
-                format!("{word} (goal >= {goal})")
             }
             (Goal::Below(goal), _) => {
                 let word = if self.ours.median() < *goal {
@@ -216,8 +207,6 @@ mod tests {
         figure.goal = Goal::TimesRival(1.1);
         assert!(figure.verdict().starts_with("met"));
         figure.goal = Goal::AtMostTimesRival(1.05);
-        assert!(figure.verdict().starts_with("MISSED"));
-        figure.goal = Goal::AtLeast(111.0);
         assert!(figure.verdict().starts_with("MISSED"));
         assert!(
             Figure::new("p99", "ms", vec![5.0])

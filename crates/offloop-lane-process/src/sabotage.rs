@@ -25,8 +25,9 @@ pub(crate) fn is(part: &str) -> bool {
 /// `memory`: nobody looks.
 pub(crate) fn taken(mut work: Vec<Work>) -> Vec<Work> {
     if is("memory") {
-        work.iter_mut()
-            .for_each(|work| work.limits.memory_bytes = None);
+        for one in &mut work {
+            one.limits.memory_bytes = None;
+        }
     }
     work
 }

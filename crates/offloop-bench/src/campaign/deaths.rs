@@ -89,7 +89,7 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
             &token,
             &mut kills,
             &mut watch,
-        )? {
+        ) {
             server = setup
                 .start()
                 .with_context(|| format!("after kill {}", kills.len()))?;
@@ -134,7 +134,7 @@ fn one(
     token: &str,
     kills: &mut Vec<Kill>,
     watch: &mut Watch,
-) -> anyhow::Result<bool> {
+) -> bool {
     let mut running = open_attempts(&effects(&run.effects()));
     match victim {
         Victim::Child => {
@@ -150,7 +150,7 @@ fn one(
             };
             let Some(chosen) = running.get(run.dice.between(0, most) as usize) else {
                 run.figure("no_child_to_kill", run.counted("no_child_to_kill") + 1);
-                return Ok(true);
+                return true;
             };
             let hidden = if chosen.is_nest {
                 procfs::named(token)
@@ -169,7 +169,7 @@ fn one(
                     .chain(procfs::known(chosen.pid))
                     .collect(),
             );
-            Ok(true)
+            true
         }
         Victim::Warden | Victim::Server => {
             if victim == Victim::Warden {
@@ -177,7 +177,9 @@ fn one(
                 if wardens.is_empty() {
                     run.breach("the server has no warden");
                 }
-                wardens.iter().for_each(|warden| kill(warden.pid));
+                for warden in &wardens {
+                    kill(warden.pid);
+                }
                 std::thread::sleep(Duration::from_millis(run.dice.between(0, 100)));
                 if server.has_ended() {
                     run.breach("the server ended with its warden");
@@ -199,7 +201,7 @@ fn one(
             });
             setup.wait_address(Duration::from_secs(1));
             watch.follow(all.into_iter().collect());
-            Ok(false)
+            false
         }
     }
 }

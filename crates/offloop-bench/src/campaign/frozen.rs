@@ -204,8 +204,9 @@ fn judge_stopped(run: &mut Run, job: &Begun, end: &Value, after_limit: &mut Vec<
     // Its zombie would write a mark now: the oracle looks for marks of old leases.
     let left = procfs::still(job.child.as_slice());
     run.survivors += left.len() as u64;
-    left.iter()
-        .for_each(|child| signal(child.pid, Signal::CONT));
+    for child in &left {
+        signal(child.pid, Signal::CONT);
+    }
 }
 
 /// The server stops while jobs run: two that end meanwhile, one that is stopped too, one that never

@@ -2,6 +2,7 @@
 //! end, each limited or cancelled, while good jobs run beside them and the API is asked all along.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -142,7 +143,8 @@ fn tasks(run: &Run, token: &str) -> String {
             "lane = \"process\"\ncommand = [{command}]\nprocesses = 2\n\
              timeout = \"{TIMEOUT_MS}ms\"\ngrace = \"300ms\"\n{env}\n"
         );
-        text += &format!(
+        let _ = write!(
+            text,
             "[tasks.bad-{language}]\n{common}output_limit = \"16MiB\"\nprocess_limit = 24\n\
              [tasks.free-{language}]\n{common}"
         );

@@ -1,6 +1,7 @@
 //! R6: jobs that kill what runs them. Each is set aside after exactly three deaths, and others
 //! hardly notice: windows with and without poison take turns, one kind after the other.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -64,7 +65,8 @@ fn tasks(run: &Run, token: &str) -> String {
     let (folder, journal) = (run.tasks.display(), run.effects().display().to_string());
     let mut text = String::from("[packs.photos]\nenabled = false\n");
     for poison in &POISONS {
-        text += &format!(
+        let _ = write!(
+            text,
             "[tasks.poison-{}]\nlane = \"process\"\ncommand = [\"node\", \"{folder}/bad.mjs\"]\n\
              processes = 1\ntimeout = \"10s\"\ngrace = \"100ms\"\nprocess_limit = 64\n\
              env = {{ CAMPAIGN_JOURNAL = \"{journal}\", CAMPAIGN_TOKEN = \"{token}\" }}\n",

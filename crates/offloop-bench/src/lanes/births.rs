@@ -26,6 +26,9 @@ const SPAN: Duration = Duration::from_millis(700);
 const START_EVERY: Duration = Duration::from_millis(10);
 const HOUR: Duration = Duration::from_secs(3_600);
 
+/// Starts a child and waits for its end.
+type Start<'a> = &'a mut dyn FnMut() -> anyhow::Result<()>;
+
 pub(super) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let mut held = vec![0_u8; HELD_BYTES];
     held.iter_mut().step_by(4_096).for_each(|byte| *byte = 1);
@@ -40,7 +43,7 @@ pub(super) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let (mut idle, mut ours, mut fork) = (Vec::new(), Vec::new(), Vec::new());
     let mut worst = [Duration::ZERO; 3];
     for _ in 0..bench.rounds {
-        let rounds: [(&mut Vec<f64>, &mut dyn FnMut() -> anyhow::Result<()>); 3] = [
+        let rounds: [(&mut Vec<f64>, Start<'_>); 3] = [
             (&mut idle, &mut || Ok(())),
             (&mut ours, &mut || {
                 lease += 1;
@@ -88,7 +91,7 @@ fn forked() -> anyhow::Result<()> {
 }
 
 /// How long each post took while `start` was called over and over, on a thread of its own.
-fn posted(start: &mut dyn FnMut() -> anyhow::Result<()>) -> anyhow::Result<Vec<Duration>> {
+fn posted(start: Start<'_>) -> anyhow::Result<Vec<Duration>> {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let prober = scope.spawn(|| probe(&over));

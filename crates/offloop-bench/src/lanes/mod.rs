@@ -1,10 +1,9 @@
-//! The lanes alone: their round trips, their streams, and how punctually they end what must end.
+//! The process lane alone: its round trips, its streams, and how punctually it ends what must end.
 //!
-//! Rivals run in the same process (thread pools) or beside it (npm's process pools), their rounds
-//! between ours. `just bench-lanes`; figures are in docs/guides/performance.md.
+//! npm's process pools run beside it, their rounds between ours. The CPU lane's comparison is an
+//! example of its crate; `just bench-lanes` runs both. Figures are in docs/guides/performance.md.
 
 mod births;
-mod cpu;
 mod ladder;
 mod process;
 mod rival;
@@ -26,7 +25,7 @@ pub(crate) struct Args {
     /// Rounds of each measure
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// One of cpu, process, ladder, births; may be repeated
+    /// One of process, ladder, births; may be repeated
     #[arg(long)]
     only: Vec<String>,
     /// Size of each round, 1 for the published figures
@@ -64,8 +63,7 @@ impl Bench {
 
 type Measure = fn(&mut Bench) -> anyhow::Result<()>;
 
-const MEASURES: [(&str, Measure); 4] = [
-    ("cpu", cpu::measure),
+const MEASURES: [(&str, Measure); 3] = [
     ("process", process::measure),
     ("ladder", ladder::measure),
     ("births", births::measure),

@@ -1,7 +1,5 @@
 //! Work for a lane without a server, and the ears for its answers.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -9,7 +7,6 @@ use anyhow::bail;
 use bytes::Bytes;
 use offloop_job::{JobId, Lease, Outcome, TaskName};
 use offloop_lane::{Ended, LaneEvent, LaneSink, TaskInfo, Work, WorkLimits};
-use tokio::sync::oneshot;
 
 pub(super) fn info() -> anyhow::Result<TaskInfo> {
     Ok(TaskInfo {
@@ -92,30 +89,6 @@ impl Heard {
 
     fn next(&self) -> anyhow::Result<(Instant, LaneEvent)> {
         Ok(self.0.recv_timeout(Duration::from_secs(20))?)
-    }
-}
-
-/// Answers whoever waits for the one job under way: what the rivals' callers wait on, too.
-#[derive(Debug, Default)]
-pub(super) struct Answer(Mutex<Option<oneshot::Sender<()>>>);
-
-impl Answer {
-    pub(super) fn expect(&self) -> oneshot::Receiver<()> {
-        let (sender, answer) = oneshot::channel();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        answer
-    }
-}
-
-impl LaneSink for Answer {
-    fn send(&self, event: LaneEvent) {
-        if let LaneEvent::Ended(ended) = event {
-            std::hint::black_box(&ended);
-            let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(waiting) = waiting {
-                let _ = waiting.send(()); // nobody may wait any more
-            }
-        }
     }
 }
 
