@@ -135,75 +135,68 @@ fn one(
     kills: &mut Vec<Kill>,
     watch: &mut Watch,
 ) -> bool {
-    let mut running = open_attempts(&effects(&run.effects()));
-    match victim {
-        Victim::Child => {
-            // Only those that hold a child now, and that are not on their way into quarantine.
-            running
-                .retain(|one| one.first && procfs::executors_of(server.pid()).contains(&one.pid));
-            // What hides is the better test.
-            running.sort_by_key(|one| !one.is_nest);
-            let most = if running.first().is_some_and(|one| one.is_nest) {
-                1
-            } else {
-                running.len() as u64
-            };
-            let Some(chosen) = running.get(run.dice.between(0, most) as usize) else {
-                run.figure("no_child_to_kill", run.counted("no_child_to_kill") + 1);
-                return true;
-            };
-            let hidden = if chosen.is_nest {
-                procfs::named(token)
-            } else {
-                Vec::new()
-            };
-            kill(chosen.pid);
-            kills.push(Kill {
-                victim,
-                at_ms: now_ms(),
-                running: vec![(chosen.job.clone(), chosen.lease)],
-            });
-            watch.follow(
-                hidden
-                    .into_iter()
-                    .chain(procfs::known(chosen.pid))
-                    .collect(),
-            );
-            true
+    if victim == Victim::Child {
+        one_child(run, server, token, kills, watch);
+        return true;
+    }
+    if victim == Victim::Warden {
+        let wardens = procfs::children(server.pid(), "offloop-warden");
+        if wardens.is_empty() {
+            run.breach("the server has no warden");
         }
-        Victim::Warden | Victim::Server => {
-            if victim == Victim::Warden {
-                let wardens = procfs::children(server.pid(), "offloop-warden");
-                if wardens.is_empty() {
-                    run.breach("the server has no warden");
-                }
-                for warden in &wardens {
-                    kill(warden.pid);
-                }
-                std::thread::sleep(Duration::from_millis(run.dice.between(0, 100)));
-                if server.has_ended() {
-                    run.breach("the server ended with its warden");
-                }
-                running = open_attempts(&effects(&run.effects()));
-            }
-            let all = procfs::executors_of(server.pid())
-                .into_iter()
-                .filter_map(procfs::known);
-            let all: BTreeSet<_> = all.chain(procfs::named(token)).collect();
-            server.kill();
-            kills.push(Kill {
-                victim,
-                at_ms: now_ms(),
-                running: running
-                    .iter()
-                    .map(|one| (one.job.clone(), one.lease))
-                    .collect(),
-            });
-            setup.wait_address(Duration::from_secs(1));
-            watch.follow(all.into_iter().collect());
-            false
+        for warden in &wardens {
+            kill(warden.pid);
+        }
+        std::thread::sleep(Duration::from_millis(run.dice.between(0, 100)));
+        if server.has_ended() {
+            run.breach("the server ended with its warden");
         }
     }
+    let running = open_attempts(&effects(&run.effects()));
+    let executors = procfs::executors_of(server.pid()).into_iter();
+    let all = executors.filter_map(procfs::known);
+    let all: BTreeSet<_> = all.chain(procfs::named(token)).collect();
+    server.kill();
+    let running = running.into_iter().map(|one| (one.job, one.lease));
+    kills.push(Kill {
+        victim,
+        at_ms: now_ms(),
+        running: running.collect(),
+    });
+    setup.wait_address(Duration::from_secs(1));
+    watch.follow(all.into_iter().collect());
+    false
+}
+
+/// One that holds a job now, in its first attempt: not on its way into quarantine.
+fn one_child(
+    run: &mut Run,
+    server: &Server,
+    token: &str,
+    kills: &mut Vec<Kill>,
+    watch: &mut Watch,
+) {
+    let mut running = open_attempts(&effects(&run.effects()));
+    let alive = procfs::executors_of(server.pid());
+    running.retain(|one| one.first && alive.contains(&one.pid));
+    // What hides is the better test.
+    let nest = running.iter().position(|one| one.is_nest);
+    let at = nest.unwrap_or_else(|| run.dice.between(0, running.len() as u64) as usize);
+    let Some(chosen) = running.get(at) else {
+        run.figure("no_child_to_kill", run.counted("no_child_to_kill") + 1);
+        return;
+    };
+    let mut all = Vec::from_iter(procfs::known(chosen.pid));
+    if chosen.is_nest {
+        all.extend(procfs::named(token));
+    }
+    kill(chosen.pid);
+    kills.push(Kill {
+        victim: Victim::Child,
+        at_ms: now_ms(),
+        running: vec![(chosen.job.clone(), chosen.lease)],
+    });
+    watch.follow(all);
 }
 
 fn kill(pid: i32) {
