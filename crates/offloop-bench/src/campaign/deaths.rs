@@ -25,6 +25,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(2);
 /// From the kill to the next start of what ran.
 const AGAIN_P99: Duration = Duration::from_millis(GRACE_MS + 1_000);
 const HIDDEN: u64 = 4;
+/// A child that can be killed is waited for so long.
+const CHILD_WITHIN: Duration = Duration::from_secs(2);
 const NEST_EVERY: usize = 4;
 /// The job that hides sleepers is ended by this, if nobody kills it.
 const NEST_TIMEOUT_MS: u64 = 700;
@@ -176,9 +178,16 @@ fn one_child(
     kills: &mut Vec<Kill>,
     watch: &mut Watch,
 ) {
-    let mut running = open_attempts(&effects(&run.effects()));
-    let alive = procfs::executors_of(server.pid());
-    running.retain(|one| one.first && alive.contains(&one.pid));
+    let began = Instant::now();
+    let running = loop {
+        let mut running = open_attempts(&effects(&run.effects()));
+        let alive = procfs::executors_of(server.pid());
+        running.retain(|one| one.first && alive.contains(&one.pid));
+        if !running.is_empty() || began.elapsed() > CHILD_WITHIN {
+            break running;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
     // What hides is the better test.
     let nest = running.iter().position(|one| one.is_nest);
     let at = nest.unwrap_or_else(|| run.dice.between(0, running.len() as u64) as usize);

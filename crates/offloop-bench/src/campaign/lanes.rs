@@ -162,7 +162,9 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     let (began, mut bad, mut rounds) = (Instant::now(), Vec::new(), 0);
     while rounds < LANGUAGES.len() || began.elapsed() + ROUND < run.span {
         let language = LANGUAGES[rounds % LANGUAGES.len()];
-        bad.extend(round(run, &setup, &journal, language, rounds)?);
+        let ends = round(run, &setup, &journal, language, rounds);
+        let ends = ends.inspect_err(|_| eprintln!("{}", procfs::threads(server.pid())));
+        bad.extend(ends?);
         rounds += 1;
     }
     let (health, jobs) = probe.finish();

@@ -86,6 +86,26 @@ fn pids() -> impl Iterator<Item = i32> {
     all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
+/// What each thread of a process waits for: for a campaign that finds it stuck.
+pub(crate) fn threads(pid: u32) -> String {
+    let read = |path: String| {
+        fs::read_to_string(path)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lines = tasks.map(|task| {
+        let at = task.path().display().to_string();
+        let told = ["comm", "wchan", "syscall"].map(|file| read(format!("{at}/{file}")));
+        told.join("  ") + "\n"
+    });
+    lines.collect()
+}
+
 /// A field of /proc/PID/status in bytes: `VmRSS`, `VmHWM`.
 pub(crate) fn memory(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
