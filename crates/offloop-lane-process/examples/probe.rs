@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use offloop_job::{JobId, Lease, Outcome, TaskName};
 use offloop_lane::{Lane, LaneEvent, LaneSink, TaskInfo, Work, WorkLimits};
-use offloop_lane_process::{Host, HostConfig, ProcessLane, ProcessSpec, SHIM_COMMAND, shim_main};
+use offloop_lane_process::{
+    Cgroups, Host, HostConfig, ProcessLane, ProcessSpec, SHIM_COMMAND, shim_main,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 type Fallible = Result<(), Box<dyn std::error::Error>>;
@@ -106,10 +108,13 @@ impl LaneSink for Printer {
 /// Runs one command and then stands still, to be killed.
 fn server(mut args: impl Iterator<Item = OsString>, groups: bool) -> Fallible {
     let folder = args.next().ok_or("no folder")?;
-    let mut config = HostConfig::new(folder).environment(std::env::vars_os());
-    if !groups {
-        config = config.without_groups();
-    }
+    let config = HostConfig::new(folder)
+        .environment(std::env::vars_os())
+        .cgroups(if groups {
+            Cgroups::Always
+        } else {
+            Cgroups::Never
+        });
     let lane = lane(Host::open(config)?, args)?;
     lane.start(vec![work(1)?]);
     loop {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use offloop_job::{JobId, Lease, Outcome, StopReason, TaskName};
 use offloop_lane::{Lane, LaneEvent, LaneSink, TaskInfo, Work, WorkLimits};
-use offloop_lane_process::{Host, HostConfig, ProcessLane, ProcessSpec, SHIM_COMMAND, Sandbox};
+use offloop_lane_process::{
+    Cgroups, Host, HostConfig, ProcessLane, ProcessSpec, SHIM_COMMAND, Sandbox,
+};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -124,8 +126,8 @@ fn main() -> Fallible<()> {
     let config = HostConfig::new(&folder)
         .shim(&probe, [SHIM_COMMAND])
         .environment(std::env::vars_os());
-    let with = Host::open(config.clone())?;
-    let without = Host::open(config.without_groups())?;
+    let with = Host::open(config.clone().cgroups(Cgroups::Always))?;
+    let without = Host::open(config.cgroups(Cgroups::Never))?;
     println!("{}", with.means());
     let (none, idle, busy) = (
         Sandbox::default(),

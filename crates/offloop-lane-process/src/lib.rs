@@ -24,7 +24,9 @@ mod sandbox;
 mod shim;
 mod spec;
 mod sys;
+mod tree;
 
+pub use cgroup::Cgroups;
 pub use frame::{FRAME_BYTES_MAX, PROTOCOL_VERSION};
 pub use host::{Host, HostConfig, HostError, Means};
 pub use pool::ProcessLane;

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::host::{WARDEN, tag, warden_main};
+use crate::host::{Tag, WARDEN, warden_main};
 use crate::{procfs, sandbox, sys};
 
 /// The hidden subcommand under which a program offers [`shim_main`].
@@ -120,7 +120,9 @@ pub fn shim_main(args: impl Iterator<Item = OsString>) -> ! {
     }
     // The kernel takes tasks before the server when memory runs out; raising needs no privilege.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
-    tag::put_on(&order.marker);
+    if let Some(tag) = Tag::of(&order.marker) {
+        tag.put_on();
+    }
     // As the CPU lane's threads: the server answers first. Lowering needs no privilege.
     let _ = rustix::process::nice(NICE);
     limit(Resource::Core, 0);

@@ -9,7 +9,7 @@ mod support;
 use common::{Bench, installed, is_alive, probe, processes_with, quick};
 use offloop_job::{FailureClass, Outcome};
 use offloop_lane::Lane;
-use offloop_lane_process::{Host, HostConfig, ProcessSpec, SHIM_COMMAND};
+use offloop_lane_process::{Cgroups, Host, HostConfig, ProcessSpec, SHIM_COMMAND};
 use support::{failed_as, info, work};
 
 fn bench(groups: bool) -> Bench {
@@ -17,9 +17,11 @@ fn bench(groups: bool) -> Bench {
     let mut config = HostConfig::new(folder.path().join("run"))
         .shim(probe(), [SHIM_COMMAND])
         .environment(std::env::vars_os());
-    if !groups {
-        config = config.without_groups();
-    }
+    config = config.cgroups(if groups {
+        Cgroups::Always
+    } else {
+        Cgroups::Never
+    });
     let host = Host::open(config).unwrap();
     Bench { folder, host }
 }

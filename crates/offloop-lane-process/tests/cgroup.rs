@@ -117,7 +117,7 @@ fn kill(pid: i32) {
 #[test]
 fn a_daemon_without_marker_or_parent_dies_with_its_killed_server_within_100_ms() {
     let _guard = beside_others();
-    let bench = Bench::new();
+    let bench = Bench::grouped();
     let test = "a_daemon_without_marker_or_parent_dies_with_its_killed_server";
     if groups(&bench.host, test).is_none() {
         return;
@@ -158,7 +158,7 @@ fn notes(folder: &Path) -> Vec<(PathBuf, PathBuf)> {
 #[test]
 fn the_next_server_finds_the_daemon_with_groups_and_without() {
     let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
-    let bench = Bench::new();
+    let bench = Bench::grouped();
     let test = "the_next_server_finds_the_daemon_with_groups_and_without";
     if groups(&bench.host, test).is_none() {
         return;
@@ -171,10 +171,10 @@ fn the_next_server_finds_the_daemon_with_groups_and_without() {
         let daemon = pid_in(&file);
         kill(warden_of(&server));
         server.kill();
-        let other = Bench::new();
+        let other = Bench::grouped();
         assert_eq!(other.host.clear_leftovers(), Ok(0), "another place's");
         assert!(is_alive(daemon));
-        let next = Bench::host_in(folder.path());
+        let next = Bench::host_in(folder.path(), offloop_lane_process::Cgroups::Always);
         next.clear_leftovers().unwrap();
         assert!(!is_alive(daemon), "{command}");
         assert!(notes(folder.path()).is_empty());
@@ -184,7 +184,7 @@ fn the_next_server_finds_the_daemon_with_groups_and_without() {
 #[test]
 fn the_burial_of_one_tree_spares_the_daemon_of_another_that_lives() {
     let _guard = beside_others();
-    let bench = Bench::new();
+    let bench = Bench::grouped();
     if groups(
         &bench.host,
         "the_burial_of_one_tree_spares_the_daemon_of_another",
@@ -212,7 +212,7 @@ fn the_burial_of_one_tree_spares_the_daemon_of_another_that_lives() {
 #[test]
 fn processor_time_and_memory_of_a_daemon_count_for_its_task() {
     let _guard = beside_others();
-    let bench = Bench::new();
+    let bench = Bench::grouped();
     if groups(&bench.host, "processor_time_and_memory_of_a_daemon_count").is_none() {
         return;
     }
@@ -240,7 +240,7 @@ fn processor_time_and_memory_of_a_daemon_count_for_its_task() {
 #[test]
 fn groups_that_a_task_made_in_its_own_go_with_it() {
     let _guard = beside_others();
-    let bench = Bench::new();
+    let bench = Bench::grouped();
     let Some(run) = groups(&bench.host, "groups_that_a_task_made_in_its_own_go_with_it") else {
         return;
     };
@@ -264,7 +264,7 @@ fn groups_that_a_task_made_in_its_own_go_with_it() {
 #[test]
 fn a_host_leaves_no_group_behind() {
     let _guard = beside_others();
-    let bench = Bench::new();
+    let bench = Bench::grouped();
     let Some(run) = groups(&bench.host, "a_host_leaves_no_group_behind") else {
         return;
     };
@@ -286,7 +286,7 @@ fn without_groups_the_older_ways_carry_alone() {
     let config = offloop_lane_process::HostConfig::new(folder.path().join("run"))
         .shim(probe(), [offloop_lane_process::SHIM_COMMAND])
         .environment(std::env::vars_os())
-        .without_groups();
+        .cgroups(offloop_lane_process::Cgroups::Never);
     let host = Host::open(config).unwrap();
     let means = host.means();
     assert!(means.cgroup.is_err());

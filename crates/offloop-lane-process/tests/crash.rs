@@ -185,7 +185,7 @@ fn the_next_server_clears_what_is_left_when_the_warden_was_killed_too() {
     assert_eq!(elsewhere, Ok(0), "another data directory's are not ours");
     assert!(escaped.iter().all(|pid| is_alive(*pid)));
 
-    let host = Bench::host_in(folder.path());
+    let host = Bench::host_in(folder.path(), offloop_lane_process::Cgroups::Auto);
     assert_eq!(host.clear_leftovers(), Ok(4));
     assert!(escaped.iter().all(|pid| !is_alive(*pid)));
     assert_eq!(processes_with(&marker), Vec::<i32>::new());
@@ -198,7 +198,7 @@ fn the_next_server_clears_what_is_left_when_the_warden_was_killed_too() {
 fn a_server_that_lives_keeps_its_children_when_another_looks() {
     let folder = tempfile::tempdir().unwrap();
     let (mut server, child) = server(folder.path(), "exec sleep 1000");
-    let second = Bench::host_in(folder.path());
+    let second = Bench::host_in(folder.path(), offloop_lane_process::Cgroups::Auto);
     assert_eq!(second.clear_leftovers(), Ok(0));
     assert!(is_alive(child));
     server.kill().unwrap();

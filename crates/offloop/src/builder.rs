@@ -11,7 +11,7 @@ use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::{CpuLane, CpuLaneBuilder};
 use offloop_lane_io::{IoLane, IoLaneBuilder};
 use offloop_lane_process::{
-    Host, HostConfig, HostError, Means, ProcessLane, ProcessSpec, SHIM_COMMAND,
+    Cgroups, Host, HostConfig, HostError, Means, ProcessLane, ProcessSpec, SHIM_COMMAND,
 };
 use offloop_runtime::clock::{Clock, SystemClock};
 use offloop_runtime::{
@@ -68,7 +68,7 @@ pub struct Builder {
     packs: Vec<Box<dyn Pack>>,
     shim: Option<PathBuf>,
     environment: Vec<(OsString, OsString)>,
-    cgroups: bool,
+    cgroups: Cgroups,
     seed: Option<u64>,
 }
 
@@ -110,7 +110,7 @@ impl Builder {
             packs: Vec::new(),
             shim: None,
             environment: Vec::new(),
-            cgroups: true,
+            cgroups: Cgroups::Auto,
             seed: None,
         }
     }
@@ -166,10 +166,9 @@ impl Builder {
         self
     }
 
-    /// Whether children get control groups where the system lets us make some; default yes. A group
-    /// knows every process of a tree; entering one delays a lone command by some 10 ms (ADR 0012).
+    /// Whether children get control groups; default where the kernel then bounds memory or processes.
     #[must_use]
-    pub fn cgroups(mut self, wanted: bool) -> Self {
+    pub fn cgroups(mut self, wanted: Cgroups) -> Self {
         self.cgroups = wanted;
         self
     }
@@ -312,9 +311,7 @@ impl Builder {
         if let Some(program) = self.shim {
             host = host.shim(program, [SHIM_COMMAND]);
         }
-        if !self.cgroups {
-            host = host.without_groups();
-        }
+        host = host.cgroups(self.cgroups);
         let host = Host::open(host.environment(self.environment))?;
         let mut lanes: Vec<Arc<dyn Lane>> =
             vec![Arc::new(self.cpu.build()), Arc::new(self.io.build())];

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use offloop::lane_process::Cgroups;
 use offloop::{RuntimeConfig, ShutdownPlan};
 
 use super::raw::{RawConfig, RawPhotos, RawServer};
@@ -35,7 +36,7 @@ pub(crate) struct Config {
     pub(crate) door_threads: u16,
     pub(crate) queue_jobs_max: Option<u64>,
     pub(crate) cpu_threads: Option<u16>,
-    pub(crate) cgroups: bool,
+    pub(crate) cgroups: Cgroups,
     pub(crate) runtime: RuntimeConfig,
     pub(crate) shutdown: ShutdownPlan,
     pub(crate) tasks: Vec<TaskConfig>,
@@ -134,7 +135,11 @@ impl RawConfig {
                 .slots("server.threads", self.server.threads)
                 .unwrap_or(2),
             queue_jobs_max: self.store.queue_jobs_max,
-            cgroups: self.lanes.process.cgroups.unwrap_or(true),
+            cgroups: match self.lanes.process.cgroups {
+                None => Cgroups::Auto,
+                Some(true) => Cgroups::Always,
+                Some(false) => Cgroups::Never,
+            },
             cpu_threads: problems.slots("lanes.cpu.threads", self.lanes.cpu.threads),
             runtime,
             shutdown,

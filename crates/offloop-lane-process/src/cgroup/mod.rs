@@ -18,13 +18,25 @@ use std::sync::{Arc, OnceLock};
 
 pub(crate) use tree::{Events, Group};
 
-use crate::procfs;
-
 /// Before the place and the run in a run's folder name.
 const PREFIX: &str = "offloop.";
 /// `pids.max` counts threads; the budget counts processes. This much room for threads makes it the
 /// brake for a bomb that is faster than the watch, and never the limit of an honest program.
 const THREADS_PER_PROCESS: u64 = 64;
+
+/// Whether children get control groups.
+///
+/// Entering one makes a lone command start some 10 ms later, and waits for every fork that is under
+/// way on the machine (ADR 0012).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cgroups {
+    /// Where the kernel then bounds memory or processes: the controllers are delegated to us.
+    #[default]
+    Auto,
+    /// Wherever some can be made.
+    Always,
+    Never,
+}
 
 /// The groups of one run of a server, made when the first lane opens.
 #[derive(Debug)]
@@ -33,6 +45,7 @@ pub(crate) struct Groups {
     run: String,
     /// Where the run's folder is noted for the next server, which may live in another group.
     notes: PathBuf,
+    wanted: Cgroups,
     open: OnceLock<Result<Run, String>>,
 }
 
@@ -47,12 +60,13 @@ pub(crate) struct Run {
 
 impl Groups {
     /// Groups that were not wanted are refused with that reason.
-    pub(crate) fn new(place: &str, run: &str, notes: PathBuf, wanted: bool) -> Self {
+    pub(crate) fn new(place: &str, run: &str, notes: PathBuf, wanted: Cgroups) -> Self {
         let open = OnceLock::new();
-        if !wanted {
+        if wanted == Cgroups::Never {
             let _ = open.set(Err("not wanted".into()));
         }
         Self {
+            wanted,
             place: place.to_owned(),
             run: run.to_owned(),
             notes,
@@ -105,6 +119,11 @@ impl Groups {
         }
         let (memory, pids) = home::enable(&home.folder, &run.folder);
         (run.memory, run.pids) = (memory, pids);
+        if self.wanted == Cgroups::Auto && !memory && !pids {
+            return Err(
+                "no controller reaches this server; memberships alone are not worth it".into(),
+            );
+        }
         Ok(run)
     }
 
@@ -145,19 +164,6 @@ impl Drop for Run {
             let _ = fs::remove_file(&self.note);
         }
     }
-}
-
-/// The living processes of a tree, its leader among them: by its group, else by parenthood, which
-/// misses what has daemonised itself.
-pub(crate) fn tree_of(leader: i32, group: Option<&Group>) -> Vec<i32> {
-    let members = group.map(Group::members).unwrap_or_default();
-    if members.contains(&leader) {
-        return members;
-    }
-    // Not yet entered, or no groups here.
-    let mut found = procfs::descendants(leader);
-    found.push(leader);
-    found
 }
 
 fn run_name(place: &str, run: &str) -> String {

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{MARKER_VARIABLE, kept, tag};
+use super::tag::{RunTag, Tag};
+use super::{MARKER_VARIABLE, kept};
 use crate::cgroup::{self, Group};
 use crate::procfs::{self, Stat};
 
@@ -25,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 struct Entry {
     file: PathBuf,
     /// Of its run's processes.
-    tag: u64,
+    run: RunTag,
     pid: i32,
     start: u64,
 }
@@ -100,7 +101,7 @@ fn read_roster(roster: &Path, place: &str) -> Result<Vec<Entry>, String> {
         let Some(run) = run.filter(|run| !is_alive(run)) else {
             continue;
         };
-        let tag = tag::of_run(&format!("{place}.{run}"));
+        let run = RunTag::of(&format!("{place}.{run}"));
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let fields: Vec<&str> = text.split_whitespace().collect();
         let (pid, start) = match fields[..] {
@@ -109,7 +110,7 @@ fn read_roster(roster: &Path, place: &str) -> Result<Vec<Entry>, String> {
         };
         entries.push(Entry {
             file,
-            tag,
+            run,
             pid: pid.unwrap_or(0),
             start: start.unwrap_or(0),
         });
@@ -143,8 +144,8 @@ fn find(entries: &[Entry], place: &str) -> Vec<Stat> {
     let by_group = by_group.map(|stat| stat.pid);
     // Whatever else it has shed.
     let by_tag = all.keys().copied().filter(|pid| {
-        let tag = tag::of_process(*pid);
-        tag.is_some_and(|tag| entries.iter().any(|entry| entry.tag == tag))
+        let tag = Tag::of_process(*pid);
+        tag.is_some_and(|tag| entries.iter().any(|entry| entry.run == tag.run()))
     });
     let mut hit: HashSet<i32> = by_roster.chain(by_marker).collect();
     hit.extend(by_group.chain(by_tag));

@@ -11,14 +11,15 @@ mod kept;
 mod leftovers;
 mod means;
 mod spawner;
-pub(crate) mod tag;
+mod tag;
 mod undertaker;
 mod warden;
 
 pub(crate) use kept::Kept;
 pub use means::Means;
 pub(crate) use spawner::{SpawnOrder, Spawned};
-pub(crate) use undertaker::{Burial, Buried};
+pub(crate) use tag::Tag;
+pub(crate) use undertaker::{Burial, Buried, GroupKill};
 pub(crate) use warden::{WARDEN, warden_main};
 
 use std::ffi::{OsStr, OsString};
@@ -33,7 +34,7 @@ use spawner::Shim;
 use undertaker::Line;
 use warden::Warden;
 
-use crate::cgroup::{Groups, Run};
+use crate::cgroup::{Cgroups, Groups, Run};
 use crate::shim::SHIM_COMMAND;
 use crate::spec::Sandbox;
 use crate::{harness, procfs, sys};
@@ -51,7 +52,7 @@ pub struct HostConfig {
     shim_args: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     data: Vec<PathBuf>,
-    groups: bool,
+    cgroups: Cgroups,
 }
 
 impl HostConfig {
@@ -65,7 +66,7 @@ impl HostConfig {
             shim_args: vec![SHIM_COMMAND.into()],
             environment: Vec::new(),
             data: Vec::new(),
-            groups: true,
+            cgroups: Cgroups::Auto,
         }
     }
 
@@ -76,11 +77,10 @@ impl HostConfig {
         self
     }
 
-    /// Without control groups, although they could be had: process groups, markers and adoption
-    /// carry alone what they carry elsewhere in any case.
+    /// Default [`Cgroups::Auto`].
     #[must_use]
-    pub fn without_groups(mut self) -> Self {
-        self.groups = false;
+    pub fn cgroups(mut self, wanted: Cgroups) -> Self {
+        self.cgroups = wanted;
         self
     }
 
@@ -171,7 +171,7 @@ impl Host {
         let mut data = config.data;
         data.push(run_dir.clone());
         let kept = Arc::new(Kept {
-            groups: Groups::new(&place, &run, run_dir.join("groups"), config.groups),
+            groups: Groups::new(&place, &run, run_dir.join("groups"), config.cgroups),
             data,
             harness: run_dir.join("harness"),
             folders: run_dir.join("executors"),

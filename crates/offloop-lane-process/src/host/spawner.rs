@@ -18,7 +18,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use super::undertaker::{Burial, Line};
+use super::undertaker::{Burial, GroupKill, Line};
 use super::{Kept, MARKER_VARIABLE, family};
 use crate::cgroup::Group;
 use crate::shim::ShimOrder;
@@ -57,8 +57,8 @@ pub(crate) struct Spawned {
     pub(crate) stdout: Option<OwnedFd>,
     /// `None` where one pipe takes both outputs, in their order.
     pub(crate) stderr: Option<OwnedFd>,
-    /// Everything that belongs to it, where the system has such groups.
-    pub(crate) group: Option<Arc<Group>>,
+    /// Everything that belongs to it, where there are such groups.
+    pub(crate) group: Option<GroupKill>,
 }
 
 #[derive(Clone, Debug)]
@@ -133,7 +133,8 @@ fn start(order: SpawnOrder, shim: &Shim, kept: &Kept, burials: &Line) {
     drop(command);
     match spawned {
         Ok(mut spawned) => {
-            spawned.group = made.group;
+            let burials = burials.clone();
+            spawned.group = made.group.map(|group| GroupKill::new(group, burials));
             reply(Ok(spawned));
         }
         Err(Failed { error, orphan }) => {
@@ -231,8 +232,7 @@ fn launch(command: &mut Command, ours: Ours, marker: &str) -> Result<Spawned, Fa
     let mut family = family::lock();
     let child = command.spawn()?;
     let pid = child.id() as i32;
-    family.known.insert(pid);
-    family.live.insert(marker.to_owned());
+    family.born(pid, marker);
     drop(family);
     // `child` is dropped, which neither kills nor reaps: that is the undertaker's.
     let unseen = |error: io::Error| Failed {

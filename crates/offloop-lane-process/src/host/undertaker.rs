@@ -18,6 +18,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::family::{self, Family};
+use super::tag::Tag;
 use super::{Kept, MARKER_VARIABLE};
 use crate::cgroup::{self, Events, Group};
 use crate::procfs::{self, Stat, Variable};
@@ -92,17 +93,51 @@ impl Open {
     }
 }
 
+/// The control group of a living child, and who may end it.
+///
+/// Writing to a group can wait for every fork on the machine, so it is never done by whoever holds
+/// a pool's lock.
+#[derive(Debug)]
+pub(crate) struct GroupKill {
+    group: Arc<Group>,
+    line: Line,
+}
+
+impl GroupKill {
+    pub(super) fn new(group: Arc<Group>, line: Line) -> Self {
+        Self { group, line }
+    }
+
+    pub(crate) const fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// Soon, by the undertaker.
+    pub(crate) fn kill(&self) {
+        self.line.give(Order::Kill(self.group.clone()));
+    }
+}
+
+enum Order {
+    Bury(Burial),
+    Kill(Arc<Group>),
+}
+
 /// The way to the undertaker. Its thread ends when the last one is dropped and all is buried.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
-    sender: Option<Sender<Burial>>,
+    sender: Option<Sender<Order>>,
     bell: Arc<OwnedFd>,
 }
 
 impl Line {
     pub(super) fn send(&self, burial: Burial) {
+        self.give(Order::Bury(burial));
+    }
+
+    fn give(&self, order: Order) {
         if let Some(sender) = &self.sender {
-            let _ = sender.send(burial); // its thread lives as long as any line
+            let _ = sender.send(order); // its thread lives as long as any line
         }
         self.ring();
     }
@@ -120,19 +155,19 @@ impl Drop for Line {
 }
 
 pub(super) struct Inbox {
-    burials: Receiver<Burial>,
+    orders: Receiver<Order>,
     bell: Arc<OwnedFd>,
 }
 
 pub(super) fn line() -> std::io::Result<(Line, Inbox)> {
-    let (sender, burials) = channel();
+    let (sender, orders) = channel();
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let bell = Arc::new(bell);
     let line = Line {
         sender: Some(sender),
         bell: bell.clone(),
     };
-    Ok((line, Inbox { burials, bell }))
+    Ok((line, Inbox { orders, bell }))
 }
 
 impl Inbox {
@@ -155,8 +190,9 @@ pub(super) fn run(inbox: &Inbox, kept: &Kept) {
         inbox.wait(&open, if open.is_empty() { SWEEP } else { pause });
         pause = (pause * 2).min(PAUSE_MAX);
         loop {
-            match inbox.burials.try_recv() {
-                Ok(burial) => {
+            match inbox.orders.try_recv() {
+                Ok(Order::Kill(group)) => group.kill(),
+                Ok(Order::Bury(burial)) => {
                     open.push(Open::new(burial, kept));
                     pause = PAUSE_MIN;
                 }
@@ -210,8 +246,7 @@ impl Me {
         let (exit, mut spent) = sys::reap(open.burial.pid)?;
         spent.cpu += open.spent.cpu;
         spent.max_rss_bytes = spent.max_rss_bytes.max(open.spent.max_rss_bytes);
-        family.known.remove(&open.burial.pid);
-        family.live.remove(&open.burial.marker);
+        family.buried(open.burial.pid, &open.burial.marker);
         drop(family);
         let mut out_of_memory = None;
         if let Some((group, _)) = &open.group {
@@ -283,21 +318,32 @@ impl Me {
 
     /// Whether a living adopted process is of this tree, or of none that lives.
     fn belongs(&self, stat: &Stat, family: &Family, open: &mut Open) -> Belongs {
-        // Its group says it, whatever its environment does.
+        // Its number says it, whatever its environment does.
+        let own = Tag::of(&open.burial.marker);
+        let tag = Tag::of_process(stat.pid);
+        if let (Some(own), Some(tag)) = (own, tag)
+            && own.run() == tag.run()
+        {
+            return if own == tag || !family.is_live_tag(tag) {
+                Belongs::Yes
+            } else {
+                Belongs::No
+            };
+        }
         let path = procfs::cgroup(stat.pid).unwrap_or_default();
         let mut others = false;
         for marker in cgroup::markers_in(&path) {
             if marker == open.burial.marker {
                 return Belongs::Yes;
             }
-            others |= family.live.contains(&marker);
+            others |= family.is_live(&marker);
         }
         if others {
             return Belongs::No;
         }
         let yes = match procfs::look_up(stat.pid, MARKER_VARIABLE) {
             Variable::Value(its) if its == open.burial.marker => true,
-            Variable::Value(its) => !family.live.contains(&its),
+            Variable::Value(its) => !family.is_live(&its),
             // It was started with another environment. The shim's no_new_privs cannot be shed.
             Variable::Absent => self.is_of_a_task(stat),
             Variable::Nothing => {
@@ -327,7 +373,7 @@ impl Me {
             if stat.is_dead() {
                 let _ = sys::reap(stat.pid);
             } else if procfs::variable(stat.pid, MARKER_VARIABLE)
-                .is_some_and(|its| !family.live.contains(&its))
+                .is_some_and(|its| !family.is_live(&its))
             {
                 hit(&stat);
             }

@@ -11,11 +11,11 @@ use super::child::{Child, Flight, Notes, Phase, Rung};
 use super::exits::ExitReason;
 use super::part::{Part, drain};
 use super::state::Pool;
-use crate::cgroup::tree_of;
 use crate::frame::Breach;
 use crate::json;
 use crate::log::Log;
 use crate::procfs;
+use crate::tree::{self, Roots};
 
 /// Waited ticks are read for jobs over this; below it they could not be seen.
 const WORTH_A_LOOK: Duration = Duration::from_millis(10);
@@ -171,7 +171,11 @@ impl Pool {
 
 impl Child {
     pub(super) fn members(&self) -> Vec<i32> {
-        tree_of(self.pid, self.group.as_deref())
+        tree::members(Roots {
+            leader: self.pid,
+            group: self.group.as_ref().map(|kill| &**kill.group()),
+            marker: &self.marker,
+        })
     }
 
     /// Processes that its job started and did not end.

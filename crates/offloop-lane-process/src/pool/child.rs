@@ -14,8 +14,8 @@ use super::channel::{Channel, Stdin};
 use super::exits::ExitReason;
 use super::recycle::RecycleAt;
 use super::sample::Suspect;
-use crate::cgroup::Group;
 use crate::frame::Breach;
+use crate::host::GroupKill;
 use crate::log::Log;
 use crate::spec::ExecExit;
 use crate::sys::CpuClock;
@@ -183,7 +183,7 @@ pub(super) struct Child {
     pub(super) pid: i32,
     pub(super) pidfd: Option<OwnedFd>,
     /// All of its tree, where the system has such groups.
-    pub(super) group: Option<Arc<Group>>,
+    pub(super) group: Option<GroupKill>,
     pub(super) cpu_clock: Option<CpuClock>,
     pub(super) channel: Option<Channel>,
     pub(super) stdin: Option<Stdin>,

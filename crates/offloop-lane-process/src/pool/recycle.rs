@@ -12,8 +12,9 @@ use super::child::{Child, Phase, Rung};
 use super::exits::ExitReason;
 use super::sample::resident;
 use super::state::Pool;
-use crate::cgroup::{Group, tree_of};
+use crate::cgroup::Group;
 use crate::spec::Recycle;
+use crate::tree::{self, Roots};
 
 /// Between two looks at what the tree of one child holds.
 const WEIGH_EVERY: Duration = Duration::from_millis(100);
@@ -97,6 +98,7 @@ pub(super) struct Weighing {
     number: u64,
     pid: i32,
     group: Option<Arc<Group>>,
+    marker: String,
     most: Option<u64>,
 }
 
@@ -121,7 +123,8 @@ impl Pool {
             .map(|(number, child)| Weighing {
                 number: *number,
                 pid: child.pid,
-                group: child.group.clone(),
+                group: child.group.as_ref().map(|kill| kill.group().clone()),
+                marker: child.marker.clone(),
                 most: child.recycle_at.memory_bytes,
             })
             .collect()
@@ -131,7 +134,11 @@ impl Pool {
 /// Without the pool's lock: resident bytes of each tree.
 pub(super) fn weigh(children: Vec<Weighing>) -> Vec<(u64, u64)> {
     let weight = |one: Weighing| {
-        let members = tree_of(one.pid, one.group.as_deref());
+        let members = tree::members(Roots {
+            leader: one.pid,
+            group: one.group.as_deref(),
+            marker: &one.marker,
+        });
         let bytes = resident(&members, one.most);
         (one.number, bytes)
     };

@@ -12,8 +12,9 @@ use offloop_lane::{Overrun, Stopped};
 use super::Shared;
 use super::child::{Child, Phase};
 use super::state::Pool;
-use crate::cgroup::{Group, tree_of};
+use crate::cgroup::Group;
 use crate::spec::Budgets;
+use crate::tree::{self, Roots};
 use crate::{procfs, sys};
 
 /// A processor-time limit, or a tree that grows, is looked at no more often.
@@ -29,6 +30,7 @@ pub(super) struct Target {
     lease: Lease,
     pid: i32,
     group: Option<Arc<Group>>,
+    marker: String,
     memory_limit: Option<u64>,
     budgets: Budgets,
 }
@@ -83,7 +85,8 @@ impl Shared {
                     number: *number,
                     lease: work.lease,
                     pid: child.pid,
-                    group: child.group.clone(),
+                    group: child.group.as_ref().map(|kill| kill.group().clone()),
+                    marker: child.marker.clone(),
                     memory_limit: work.limits.memory_bytes,
                     budgets: self.spec.budgets,
                 })
@@ -100,7 +103,11 @@ pub(super) fn look(targets: Vec<Target>) -> Vec<Sample> {
 impl Target {
     fn look(self) -> Sample {
         let group = self.group.as_deref();
-        let members = tree_of(self.pid, group);
+        let members = tree::members(Roots {
+            leader: self.pid,
+            group,
+            marker: &self.marker,
+        });
         let processes = members.len();
         if processes as u64 > u64::from(self.budgets.processes) {
             // Each reading more gives a bomb time to grow.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use offloop_lane::Lane;
-use offloop_lane_process::{Host, HostConfig, ProcessLane, ProcessSpec, SHIM_COMMAND};
+use offloop_lane_process::{Cgroups, Host, HostConfig, ProcessLane, ProcessSpec, SHIM_COMMAND};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -37,14 +37,22 @@ pub struct Bench {
 impl Bench {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let host = Self::host_in(folder.path());
+        let host = Self::host_in(folder.path(), Cgroups::Auto);
         Self { folder, host }
     }
 
-    pub fn host_in(folder: &Path) -> Arc<Host> {
+    /// With control groups wherever some can be made.
+    pub fn grouped() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Self::host_in(folder.path(), Cgroups::Always);
+        Self { folder, host }
+    }
+
+    pub fn host_in(folder: &Path, cgroups: Cgroups) -> Arc<Host> {
         let config = HostConfig::new(folder.join("run"))
             .shim(probe(), [SHIM_COMMAND])
-            .environment(std::env::vars_os());
+            .environment(std::env::vars_os())
+            .cgroups(cgroups);
         Host::open(config).unwrap()
     }
 
