@@ -184,38 +184,27 @@ fn the_next_server_finds_the_daemon_with_groups_and_without() {
 #[test]
 fn the_burial_of_one_tree_spares_the_daemon_of_another_that_lives() {
     let _guard = beside_others();
-    let bench = Bench::grouped();
-    if groups(
-        &bench.host,
-        "the_burial_of_one_tree_spares_the_daemon_of_another",
-    )
-    .is_none()
-    {
-        return;
+    for bench in [Bench::grouped(), Bench::new()] {
+        let file = bench.folder.path().join("pid");
+        let script = daemon(&file, "exec sleep 1000") + "exec sleep 1000";
+        let (lane, sink) = bench.shell(&script);
+        lane.start(vec![work(1, "task", "null")]);
+        let daemon = pid_in(&file);
+        let (other, other_sink) = bench.shell("setsid sleep 1000 & exit 0");
+        for lease in 1..=5 {
+            other.start(vec![work(lease, "task", "null")]);
+            other_sink.ended(lease);
+        }
+        assert!(is_alive(daemon), "killed for another's end");
+        lane.stop(Lease(1), StopReason::Cancel);
+        stopped_by(&sink.ended(1), StopReason::Cancel);
+        assert!(!is_alive(daemon), "the job ended before its tree");
     }
-    let file = bench.folder.path().join("pid");
-    let script = daemon(&file, "exec sleep 1000") + "exec sleep 1000";
-    let (lane, sink) = bench.shell(&script);
-    lane.start(vec![work(1, "task", "null")]);
-    let daemon = pid_in(&file);
-    let (other, other_sink) = bench.shell("setsid sleep 1000 & exit 0");
-    for lease in 1..=5 {
-        other.start(vec![work(lease, "task", "null")]);
-        other_sink.ended(lease);
-    }
-    assert!(is_alive(daemon), "killed for another's end");
-    lane.stop(Lease(1), StopReason::Cancel);
-    stopped_by(&sink.ended(1), StopReason::Cancel);
-    assert!(!is_alive(daemon), "the job ended before its tree");
 }
 
 #[test]
 fn processor_time_and_memory_of_a_daemon_count_for_its_task() {
     let _guard = beside_others();
-    let bench = Bench::grouped();
-    if groups(&bench.host, "processor_time_and_memory_of_a_daemon_count").is_none() {
-        return;
-    }
     let table = [
         ("while :; do :; done", FailureClass::CpuLimit),
         (
@@ -223,17 +212,20 @@ fn processor_time_and_memory_of_a_daemon_count_for_its_task() {
             FailureClass::MemoryLimit,
         ),
     ];
-    for (number, (then, class)) in table.into_iter().enumerate() {
-        let file = bench.folder.path().join(format!("pid{number}"));
-        let script = daemon(&file, then) + "exec sleep 1000";
-        let (lane, sink) = bench.shell(&script);
-        let mut job = work(1, "task", "null");
-        job.limits.cpu = (class == FailureClass::CpuLimit).then_some(Duration::from_millis(300));
-        let memory = class == FailureClass::MemoryLimit;
-        job.limits.memory_bytes = memory.then_some(100 << 20);
-        lane.start(vec![job]);
-        failed_as(&sink.ended(1), class, "its limit is");
-        assert!(!is_alive(pid_in(&file)));
+    for bench in [Bench::grouped(), Bench::new()] {
+        for (number, (then, class)) in table.into_iter().enumerate() {
+            let file = bench.folder.path().join(format!("pid{number}"));
+            let script = daemon(&file, then) + "exec sleep 1000";
+            let (lane, sink) = bench.shell(&script);
+            let mut job = work(1, "task", "null");
+            job.limits.cpu =
+                (class == FailureClass::CpuLimit).then_some(Duration::from_millis(300));
+            let memory = class == FailureClass::MemoryLimit;
+            job.limits.memory_bytes = memory.then_some(100 << 20);
+            lane.start(vec![job]);
+            failed_as(&sink.ended(1), class, "its limit is");
+            assert!(!is_alive(pid_in(&file)));
+        }
     }
 }
 
