@@ -168,7 +168,11 @@ impl Host {
         };
         let place = place_of(&run_dir).map_err(|e| folder(&run_dir, e))?;
         let run = format!("{me}-{start}-{}", RUNS.fetch_add(1, Ordering::Relaxed));
-        let mut data = config.data;
+        // Children stand in other folders than the server.
+        let data = config.data.iter().map(std::path::absolute);
+        let mut data: Vec<_> = data
+            .collect::<Result<_, _>>()
+            .map_err(|e| folder(&run_dir, e))?;
         data.push(run_dir.clone());
         let kept = Arc::new(Kept {
             groups: Groups::new(&place, &run, run_dir.join("groups"), config.cgroups),

@@ -1,0 +1,66 @@
+//! `offloop check`: what is wrong with a task is known before any job, and no job is taken.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the program itself is under test"
+)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+const GOOD: &str = r#"
+[tasks.good]
+lane = "process"
+command = ["python3", "good.py"]
+sandbox = { network = false, read_only = true }
+"#;
+
+const BAD: &str = r#"
+[tasks.throws]
+lane = "process"
+command = ["node", "throws.mjs"]
+
+[tasks.nothing]
+lane = "process"
+command = ["node", "nothing.cjs"]
+
+[tasks.missing]
+lane = "exec"
+command = ["no-such-tool-anywhere"]
+"#;
+
+fn check(folder: &Path, tasks: &str) -> (Output, String) {
+    std::fs::write(folder.join("offloop.toml"), tasks).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_offloop"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("OFFLOOP_") {
+            command.env_remove(name);
+        }
+    }
+    let output = command.arg("check").current_dir(folder).output().unwrap();
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    (output, text)
+}
+
+#[test]
+fn a_file_that_throws_exports_nothing_or_is_not_there_is_told_by_task_before_any_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    file("good.py", "def handle(payload, ctx):\n    return payload\n");
+    file("throws.mjs", "throw new Error('no such setting');\n");
+    file("nothing.cjs", "module.exports = 42;\n");
+    // The default data folder is a relative one, which a sandbox must hide all the same.
+    let (output, text) = check(folder.path(), GOOD);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("good") && text.contains("ok: "), "{text}");
+    let (output, text) = check(folder.path(), &format!("{GOOD}{BAD}"));
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for says in [
+        "no such setting",
+        "exports no function",
+        "no-such-tool-anywhere",
+        "not ok: 3 of ",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+}
