@@ -267,4 +267,5 @@ fn answer(shared: &Shared, name: &str, returned: Returned, overrun: Option<&Over
 fn raise_nice(by: u8) {
     let now = rustix::process::getpriority_process(None).unwrap_or(0);
     let _ = rustix::process::setpriority_process(None, (now + i32::from(by)).min(19));
+    offloop_lane::slice::compute();
 }

@@ -125,6 +125,7 @@ pub fn shim_main(args: impl Iterator<Item = OsString>) -> ! {
     }
     // As the CPU lane's threads: the server answers first. Lowering needs no privilege.
     let _ = rustix::process::nice(NICE);
+    offloop_lane::slice::compute();
     limit(Resource::Core, 0);
     if let Some(bytes) = order.data_limit {
         limit(Resource::Data, bytes);

@@ -11,6 +11,7 @@ mod context;
 mod deadline;
 mod gone;
 mod report;
+pub mod slice;
 mod token;
 mod verdict;
 mod work;

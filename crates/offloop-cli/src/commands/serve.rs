@@ -39,6 +39,8 @@ fn log() {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.flags)?;
     log();
+    // Before any thread is started: they inherit it.
+    offloop::lane::slice::answer_first();
     let doors = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.door_threads.into())
         .thread_name("offloop-door")

@@ -103,19 +103,11 @@ impl Pool {
                 ours,
             });
         }
-        if leaving {
-            flight.answer.get_or_insert(answer);
-            child.kill(now); // it has nothing more to say
-            return Ok(());
-        }
-        // Such a job may run again at once, and must not meet itself.
         let began = flight.began;
-        if answer.is_err() && child.has_left_behind() {
-            child.retired = Some(ExitReason::LeftProcesses);
-            if let Some(flight) = child.flight.as_mut() {
-                flight.answer = Some(answer);
-            }
-            child.kill(now);
+        // A failed job may run again at once, and must not meet itself.
+        let left_behind = !leaving && answer.is_err() && child.has_left_behind();
+        if leaving || left_behind {
+            child.end_after(answer, left_behind, now);
             return Ok(());
         }
         if answer.is_ok() && began.is_some_and(|at| now > at + WORTH_A_LIST) {
@@ -176,6 +168,22 @@ impl Child {
             group: self.group.as_ref().map(|kill| &**kill.group()),
             marker: &self.marker,
         })
+    }
+
+    /// Its job is answered and ends with it: the answer waits for the burial.
+    fn end_after(
+        &mut self,
+        answer: Result<TaskOutput, TaskError>,
+        left_behind: bool,
+        now: Instant,
+    ) {
+        if left_behind {
+            self.retired = Some(ExitReason::LeftProcesses);
+        }
+        if let Some(flight) = self.flight.as_mut() {
+            flight.answer.get_or_insert(answer);
+        }
+        self.kill(now); // it has nothing more to say
     }
 
     /// Processes that its job started and did not end.
