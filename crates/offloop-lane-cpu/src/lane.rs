@@ -4,11 +4,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use offloop_job::{Lease, StopReason};
-use offloop_lane::{Lane, LaneOpenError, LaneSink, LaneStatus, Slots, TaskInfo, Work};
+use offloop_lane::{Lane, LaneOpenError, LaneSink, LaneStatus, Slots, TaskInfo, Work, unstarted};
 
 use crate::builder::CpuLaneBuilder;
 use crate::line::Queued;
-use crate::shared::{Shared, stopped, wake};
+use crate::shared::{Shared, wake};
 use crate::state::{Hopeless, State};
 use crate::sync::{Builder, Step, takes};
 use crate::{inside, watch};
@@ -146,7 +146,7 @@ impl Lane for CpuLane {
             self.shared.refuse(Hopeless { entry, typical }, now);
         }
         for entry in refused {
-            let outcome = stopped(StopReason::Shutdown);
+            let outcome = unstarted(StopReason::Shutdown);
             self.shared.never_started(entry, now, outcome);
         }
     }
@@ -160,7 +160,7 @@ impl Lane for CpuLane {
             let called = passes.then(|| state.call_next()).flatten();
             drop(state);
             wake(called);
-            self.shared.never_started(entry, now, stopped(reason));
+            self.shared.never_started(entry, now, unstarted(reason));
             return;
         }
         if !state.ask_lease(lease, reason, now) {

@@ -5,8 +5,10 @@
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use offloop_job::{Failure, FailureClass, Lease, LogTail, Outcome, StopReason, Usage};
-use offloop_lane::{Ended, Gone, LaneEvent, LaneSink, Proof, contained, drop_quietly, not_begun};
+use offloop_job::{Lease, LogTail, Outcome, StopReason, Usage};
+use offloop_lane::{
+    Ended, Gone, LaneEvent, LaneSink, Proof, contained, drop_quietly, not_begun, unstarted,
+};
 
 use crate::builder::CpuLaneBuilder;
 use crate::line::Queued;
@@ -180,7 +182,7 @@ impl Shared {
         drop(state);
         let now = Instant::now();
         for entry in left {
-            self.never_started(entry, now, stopped(StopReason::Shutdown));
+            self.never_started(entry, now, unstarted(StopReason::Shutdown));
         }
     }
 
@@ -194,18 +196,6 @@ impl Shared {
         self.call_spinner();
         self.watch_call.notify_one();
         wake(called);
-    }
-}
-
-/// The outcome of work that was stopped before it began.
-pub(crate) fn stopped(reason: StopReason) -> Outcome {
-    let why = match reason {
-        StopReason::Cancel => "cancelled before it began",
-        StopReason::Shutdown => "handed back before it began: the lane takes no more work",
-    };
-    Outcome::Stopped {
-        reason,
-        failure: Failure::new(FailureClass::Cancelled, why),
     }
 }
 

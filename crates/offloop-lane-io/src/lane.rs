@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use offloop_job::{Failure, FailureClass, Lease, LogTail, Outcome, StopReason, TaskName, Usage};
+use offloop_job::{Lease, LogTail, Outcome, StopReason, TaskName, Usage};
 use offloop_lane::{
     Ended, Gone, Lane, LaneEvent, LaneOpenError, LaneSink, LaneStatus, Proof, Slots, StopToken,
     Stopped, TaskContext, TaskError, TaskInfo, TaskOutput, TypicalRun, Work, cannot_be_done,
-    not_begun,
+    not_begun, unstarted,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -176,14 +176,6 @@ impl Shared {
     }
 }
 
-fn handed_back() -> Outcome {
-    let why = "handed back before it began: the lane takes no more work";
-    Outcome::Stopped {
-        reason: StopReason::Shutdown,
-        failure: Failure::new(FailureClass::Cancelled, why),
-    }
-}
-
 /// How an io lane is put together; made by [`IoLane::builder`].
 #[must_use = "a builder does nothing until it is built"]
 pub struct IoLaneBuilder {
@@ -320,7 +312,7 @@ impl Lane for IoLane {
             let full = state.flights.len() >= usize::from(self.shared.slots);
             let closed = state.closed || full;
             let Some(runtime) = state.runtime.as_ref().filter(|_| !closed) else {
-                refused.push((work, handed_back()));
+                refused.push((work, unstarted(StopReason::Shutdown)));
                 continue;
             };
             let handle = runtime.handle().clone();

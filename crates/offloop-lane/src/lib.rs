@@ -8,20 +8,20 @@
 
 mod contain;
 mod context;
-mod deadline;
 mod gone;
 mod report;
 pub mod slice;
 mod token;
+mod unstarted;
 mod verdict;
 mod work;
 
 pub use contain::{contained, drop_quietly, panicked};
 pub use context::{TaskContext, TaskError, TaskOutput};
-pub use deadline::{TypicalRun, cannot_be_done, not_begun};
 pub use gone::{Gone, Proof};
 pub use report::{Ended, LaneEvent, LaneSink};
 pub use token::{StopToken, Stopped};
+pub use unstarted::{TypicalRun, cannot_be_done, not_begun, unstarted};
 pub use verdict::{Overrun, outcome_of};
 pub use work::{Work, WorkLimits};
 

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offloop_job::{FailureClass, Lease, StopReason};
-use offloop_lane::{Overrun, Stopped, Work};
+use offloop_lane::{Overrun, Stopped, Work, unstarted};
 
 use super::Shared;
 use super::channel::Sent;
 use super::child::{Child, Flight, Phase, Rung};
-use super::state::{Pool, Waiting, unstarted};
+use super::state::{Pool, Waiting};
 use crate::frame::{ToChild, with_run};
 use crate::spec::Mode;
 

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use offloop_job::{Failure, FailureClass, LogTail, Outcome, StopReason, Usage};
-use offloop_lane::{Ended, Gone, LaneEvent, LaneStatus, Proof, Stopped, TypicalRun, Work};
+use offloop_job::{LogTail, Outcome, StopReason, Usage};
+use offloop_lane::{
+    Ended, Gone, LaneEvent, LaneStatus, Proof, Stopped, TypicalRun, Work, unstarted,
+};
 
 use super::child::{Child, Flight, Phase, Rung};
 use super::exits::Exits;
@@ -252,17 +254,5 @@ impl Pool {
     pub(super) fn tell_unflown(&mut self, flight: &Flight, now: Instant, outcome: Outcome) {
         let queued = flight.queued(now);
         self.tell_never_started(&flight.work, queued, outcome);
-    }
-}
-
-/// Of a job that was stopped before it began.
-pub(super) fn unstarted(reason: StopReason) -> Outcome {
-    let why = match reason {
-        StopReason::Cancel => "cancelled before it began",
-        StopReason::Shutdown => "handed back before it began: the lane takes no more work",
-    };
-    Outcome::Stopped {
-        reason,
-        failure: Failure::new(FailureClass::Cancelled, why),
     }
 }

@@ -1,9 +1,10 @@
-//! Work that nobody waits for any more is not begun: one rule and one sentence for every lane.
+//! Work that is not begun: asked to stop before, or nobody waits for it any more. One rule and one
+//! sentence for every lane.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use offloop_job::{Failure, FailureClass, Outcome};
+use offloop_job::{Failure, FailureClass, Outcome, StopReason};
 
 use crate::Work;
 
@@ -79,6 +80,18 @@ pub fn not_begun(
         "{what}: it waited {waited:.1?} in the lane, typical run {typical}, remaining {left:.1?}; it was not started"
     );
     Outcome::Failed(Failure::new(FailureClass::Timeout, message))
+}
+
+/// The outcome of work that was stopped before it began.
+pub fn unstarted(reason: StopReason) -> Outcome {
+    let why = match reason {
+        StopReason::Cancel => "cancelled before it began",
+        StopReason::Shutdown => "handed back before it began: the lane takes no more work",
+    };
+    Outcome::Stopped {
+        reason,
+        failure: Failure::new(FailureClass::Cancelled, why),
+    }
 }
 
 #[cfg(test)]
