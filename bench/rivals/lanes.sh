@@ -15,7 +15,7 @@ if [ -z "${BIN:-}" ]; then
         cargo build --quiet --release -p offloop-lane-cpu --example throughput)
 fi
 if [ ! -d "$here/node_modules/piscina" ]; then
-    (cd "$here" && npm ci --no-audit --no-fund)
+    (cd "$here" && npm install --no-save --no-audit --no-fund --ignore-scripts)
 fi
 "$bin/examples/throughput"
 exec "$bin/offloop-bench" lanes --rival-folder "$here" "$@"

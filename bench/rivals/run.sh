@@ -14,7 +14,7 @@ if [ ! -x "$bin/offloop" ] || [ ! -x "$bin/offloop-bench" ]; then
     (cd "$root" && cargo build --release -p offloop-cli -p offloop-bench)
 fi
 if [ ! -d "$here/node_modules/bullmq" ]; then
-    (cd "$here" && npm ci --no-audit --no-fund)
+    (cd "$here" && npm install --no-save --no-audit --no-fund --ignore-scripts)
 fi
 
 folder=${FOLDER:-$root/target/bench}
