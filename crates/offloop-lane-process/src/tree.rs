@@ -4,6 +4,10 @@ use crate::cgroup::Group;
 use crate::host::Tag;
 use crate::procfs;
 
+/// Adopted processes that are looked at for one child. Where there are more, a bomb of some task is
+/// being buried: that is the undertaker's, and must not slow the watch over all other children.
+const ADOPTED_MAX: usize = 16;
+
 /// How the processes of one child are found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Roots<'a> {
@@ -25,7 +29,10 @@ pub(crate) fn members(roots: Roots<'_>) -> Vec<i32> {
     let me = std::process::id() as i32;
     let own = Tag::of(roots.marker);
     let adopted = procfs::children_of_thread(me, me).into_iter();
-    for orphan in adopted.filter(|pid| Tag::of_process(*pid) == own && own.is_some()) {
+    for orphan in adopted
+        .take(ADOPTED_MAX)
+        .filter(|pid| Tag::of_process(*pid) == own && own.is_some())
+    {
         found.push(orphan);
         found.extend(procfs::descendants(orphan));
     }
