@@ -114,16 +114,18 @@ pub(crate) fn descendants(pid: i32) -> Vec<i32> {
     found
 }
 
+/// Every process.
+pub(crate) fn pids() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
 /// Every process, by pid.
 pub(crate) fn all() -> HashMap<i32, Stat> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return HashMap::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| Some((pid, stat(pid)?)))
-        .collect()
+    let all = pids().into_iter();
+    all.filter_map(|pid| Some((pid, stat(pid)?))).collect()
 }
 
 /// What the environment that a process was started with says of one variable.

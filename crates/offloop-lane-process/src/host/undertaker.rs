@@ -15,7 +15,9 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+};
 
 use super::family::{self, Family};
 use super::tag::Tag;
@@ -33,6 +35,10 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Looks at a process without an environment before it is taken for one that has none: with the
 /// growing pauses about 50 ms, far longer than an execve.
 const UNCLEAR_LOOKS_MAX: u32 = 7;
+
+/// Living adopted processes of one tree from which on all of it is ended at once, wherever it is:
+/// from the top down, a bomb would grow below as fast as it is cut.
+const MANY: usize = 4;
 
 /// What can be said of a process that was adopted.
 enum Belongs {
@@ -271,7 +277,7 @@ impl Me {
         if crate::sabotage::is("hunt") {
             return Some(false);
         }
-        let (mut reaped, mut alive) = (false, false);
+        let (mut reaped, mut alive, mut hits) = (false, false, 0);
         for stat in self.adopted(family) {
             if stat.is_dead() {
                 reaped |= Self::reap_adopted(&stat, open);
@@ -286,8 +292,14 @@ impl Me {
                         open.hunted.push(stat.pid);
                     }
                     hit(&stat);
+                    hits += 1;
                 }
             }
+        }
+        if hits >= MANY
+            && let Some(own) = Tag::of(&open.burial.marker)
+        {
+            kill_tagged(own);
         }
         (!alive).then_some(reaped)
     }
@@ -394,5 +406,24 @@ fn hit(stat: &Stat) {
 fn signal_group(group: i32) {
     if let Some(pid) = Pid::from_raw(group) {
         let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
+/// SIGKILL to every process that carries the tag. Each is held by a pidfd before its tag is read, so
+/// that the signal cannot hit who got its number.
+fn kill_tagged(tag: Tag) {
+    for pid in procfs::pids() {
+        let Some(named) = Pid::from_raw(pid) else {
+            continue;
+        };
+        if Tag::of_process(pid) != Some(tag) {
+            continue;
+        }
+        let Ok(held) = pidfd_open(named, PidfdFlags::empty()) else {
+            continue;
+        };
+        if Tag::of_process(pid) == Some(tag) {
+            let _ = pidfd_send_signal(&held, Signal::KILL);
+        }
     }
 }
