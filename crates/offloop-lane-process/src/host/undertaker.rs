@@ -66,6 +66,7 @@ pub(crate) struct Burial {
 
 struct Open {
     burial: Burial,
+    tag: Option<Tag>,
     group: Option<(Group, Events)>,
     /// Processes outside the group that were killed for it.
     hunted: Vec<i32>,
@@ -79,6 +80,7 @@ impl Open {
         let group = kept.group(&burial.roster);
         Self {
             group: group.and_then(|group| group.events().ok().map(|events| (group, events))),
+            tag: Tag::of(&burial.marker),
             burial,
             hunted: Vec::new(),
             unclear: HashMap::new(),
@@ -297,7 +299,7 @@ impl Me {
             }
         }
         if hits >= MANY
-            && let Some(own) = Tag::of(&open.burial.marker)
+            && let Some(own) = open.tag
         {
             kill_tagged(own);
         }
@@ -331,9 +333,7 @@ impl Me {
     /// Whether a living adopted process is of this tree, or of none that lives.
     fn belongs(&self, stat: &Stat, family: &Family, open: &mut Open) -> Belongs {
         // Its number says it, whatever its environment does.
-        let own = Tag::of(&open.burial.marker);
-        let tag = Tag::of_process(stat.pid);
-        if let (Some(own), Some(tag)) = (own, tag)
+        if let (Some(own), Some(tag)) = (open.tag, Tag::of_process(stat.pid))
             && own.run() == tag.run()
         {
             return if own == tag || !family.is_live_tag(tag) {
