@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
-use offloop_runtime::EnqueueError;
+use offloop_job::FailureClass;
+use offloop_runtime::{CallError, EnqueueError, RefusedWhy};
 use offloop_store::{InsertRefusal, StoreError};
 use offloop_wire::{BodyError, FieldProblem, Problem};
 
@@ -38,11 +39,16 @@ pub(crate) enum Kind {
     CrossSite,
     WrongHost,
     TimedOut,
+    Overloaded,
+    DeadlineUnreachable,
+    CallTimedOut,
+    CallFailed,
+    NotCallable,
 }
 
 impl Kind {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::InvalidJson,
         Self::InvalidJob,
         Self::InvalidBody,
@@ -69,6 +75,11 @@ impl Kind {
         Self::CrossSite,
         Self::WrongHost,
         Self::TimedOut,
+        Self::Overloaded,
+        Self::DeadlineUnreachable,
+        Self::CallTimedOut,
+        Self::CallFailed,
+        Self::NotCallable,
     ];
 
     /// Name, status, title, and seconds after which to try again.
@@ -101,6 +112,11 @@ impl Kind {
             Self::CrossSite => ("cross-site", 403, "The request comes from another site", None),
             Self::WrongHost => ("wrong-host", 421, "The Host header names another server", None),
             Self::TimedOut => ("timed-out", 503, "The answer took too long", Some(5)),
+            Self::Overloaded => ("overloaded", 503, "There is more work than can be done now", Some(1)),
+            Self::DeadlineUnreachable => ("deadline-unreachable", 503, "It would be done too late", Some(1)),
+            Self::CallTimedOut => ("call-timed-out", 504, "The call took too long", None),
+            Self::CallFailed => ("call-failed", 500, "The task failed", None),
+            Self::NotCallable => ("not-callable", 422, "The task runs as jobs only", None),
         }
     }
 
@@ -230,6 +246,50 @@ pub(crate) fn of_refusal(refusal: &InsertRefusal) -> Problem {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         of_store(&error).into()
+    }
+}
+
+pub(crate) fn of_call(error: &CallError) -> Problem {
+    let detail = error.to_string();
+    let field = |kind: Kind, name: &str| {
+        let text = detail.strip_prefix(&format!("{name}: ")).unwrap_or(&detail);
+        let errors = vec![FieldProblem::new(format!("/{name}"), text)];
+        with_fields(kind.say(detail.as_str()), errors)
+    };
+    match error {
+        CallError::UnknownTask { .. } => Kind::NotFound.say(detail),
+        CallError::NotCallable { .. } => Kind::NotCallable.say(detail),
+        CallError::PayloadTooLarge { .. } => field(Kind::TooLarge, "payload"),
+        CallError::Timeout { .. } => field(Kind::InvalidBody, "timeout_ms"),
+        CallError::Refused(refused) => {
+            let kind = match refused.why {
+                RefusedWhy::Deadline { .. } => Kind::DeadlineUnreachable,
+                RefusedWhy::Wait { .. } | RefusedWhy::Line { .. } => Kind::Overloaded,
+            };
+            let mut problem = kind.say(detail);
+            problem.retry_after = Some(refused.retry_after.as_secs() + 1); // whole seconds, up
+            problem.estimated_wait_ms = u64::try_from(refused.wait.as_millis()).ok();
+            problem
+        }
+        CallError::Failed(failure) => {
+            let kind = match failure.class {
+                FailureClass::Invalid => Kind::InvalidBody,
+                FailureClass::Timeout => Kind::CallTimedOut,
+                _ => Kind::CallFailed,
+            };
+            let mut problem = kind.say(detail);
+            problem.class = Some(failure.class.as_str().to_owned());
+            problem
+        }
+        CallError::TimedOut { .. } => Kind::CallTimedOut.say(detail),
+        CallError::ShuttingDown => Kind::ShuttingDown.say(detail),
+        _ => Kind::Internal.say(detail),
+    }
+}
+
+impl From<CallError> for Refusal {
+    fn from(error: CallError) -> Self {
+        of_call(&error).into()
     }
 }
 

@@ -13,6 +13,11 @@ pub const IDEMPOTENCY_KEEP: Duration = Duration::from_secs(24 * 3600);
 /// Payload and result: larger data belongs in a file or an object store, the job names it.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 pub const RESULT_BYTES_MAX: usize = 1 << 20;
+/// The same of a call, which no store keeps. A lane of child processes carries what a job may have.
+pub const CALL_PAYLOAD_BYTES_MAX: usize = 8 << 20;
+pub const CALL_RESULT_BYTES_MAX: usize = 8 << 20;
+/// Who waits longer wants a job.
+pub const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// Progress is a note for a person, written over and over.
 pub const PROGRESS_BYTES_MAX: usize = 4 << 10;
 /// Message of a failure; the rest is in the log.

@@ -213,6 +213,7 @@ impl Offloop {
                 cpu: None,
                 memory_bytes: None,
                 stall: None,
+                result_bytes: offloop_job::limits::RESULT_BYTES_MAX,
             },
             cores: 1,
             deadline: None,

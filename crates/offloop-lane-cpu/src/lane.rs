@@ -76,6 +76,10 @@ impl Lane for CpuLane {
         }
     }
 
+    fn bytes_max(&self) -> usize {
+        offloop_job::limits::CALL_PAYLOAD_BYTES_MAX
+    }
+
     fn open(&self, sink: Arc<dyn LaneSink>) -> Result<(), LaneOpenError> {
         if cfg!(panic = "abort") {
             let why = "this program is built with panic=abort, so one panic would end them all";

@@ -246,8 +246,15 @@ fn answer(shared: &Shared, name: &str, returned: Returned, overrun: Option<&Over
     usage.bytes_out += log.written_bytes();
     let reason = ctx.token().reason();
     // An answer over a limit is dropped in here, and its destructor is the task's code.
-    let outcome = contained(|| Ok(outcome_of(answer, reason, overrun)))
-        .unwrap_or_else(|error| Outcome::Failed(Failure::new(error.class, error.message)));
+    let outcome = contained(|| {
+        Ok(outcome_of(
+            answer,
+            work.limits.result_bytes,
+            reason,
+            overrun,
+        ))
+    })
+    .unwrap_or_else(|error| Outcome::Failed(Failure::new(error.class, error.message)));
     let (job, lease) = (work.job, work.lease);
     // The payload is dropped before the answer goes out, for the same reason.
     drop_quietly((ctx, work));

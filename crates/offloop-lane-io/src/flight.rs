@@ -104,7 +104,8 @@ pub(crate) async fn fly(mut flight: Flight) {
         Ok(future) => drive(future, &ctx, &entry, started, &mut overrun).await,
         Err(error) => Err(error),
     };
-    let outcome = outcome_of(answer, ctx.token().reason(), overrun.as_ref());
+    let most = ctx.work().limits.result_bytes;
+    let outcome = outcome_of(answer, most, ctx.token().reason(), overrun.as_ref());
     flight.outcome = Some(outcome);
 }
 

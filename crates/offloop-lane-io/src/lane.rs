@@ -278,6 +278,10 @@ impl Lane for IoLane {
         }
     }
 
+    fn bytes_max(&self) -> usize {
+        offloop_job::limits::CALL_PAYLOAD_BYTES_MAX
+    }
+
     fn open(&self, sink: Arc<dyn LaneSink>) -> Result<(), LaneOpenError> {
         let error = |message: String| LaneOpenError {
             lane: self.shared.name.clone(),

@@ -192,6 +192,7 @@ fn work(lease: u64) -> Result<Work, Box<dyn std::error::Error>> {
             cpu: None,
             memory_bytes: None,
             stall: None,
+            result_bytes: offloop_job::limits::RESULT_BYTES_MAX,
         },
         cores: 1,
         deadline: None,

@@ -41,6 +41,7 @@ fn work(lease: u64) -> Fallible<Work> {
             cpu: None,
             memory_bytes: None,
             stall: None,
+            result_bytes: offloop_job::limits::RESULT_BYTES_MAX,
         },
         cores: 1,
         deadline: None,

@@ -134,6 +134,8 @@ pub struct ProcessSpec {
     pub command: Vec<OsString>,
     /// Children at a time, 1 to 256.
     pub processes: u16,
+    /// The lane is for calls: its name tells it from the one for the task's jobs.
+    pub calls: bool,
     pub harness: Harness,
     /// On top of PATH, HOME, LANG, TZ and TMPDIR.
     pub env: BTreeMap<String, OsString>,
@@ -173,6 +175,7 @@ impl ProcessSpec {
             mode: Mode::Process,
             command: command.into_iter().map(Into::into).collect(),
             processes: 1,
+            calls: false,
             harness: Harness::Auto,
             env: BTreeMap::new(),
             cwd: None,
@@ -212,7 +215,8 @@ impl ProcessSpec {
             Mode::Process => "process",
             Mode::Exec => "exec",
         };
-        format!("{kind}:{}", self.task.name).into()
+        let calls = if self.calls { ":calls" } else { "" };
+        format!("{kind}:{}{calls}", self.task.name).into()
     }
 }
 

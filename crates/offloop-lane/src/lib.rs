@@ -94,6 +94,11 @@ pub trait Lane: Send + Sync + fmt::Debug {
 
     fn slots(&self) -> Slots;
 
+    /// Bytes of a payload or a result that it can carry; what a job may have, or more.
+    fn bytes_max(&self) -> usize {
+        offloop_job::limits::PAYLOAD_BYTES_MAX
+    }
+
     /// Makes executors ready; answers go to `sink`. Called once, before any work.
     fn open(&self, sink: Arc<dyn LaneSink>) -> Result<(), LaneOpenError>;
 

@@ -114,6 +114,7 @@ mod tests {
                 cpu: None,
                 memory_bytes: None,
                 stall: None,
+                result_bytes: 1,
             },
             cores: 1,
             deadline,

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use offloop_job::limits::RESULT_BYTES_MAX;
 use offloop_job::{Failure, FailureClass, Outcome, RecordWrite};
 
 use crate::{Stopped, TaskError, TaskOutput};
@@ -82,13 +81,15 @@ impl Overrun {
 /// - An error after a stop was asked is the stop's doing: stopped, or failed by the limit's class.
 /// - A result or a record over its limit is an error that names the limit.
 ///
-/// `overrun`: the limit that was passed, where `stop` is [`Stopped::Limit`].
+/// - `result_max`: bytes that the result may have.
+/// - `overrun`: the limit that was passed, where `stop` is [`Stopped::Limit`].
 pub fn outcome_of(
     answer: Result<TaskOutput, TaskError>,
+    result_max: usize,
     stop: Option<Stopped>,
     overrun: Option<&Overrun>,
 ) -> Outcome {
-    let error = match answer.and_then(within_limits) {
+    let error = match answer.and_then(|output| within_limits(output, result_max)) {
         Ok(output) => {
             return Outcome::Completed {
                 result: output.result,
@@ -119,10 +120,10 @@ const fn own_class(class: FailureClass) -> FailureClass {
     }
 }
 
-fn within_limits(output: TaskOutput) -> Result<TaskOutput, TaskError> {
+fn within_limits(output: TaskOutput, result_max: usize) -> Result<TaskOutput, TaskError> {
     let len = output.result.as_ref().map_or(0, bytes::Bytes::len);
-    if len > RESULT_BYTES_MAX {
-        let message = format!("the result has {len} bytes; the limit is {RESULT_BYTES_MAX}");
+    if len > result_max {
+        let message = format!("the result has {len} bytes; the limit is {result_max}");
         return Err(TaskError::error(message));
     }
     let problem = output.records.iter().find_map(RecordWrite::problem);
@@ -133,6 +134,7 @@ fn within_limits(output: TaskOutput) -> Result<TaskOutput, TaskError> {
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use offloop_job::limits::RESULT_BYTES_MAX;
     use offloop_job::{StopReason, TaskName};
 
     #[test]
@@ -141,14 +143,22 @@ mod tests {
         let limit = Some(Stopped::Limit(FailureClass::Timeout));
         let overrun = Overrun::timeout(Duration::from_secs(1), Duration::from_millis(1_234));
         for stop in [None, cancel, limit] {
-            let outcome = outcome_of(Ok(TaskOutput::json("1")), stop, Some(&overrun));
+            let outcome = outcome_of(
+                Ok(TaskOutput::json("1")),
+                RESULT_BYTES_MAX,
+                stop,
+                Some(&overrun),
+            );
             assert!(matches!(outcome, Outcome::Completed { .. }), "{stop:?}");
         }
-        let class = |error, stop| match outcome_of(Err(error), stop, Some(&overrun)) {
-            Outcome::Completed { .. } => panic!("an error completed"),
-            Outcome::Failed(failure) => (failure.class, failure.message, None),
-            Outcome::Stopped { reason, failure } => (failure.class, failure.message, Some(reason)),
-        };
+        let class =
+            |error, stop| match outcome_of(Err(error), RESULT_BYTES_MAX, stop, Some(&overrun)) {
+                Outcome::Completed { .. } => panic!("an error completed"),
+                Outcome::Failed(failure) => (failure.class, failure.message, None),
+                Outcome::Stopped { reason, failure } => {
+                    (failure.class, failure.message, Some(reason))
+                }
+            };
         let cancelled = class(TaskError::stopped(), cancel);
         assert_eq!(cancelled.0, FailureClass::Cancelled);
         assert_eq!(cancelled.2, Some(StopReason::Cancel));
@@ -178,7 +188,8 @@ mod tests {
             }],
         };
         for (output, says) in [(big, "1048576"), (bad_record, "key has 0 bytes")] {
-            let Outcome::Failed(failure) = outcome_of(Ok(output), None, None) else {
+            let Outcome::Failed(failure) = outcome_of(Ok(output), RESULT_BYTES_MAX, None, None)
+            else {
                 panic!("was taken");
             };
             assert_eq!(failure.class, FailureClass::Error);

@@ -16,6 +16,8 @@ pub struct WorkLimits {
     pub memory_bytes: Option<u64>,
     /// Longest time without a progress note.
     pub stall: Option<Duration>,
+    /// Of the result, for lanes that carry more than a job may have.
+    pub result_bytes: usize,
 }
 
 /// One attempt to run.

@@ -10,6 +10,7 @@ use offloop_lane::{Lane, LaneOpenError, LeftoverError};
 use offloop_store::{Engine, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::calls::{CallSettings, Calls};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{RuntimeConfig, TaskDefaults};
 use crate::handle::{Parts, RuntimeHandle, Shared};
@@ -45,6 +46,8 @@ pub enum StartError {
 pub struct RuntimeBuilder {
     engine: Arc<dyn Engine>,
     lanes: Vec<Arc<dyn Lane>>,
+    call_lanes: Vec<Arc<dyn Lane>>,
+    call_settings: HashMap<TaskName, CallSettings>,
     hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
     defaults: HashMap<TaskName, TaskDefaults>,
     clock: Arc<dyn Clock>,
@@ -68,6 +71,8 @@ impl RuntimeBuilder {
         Self {
             engine,
             lanes: Vec::new(),
+            call_lanes: Vec::new(),
+            call_settings: HashMap::new(),
             hooks: HashMap::new(),
             defaults: HashMap::new(),
             clock: Arc::new(SystemClock),
@@ -80,6 +85,20 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn lane(mut self, lane: Arc<dyn Lane>) -> Self {
         self.lanes.push(lane);
+        self
+    }
+
+    /// A lane for calls. A task may be on one of these and on one for jobs.
+    #[must_use]
+    pub fn call_lane(mut self, lane: Arc<dyn Lane>) -> Self {
+        self.call_lanes.push(lane);
+        self
+    }
+
+    /// How calls of this task are treated.
+    #[must_use]
+    pub fn call_settings(mut self, task: TaskName, settings: CallSettings) -> Self {
+        self.call_settings.insert(task, settings);
         self
     }
 
@@ -116,9 +135,9 @@ impl RuntimeBuilder {
     }
 
     fn routes(&self) -> Result<HashMap<TaskName, usize>, StartError> {
-        let mut routes: HashMap<TaskName, usize> = HashMap::new();
-        for (index, lane) in self.lanes.iter().enumerate() {
-            if self.lanes[..index]
+        let names: Vec<_> = self.lanes.iter().chain(&self.call_lanes).collect();
+        for (index, lane) in names.iter().enumerate() {
+            if names[..index]
                 .iter()
                 .any(|other| other.name() == lane.name())
             {
@@ -126,17 +145,9 @@ impl RuntimeBuilder {
                     name: lane.name().into(),
                 });
             }
-            for task in lane.tasks() {
-                if let Some(first) = routes.insert(task.name.clone(), index) {
-                    return Err(StartError::TaskTwice {
-                        task: task.name.clone(),
-                        first: self.lanes[first].name().into(),
-                        second: lane.name().into(),
-                    });
-                }
-            }
         }
-        Ok(routes)
+        tasks_of(&self.call_lanes)?;
+        tasks_of(&self.lanes)
     }
 
     /// Opens the lanes, ends what an earlier run left behind, rescues its jobs, and begins to give
@@ -144,7 +155,8 @@ impl RuntimeBuilder {
     pub fn start(self) -> Result<Runtime, StartError> {
         let routes = self.routes()?;
         let mut defaults = self.defaults;
-        for info in self.lanes.iter().flat_map(|lane| lane.tasks()) {
+        let all = self.lanes.iter().chain(&self.call_lanes);
+        for info in all.flat_map(|lane| lane.tasks()) {
             let own = defaults.entry(info.name.clone()).or_default();
             own.timeout = own.timeout.or(info.timeout);
         }
@@ -152,6 +164,7 @@ impl RuntimeBuilder {
         let shared = Arc::new(Shared::new(Parts {
             engine: self.engine,
             lanes: self.lanes,
+            calls: Calls::new(self.call_lanes, &self.call_settings),
             routes,
             defaults,
             hooks: self.hooks,
@@ -181,6 +194,8 @@ impl RuntimeBuilder {
                 );
             }
         }
+        shared.calls.open()?;
+        shared.calls.clear_leftovers()?;
         let (started, ready) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("offloop-keeper".into())
@@ -197,6 +212,23 @@ impl RuntimeBuilder {
             keeper: Some(thread),
         })
     }
+}
+
+/// Task to lane; each task on one.
+fn tasks_of(lanes: &[Arc<dyn Lane>]) -> Result<HashMap<TaskName, usize>, StartError> {
+    let mut routes: HashMap<TaskName, usize> = HashMap::new();
+    for (index, lane) in lanes.iter().enumerate() {
+        for task in lane.tasks() {
+            if let Some(first) = routes.insert(task.name.clone(), index) {
+                return Err(StartError::TaskTwice {
+                    task: task.name.clone(),
+                    first: lanes[first].name().into(),
+                    second: lane.name().into(),
+                });
+            }
+        }
+    }
+    Ok(routes)
 }
 
 /// A running server. Dropped without [`Runtime::shutdown`], it ends its executors at once and
@@ -246,6 +278,8 @@ impl Drop for Runtime {
                 lane.close();
                 let _ = lane.terminate(std::time::Duration::ZERO);
             }
+            self.handle.0.calls.close();
+            self.handle.0.calls.terminate(std::time::Duration::ZERO);
         }
     }
 }

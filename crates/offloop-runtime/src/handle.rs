@@ -21,6 +21,8 @@ use offloop_store::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::admission::Pressure;
+use crate::calls::{self, CallAnswer, CallAsk, CallError, CallLaneView, Calls};
 use crate::clock::{Clock, Dice};
 use crate::config::{RuntimeConfig, TaskDefaults};
 use crate::hooks::{FinalEnd, TaskHook};
@@ -76,6 +78,7 @@ pub(crate) struct RunningView {
 pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) lanes: Vec<Arc<dyn Lane>>,
+    pub(crate) calls: Calls,
     /// Task to lane.
     pub(crate) routes: HashMap<TaskName, usize>,
     pub(crate) tasks: Vec<TaskView>,
@@ -108,6 +111,7 @@ impl fmt::Debug for Shared {
 pub(crate) struct Parts {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) lanes: Vec<Arc<dyn Lane>>,
+    pub(crate) calls: Calls,
     pub(crate) routes: HashMap<TaskName, usize>,
     pub(crate) defaults: HashMap<TaskName, TaskDefaults>,
     pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
@@ -132,6 +136,7 @@ impl Shared {
             hub: Arc::new(Hub::new(epoch, parts.config.events_kept)),
             engine: parts.engine,
             lanes: parts.lanes,
+            calls: parts.calls,
             routes: parts.routes,
             defaults: parts.defaults,
             hooks: parts.hooks,
@@ -359,6 +364,7 @@ impl RuntimeHandle {
         &self.0.tasks
     }
 
+    /// Those for jobs, then those for calls.
     pub fn lanes(&self) -> Vec<LaneView> {
         let view = |lane: &Arc<dyn Lane>| LaneView {
             name: lane.name().into(),
@@ -368,7 +374,37 @@ impl RuntimeHandle {
             trouble: lane.trouble(),
             tasks: lane.tasks().iter().map(|task| task.name.clone()).collect(),
         };
-        self.0.lanes.iter().map(view).collect()
+        self.0
+            .lanes
+            .iter()
+            .chain(self.0.calls.lanes())
+            .map(view)
+            .collect()
+    }
+
+    /// Runs a task for a caller who waits, on a lane for calls: nothing is written. Dropped before it
+    /// answers, it hangs up, and the work is stopped. Call it inside a tokio runtime.
+    pub async fn call(&self, ask: CallAsk) -> Result<CallAnswer, CallError> {
+        calls::call(&self.0, ask).await
+    }
+
+    /// Whether calls of the task are taken.
+    pub fn is_callable(&self, task: &str) -> bool {
+        self.0.calls.takes(task)
+    }
+
+    pub fn call_lanes(&self) -> Vec<CallLaneView> {
+        self.0.calls.views()
+    }
+
+    /// Of the line that this task's calls wait in.
+    pub fn pressure_of(&self, task: &TaskName) -> Pressure {
+        self.0.calls.pressure_of(task)
+    }
+
+    /// The fullest line for calls.
+    pub fn pressure(&self) -> Pressure {
+        self.0.calls.pressure()
     }
 
     pub fn node(&self) -> &NodeId {

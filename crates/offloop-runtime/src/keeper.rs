@@ -89,6 +89,8 @@ const SETTLE_BATCH_MAX: usize = 512;
 const SETTLES_IN_FLIGHT_MAX: usize = 2;
 /// Inputs taken at once.
 const INPUTS_AT_ONCE: usize = 1_024;
+/// How often the end of the last calls is looked for while the server closes.
+const CALLS_LOOKED_AT: Duration = Duration::from_millis(10);
 /// After a failed store call: the first wait, doubled up to the last.
 const STORE_RETRY_FIRST: Duration = Duration::from_millis(20);
 const STORE_RETRY_LAST: Duration = Duration::from_secs(1);
@@ -232,6 +234,9 @@ impl Keeper {
         }
         if let Some(closing) = &self.closing {
             wait = wait.min(closing.due().saturating_duration_since(now));
+            if !self.shared.calls.is_idle() {
+                wait = wait.min(CALLS_LOOKED_AT); // their ends do not come by the inbox
+            }
         }
         wait
     }

@@ -1,12 +1,14 @@
 //! Where stores meet lanes: the path of a job and its upkeep.
 //!
 //! `path/` reads in order: enqueue, claim, dispatch, settle, publish. `upkeep/` is what time
-//! demands: promote, expire, rescue, prune. The keeper runs both on a thread and a small runtime of
+//! demands: promote, expire, rescue, prune. `calls/` is the other way in, for work whose caller waits. The keeper runs both on a thread and a small runtime of
 //! its own, so that neither a busy door nor a busy lane delays a claim, a settlement or a stop.
 //!
 //! Must never: name an engine or a lane, know HTTP or serde, run a task.
 
+mod admission;
 mod builder;
+mod calls;
 pub mod clock;
 mod config;
 mod handle;
@@ -17,7 +19,11 @@ mod path;
 mod shutdown;
 mod upkeep;
 
+pub use admission::Pressure;
 pub use builder::{Runtime, RuntimeBuilder, StartError};
+pub use calls::{
+    CallAnswer, CallAsk, CallCounts, CallError, CallLaneView, CallSettings, Refused, RefusedWhy,
+};
 pub use config::{RuntimeConfig, TaskDefaults};
 pub use handle::{CancelOutcome, LaneView, QueryError, RuntimeHandle, TaskView};
 pub use hooks::{FinalEnd, TaskHook};

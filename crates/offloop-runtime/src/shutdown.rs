@@ -101,6 +101,7 @@ impl Keeper {
         for lane in &self.shared.lanes {
             lane.close();
         }
+        self.shared.calls.close();
         let inbox = self.shared.inbox.clone();
         tokio::task::spawn_local(async move {
             if force.await.is_ok() {
@@ -123,7 +124,8 @@ impl Keeper {
         let Some(closing) = &mut self.closing else {
             return;
         };
-        if self.running.is_empty() || Instant::now() < closing.due() {
+        let idle = self.running.is_empty() && self.shared.calls.is_idle();
+        if idle || Instant::now() < closing.due() {
             return;
         }
         match closing.phase {
@@ -132,9 +134,11 @@ impl Keeper {
                 for (lease, running) in &self.running {
                     self.shared.lanes[running.lane].stop(*lease, StopReason::Shutdown);
                 }
+                self.shared.calls.stop_all();
             }
             Phase::Stop => {
                 closing.phase = Phase::Terminate;
+                self.shared.calls.terminate(Duration::from_millis(500));
                 for lane in &self.shared.lanes {
                     for lease in lane.terminate(Duration::from_millis(500)) {
                         if let Some(running) = self.running.remove(&lease) {
@@ -159,8 +163,11 @@ impl Keeper {
         let Some(closing) = &self.closing else {
             return false;
         };
-        let quiet =
-            self.running.is_empty() && self.over.is_empty() && self.settling == 0 && !self.claiming;
+        let quiet = self.running.is_empty()
+            && self.shared.calls.is_idle()
+            && self.over.is_empty()
+            && self.settling == 0
+            && !self.claiming;
         let overtime = closing.phase == Phase::Terminate && Instant::now() >= closing.due();
         quiet || overtime
     }
@@ -172,6 +179,7 @@ impl Keeper {
         for lane in &self.shared.lanes {
             let _ = lane.terminate(Duration::from_millis(500)); // idle executors
         }
+        self.shared.calls.terminate(Duration::from_millis(500));
         let settled = self.over.is_empty() && self.settling == 0;
         let closed = tokio::time::timeout(SETTLE_AT_END, self.shared.engine.close()).await;
         closing.report.settled = settled && matches!(closed, Ok(Ok(())));

@@ -6,6 +6,7 @@
 //! Must never: know HTTP, a store's engine or the runtime; read the clock (`now` is an argument).
 
 mod bulk;
+mod call;
 mod json;
 mod log;
 mod names;
@@ -17,6 +18,7 @@ mod usage;
 mod view;
 
 pub use bulk::{BulkErrors, BulkLine, BulkSummary, write_created_line, write_line};
+pub use call::{CALL_FIELDS, CallBody, CallFacts, call_json, read_call};
 pub use json::{DEPTH_MAX, raw_or_text};
 pub use options::{BackoffBody, JobBody, OptionsBody, UniqueBody};
 pub use problem::{FieldProblem, Problem};

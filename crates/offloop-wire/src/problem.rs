@@ -39,6 +39,12 @@ pub struct Problem {
     /// Seconds after which the same request may be sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
+    /// What the request would have waited, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_wait_ms: Option<u64>,
+    /// How the work failed: a class of failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
     /// The job that stands in the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,

@@ -121,7 +121,7 @@ struct Draft<'a> {
 }
 
 /// A type that does not fit, or a number out of its type's range.
-struct Wrong(String);
+pub(crate) struct Wrong(pub(crate) String);
 
 impl From<NameError> for Wrong {
     fn from(error: NameError) -> Self {
@@ -447,7 +447,7 @@ fn wrong(found: &Lit<'_>, want: &str) -> Wrong {
     Wrong(format!("is {}; give {want}", found.what()))
 }
 
-fn text<'l>(value: &'l Lit<'_>) -> Result<&'l str, Wrong> {
+pub(crate) fn text<'l>(value: &'l Lit<'_>) -> Result<&'l str, Wrong> {
     match value {
         Lit::Text(text) => Ok(text),
         other => Err(wrong(other, "a text")),
@@ -466,7 +466,7 @@ fn number(value: &Lit<'_>) -> Result<u64, Wrong> {
     }
 }
 
-fn small(value: &Lit<'_>, max: u64) -> Result<u64, Wrong> {
+pub(crate) fn small(value: &Lit<'_>, max: u64) -> Result<u64, Wrong> {
     let number = number(value)?;
     if number > max {
         Err(Wrong(format!("is {number}, which is too large")))
@@ -475,7 +475,7 @@ fn small(value: &Lit<'_>, max: u64) -> Result<u64, Wrong> {
     }
 }
 
-fn millis(value: &Lit<'_>) -> Result<Duration, Wrong> {
+pub(crate) fn millis(value: &Lit<'_>) -> Result<Duration, Wrong> {
     number(value).map(Duration::from_millis)
 }
 

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use offloop_http::PackRoutes;
 use offloop_job::{NameError, NodeId, TaskName};
 use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
-use offloop_lane_cpu::{CpuLane, CpuLaneBuilder};
-use offloop_lane_io::{IoLane, IoLaneBuilder};
+use offloop_lane_cpu::{CpuHandler, CpuLane, CpuLaneBuilder};
+use offloop_lane_io::{IoHandler, IoLane, IoLaneBuilder};
 use offloop_lane_process::{
     Cgroups, Host, HostConfig, HostError, Means, ProcessLane, ProcessSpec, SHIM_COMMAND,
 };
 use offloop_runtime::clock::{Clock, SystemClock};
 use offloop_runtime::{
-    Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle, ShutdownPlan, ShutdownReport,
-    StartError, TaskDefaults, TaskHook,
+    CallSettings, Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle, ShutdownPlan,
+    ShutdownReport, StartError, TaskDefaults, TaskHook,
 };
 use offloop_store::Engine;
 use offloop_store_memory::{MemoryOptions, MemoryStore};
@@ -56,6 +56,10 @@ enum Store {
 /// Queues take this many jobs unless the operator says otherwise.
 const QUEUE_JOBS_MAX_DEFAULT: u64 = 10_000_000;
 
+/// Threads for calls come before those for jobs (10) and after the doors (0): a request waits for
+/// them, and the doors must answer everybody else.
+const CALLS_NICE: u8 = 5;
+
 /// What a server is made of.
 pub struct Builder {
     data: PathBuf,
@@ -63,6 +67,10 @@ pub struct Builder {
     config: RuntimeConfig,
     cpu: CpuLaneBuilder,
     io: IoLaneBuilder,
+    /// The same tasks once more, for calls.
+    cpu_calls: CpuLaneBuilder,
+    io_calls: IoLaneBuilder,
+    call_settings: Vec<(TaskName, CallSettings)>,
     processes: Vec<ProcessSpec>,
     defaults: Vec<(TaskName, TaskDefaults)>,
     packs: Vec<Box<dyn Pack>>,
@@ -105,6 +113,9 @@ impl Builder {
             config: RuntimeConfig::default(),
             cpu: builtin::on_cpu(CpuLane::builder("cpu")),
             io: builtin::on_io(IoLane::builder("io")),
+            cpu_calls: builtin::on_cpu(CpuLane::builder("cpu:calls").nice(CALLS_NICE)),
+            io_calls: builtin::on_io(IoLane::builder("io:calls")),
+            call_settings: Vec::new(),
             processes: Vec::new(),
             defaults: Vec::new(),
             packs: Vec::new(),
@@ -141,6 +152,20 @@ impl Builder {
     #[must_use]
     pub fn cpu_threads(mut self, threads: u16) -> Self {
         self.cpu = self.cpu.threads(threads);
+        self
+    }
+
+    /// Threads of the `cpu:calls` lane; default as many as the `cpu` lane has by default.
+    #[must_use]
+    pub fn call_threads(mut self, threads: u16) -> Self {
+        self.cpu_calls = self.cpu_calls.threads(threads);
+        self
+    }
+
+    /// How calls of this task are treated.
+    #[must_use]
+    pub fn calls(mut self, task: TaskName, settings: CallSettings) -> Self {
+        self.call_settings.push((task, settings));
         self
     }
 
@@ -192,7 +217,9 @@ impl Builder {
     where
         F: Fn(&TaskContext) -> Result<TaskOutput, TaskError> + Send + Sync + 'static,
     {
-        self.cpu = self.cpu.task(info, Arc::new(run));
+        let run: CpuHandler = Arc::new(run);
+        self.cpu = self.cpu.task(info.clone(), Arc::clone(&run));
+        self.cpu_calls = self.cpu_calls.task(info, run);
         self
     }
 
@@ -207,13 +234,14 @@ impl Builder {
             timeout: None,
             about: "".into(),
         };
-        self.io = self
-            .io
-            .task(info, Arc::new(move |context| Box::pin(run(context))));
+        let run: IoHandler = Arc::new(move |context| Box::pin(run(context)));
+        self.io = self.io.task(info.clone(), Arc::clone(&run));
+        self.io_calls = self.io_calls.task(info, run);
         Ok(self)
     }
 
-    /// A task in any language, as a child process.
+    /// A task in any language, as a child process. With [`ProcessSpec::calls`] these children serve
+    /// calls, and the task's jobs need a spec of their own.
     #[must_use]
     pub fn process_task(mut self, spec: ProcessSpec) -> Self {
         self.processes.push(spec);
@@ -239,6 +267,8 @@ impl Builder {
         let Parts {
             engine,
             lanes,
+            call_lanes,
+            call_settings,
             hooks,
             packs,
             node,
@@ -251,6 +281,12 @@ impl Builder {
         let mut builder = RuntimeBuilder::new(engine, node).config(config).seed(seed);
         for lane in lanes {
             builder = builder.lane(lane);
+        }
+        for lane in call_lanes {
+            builder = builder.call_lane(lane);
+        }
+        for (task, settings) in call_settings {
+            builder = builder.call_settings(task, settings);
         }
         for (task, defaults) in defaults {
             builder = builder.defaults(task, defaults);
@@ -274,7 +310,8 @@ impl Builder {
     /// [`Builder::start`] would do, without taking a job. Blocks.
     pub fn check(self) -> Result<Checked, BuildError> {
         let parts = self.parts()?;
-        let lanes = parts.lanes.iter().map(|lane| CheckedLane {
+        let all = parts.lanes.iter().chain(&parts.call_lanes);
+        let lanes = all.map(|lane| CheckedLane {
             name: lane.name().into(),
             tasks: lane.tasks().iter().map(|task| task.name.clone()).collect(),
             problem: lane.try_out().err(),
@@ -315,9 +352,19 @@ impl Builder {
         let host = Host::open(host.environment(self.environment))?;
         let mut lanes: Vec<Arc<dyn Lane>> =
             vec![Arc::new(self.cpu.build()), Arc::new(self.io.build())];
+        let mut call_lanes: Vec<Arc<dyn Lane>> = vec![
+            Arc::new(self.cpu_calls.build()),
+            Arc::new(self.io_calls.build()),
+        ];
         for spec in self.processes {
-            lanes.push(Arc::new(ProcessLane::new(spec, Arc::clone(&host))));
+            let kind = if spec.calls {
+                &mut call_lanes
+            } else {
+                &mut lanes
+            };
+            kind.push(Arc::new(ProcessLane::new(spec, Arc::clone(&host))));
         }
+        let mut call_settings = self.call_settings;
         let mut packs = self.packs;
         let mut hooks: Vec<(TaskName, Arc<dyn TaskHook>)> = Vec::new();
         for pack in &mut packs {
@@ -325,12 +372,16 @@ impl Builder {
                 data: &self.data,
                 host: &host,
                 lanes: &mut lanes,
+                call_lanes: &mut call_lanes,
+                call_settings: &mut call_settings,
                 hooks: &mut hooks,
             })?;
         }
         Ok(Parts {
             engine,
             lanes,
+            call_lanes,
+            call_settings,
             hooks,
             packs,
             node: NodeId(format!("{now}-{pid}").into()),
@@ -347,6 +398,8 @@ impl Builder {
 struct Parts {
     engine: Arc<dyn Engine>,
     lanes: Vec<Arc<dyn Lane>>,
+    call_lanes: Vec<Arc<dyn Lane>>,
+    call_settings: Vec<(TaskName, CallSettings)>,
     hooks: Vec<(TaskName, Arc<dyn TaskHook>)>,
     packs: Vec<Box<dyn Pack>>,
     node: NodeId,

@@ -8,7 +8,7 @@ use offloop_http::PackRoutes;
 use offloop_job::TaskName;
 use offloop_lane::Lane;
 use offloop_lane_process::Host;
-use offloop_runtime::{RuntimeHandle, TaskHook};
+use offloop_runtime::{CallSettings, RuntimeHandle, TaskHook};
 
 /// A pack that cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,8 @@ pub struct Setup<'a> {
     pub(crate) data: &'a Path,
     pub(crate) host: &'a Arc<Host>,
     pub(crate) lanes: &'a mut Vec<Arc<dyn Lane>>,
+    pub(crate) call_lanes: &'a mut Vec<Arc<dyn Lane>>,
+    pub(crate) call_settings: &'a mut Vec<(TaskName, CallSettings)>,
     pub(crate) hooks: &'a mut Vec<(TaskName, Arc<dyn TaskHook>)>,
 }
 
@@ -52,6 +54,16 @@ impl Setup<'_> {
 
     pub fn lane(&mut self, lane: Arc<dyn Lane>) {
         self.lanes.push(lane);
+    }
+
+    /// A lane for calls.
+    pub fn call_lane(&mut self, lane: Arc<dyn Lane>) {
+        self.call_lanes.push(lane);
+    }
+
+    /// How calls of a task are treated.
+    pub fn calls(&mut self, task: TaskName, settings: CallSettings) {
+        self.call_settings.push((task, settings));
     }
 
     pub fn hook(&mut self, task: TaskName, hook: Arc<dyn TaskHook>) {

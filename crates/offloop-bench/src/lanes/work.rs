@@ -29,6 +29,7 @@ pub(super) fn work(lease: u64, task: &TaskName, payload: &Bytes, timeout: Durati
             cpu: None,
             memory_bytes: None,
             stall: None,
+            result_bytes: offloop_job::limits::RESULT_BYTES_MAX,
         },
         cores: 1,
         deadline: None,

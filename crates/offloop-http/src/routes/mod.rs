@@ -2,6 +2,7 @@
 
 mod act;
 mod bulk;
+mod call;
 mod enqueue;
 mod events;
 mod health;
@@ -39,6 +40,7 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/v1/jobs/{id}/logs", get(jobs::logs))
         .route("/v1/jobs/{id}/cancel", post(act::cancel))
         .route("/v1/jobs/{id}/retry", post(act::retry))
+        .route("/v1/call/{task}", post(call::call))
         .route("/v1/tasks", get(queues::tasks))
         .route("/v1/queues", get(queues::queues))
         .route("/v1/queues/{name}/pause", post(queues::pause))

@@ -122,6 +122,7 @@ pub fn limits() -> WorkLimits {
         cpu: None,
         memory_bytes: None,
         stall: None,
+        result_bytes: offloop_job::limits::RESULT_BYTES_MAX,
     }
 }
 

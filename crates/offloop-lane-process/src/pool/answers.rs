@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offloop_job::limits::PROGRESS_BYTES_MAX;
+use offloop_job::limits::RESULT_BYTES_MAX;
 use offloop_job::{Lease, Usage};
 use offloop_lane::{Ended, Gone, LaneEvent, Proof, TaskError, TaskOutput, outcome_of};
 
@@ -139,7 +140,12 @@ impl Pool {
             queued: flight.queued(now),
             usage,
             log: log.take(),
-            outcome: outcome_of(answer, flight.stop, flight.overrun.as_ref()),
+            outcome: outcome_of(
+                answer,
+                RESULT_BYTES_MAX,
+                flight.stop,
+                flight.overrun.as_ref(),
+            ),
             gone: Gone::proven(Proof::ChildAnswered { pid }),
         };
         self.note_end(&flight.work, &ended, now);

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::time::{Duration, Instant};
 
+use offloop_job::limits::RESULT_BYTES_MAX;
 use offloop_lane::{TaskError, outcome_of};
 use rustix::event::epoll::EventFlags;
 
@@ -182,7 +183,12 @@ impl Shared {
         pool.exits.count(ExitReason::NotStarted);
         let why = format!("the child could not be started: {error}");
         if let Some(flight) = child.flight {
-            let failed = outcome_of(Err(TaskError::error(why)), flight.stop, None);
+            let failed = outcome_of(
+                Err(TaskError::error(why)),
+                RESULT_BYTES_MAX,
+                flight.stop,
+                None,
+            );
             pool.tell_unflown(&flight, now, failed);
             return;
         }

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use offloop_job::limits::RESULT_BYTES_MAX;
 use offloop_lane::{Ended, Gone, Proof, TaskError, TaskOutput, Work, contained, outcome_of};
 use serde::Deserialize;
 
@@ -97,7 +98,7 @@ impl Shared {
                 self.order(pool, number, command, env, cwd);
             }
             Err(error) => {
-                let outcome = outcome_of(Err(error), flight.stop, None);
+                let outcome = outcome_of(Err(error), RESULT_BYTES_MAX, flight.stop, None);
                 if let Some(flight) = pool.children.remove(&number).and_then(|c| c.flight) {
                     pool.tell_unflown(&flight, now, outcome);
                 }

@@ -56,9 +56,15 @@ pub(super) fn of_dead_child(
     };
     let how = quoted(how, said);
     let outcome = match flight.answer {
-        Some(answer) => outcome_of(answer, flight.stop, flight.overrun.as_ref()),
+        Some(answer) => outcome_of(
+            answer,
+            RESULT_BYTES_MAX,
+            flight.stop,
+            flight.overrun.as_ref(),
+        ),
         None if flight.stop.is_some() => outcome_of(
             Err(TaskError::error(how)),
+            RESULT_BYTES_MAX,
             flight.stop,
             flight.overrun.as_ref(),
         ),
@@ -97,7 +103,12 @@ pub(super) fn of_answer(
     exit: ExecExit,
 ) -> Outcome {
     with_exit(
-        outcome_of(answer, flight.stop, flight.overrun.as_ref()),
+        outcome_of(
+            answer,
+            RESULT_BYTES_MAX,
+            flight.stop,
+            flight.overrun.as_ref(),
+        ),
         exit,
     )
 }

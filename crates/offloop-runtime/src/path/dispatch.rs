@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use offloop_job::Timestamp;
-use offloop_job::limits::TIMEOUT_DEFAULT;
+use offloop_job::limits::{RESULT_BYTES_MAX, TIMEOUT_DEFAULT};
 use offloop_lane::{Work, WorkLimits};
 use offloop_store::Claimed;
 
@@ -33,6 +33,7 @@ pub(crate) fn work(claimed: &Claimed, task: TaskDefaults, now: Moment) -> Work {
             cpu: options.cpu_limit.or(task.cpu_limit),
             memory_bytes: memory(claimed, task),
             stall: options.stall_timeout.or(task.stall_timeout),
+            result_bytes: RESULT_BYTES_MAX,
         },
         cores: options.cores,
         deadline: options
