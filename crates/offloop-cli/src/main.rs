@@ -31,6 +31,11 @@ enum Command {
     /// Check configuration, store and tasks without serving
     #[command(after_help = "Example:\n  offloop check --config offloop.toml")]
     Check(commands::check::Args),
+    /// Run a task now and print its answer; nothing is kept
+    #[command(
+        after_help = "Example:\n  offloop call offloop.spin '{\"cpu_ms\": 50}' --timeout-ms 1000"
+    )]
+    Call(commands::call::Args),
     /// Ask for a job
     #[command(
         after_help = "Examples:\n  offloop enqueue offloop.spin '{\"cpu_ms\": 500}' --wait 10\n  offloop enqueue report @payload.json --priority 2 --delay 5min"
@@ -73,6 +78,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Check(args) => commands::check::run(&args),
+        Command::Call(args) => commands::call::run(&args),
         Command::Enqueue(args) => commands::jobs::enqueue(&args),
         Command::Jobs(args) => commands::jobs::list(&args),
         Command::Job(args) => commands::job::show(&args),

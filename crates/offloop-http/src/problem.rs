@@ -186,10 +186,11 @@ pub(crate) fn with_fields(mut problem: Problem, errors: Vec<FieldProblem>) -> Pr
     problem
 }
 
-pub(crate) fn of_body(error: BodyError) -> Problem {
+/// `fields`: what it is when it is JSON and fields of it cannot be.
+pub(crate) fn of_body(error: BodyError, fields: Kind) -> Problem {
     match error {
         BodyError::Syntax { detail } => Kind::InvalidJson.say(detail),
-        BodyError::Fields(errors) => with_fields(Kind::InvalidJob.say(""), errors),
+        BodyError::Fields(errors) => with_fields(fields.say(""), errors),
     }
 }
 

@@ -32,14 +32,14 @@ fn lane(called: &str, threads: u16, run: &Arc<Run>) -> Arc<CpuLane> {
     Arc::new(builder.task(info, Arc::clone(run) as _).build())
 }
 
-fn start(threads: u16, settings: CallSettings, run: Arc<Run>) -> Runtime {
+fn start(threads: u16, settings: CallSettings, run: &Arc<Run>) -> Runtime {
     let store = Arc::new(MemoryStore::new(MemoryOptions {
         id_seed: 1,
         queue_jobs_max: 1_000,
     }));
     RuntimeBuilder::new(store, NodeId("n".into()))
-        .lane(lane("cpu", 1, &run))
-        .call_lane(lane("cpu:calls", threads, &run))
+        .lane(lane("cpu", 1, run))
+        .call_lane(lane("cpu:calls", threads, run))
         .call_settings(name("t"), settings)
         .start()
         .unwrap()
@@ -102,7 +102,7 @@ fn tokio_test(test: impl Future<Output = ()>) {
 #[test]
 fn a_caller_that_hangs_up_leaves_no_work_behind() {
     let held = held();
-    let runtime = start(1, CallSettings::default(), Arc::clone(&held.run));
+    let runtime = start(1, CallSettings::default(), &held.run);
     tokio_test(async {
         let handle = runtime.handle().clone();
         let call = tokio::spawn(async move { handle.call(ask("1")).await });
@@ -146,7 +146,7 @@ fn a_line_of_jobs_never_stands_before_a_call() {
         }
         Ok(TaskOutput::none())
     });
-    let runtime = start(1, CallSettings::default(), run);
+    let runtime = start(1, CallSettings::default(), &run);
     tokio_test(async {
         let job = || NewJob {
             task: name("t"),
@@ -183,7 +183,7 @@ fn what_would_be_too_late_is_refused_with_the_estimate() {
             run(context)
         })
     };
-    let runtime = start(1, settings, slow);
+    let runtime = start(1, settings, &slow);
     tokio_test(async {
         let handle = runtime.handle();
         handle.call(ask("1")).await.unwrap(); // now it is known how long one takes
@@ -217,7 +217,7 @@ fn equal_calls_share_one_run_until_the_last_caller_leaves() {
         single_flight: true,
         ..CallSettings::default()
     };
-    let runtime = start(4, settings, Arc::clone(&held.run));
+    let runtime = start(4, settings, &held.run);
     tokio_test(async {
         let call = |payload: &'static str| {
             let handle = runtime.handle().clone();
@@ -274,7 +274,7 @@ fn a_failure_a_timeout_and_bad_asks_are_told_apart() {
             Err(TaskError::stopped())
         }
     });
-    let runtime = start(2, CallSettings::default(), run);
+    let runtime = start(2, CallSettings::default(), &run);
     tokio_test(async {
         let handle = runtime.handle();
         let class = |error: Result<_, CallError>| match error {
@@ -317,7 +317,7 @@ fn a_failure_a_timeout_and_bad_asks_are_told_apart() {
 #[test]
 fn a_server_that_closes_tells_callers_and_leaves_nothing_running() {
     let held = held();
-    let runtime = start(1, CallSettings::default(), Arc::clone(&held.run));
+    let runtime = start(1, CallSettings::default(), &held.run);
     tokio_test(async {
         let call = || {
             let handle = runtime.handle().clone();

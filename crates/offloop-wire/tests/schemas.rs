@@ -9,8 +9,8 @@ use offloop_job::{
     TaskName, Timestamp, Unique, UniqueKey, Usage,
 };
 use offloop_wire::{
-    EventView, FieldProblem, JOB_FIELDS, JobView, LaneRow, Problem, SCHEMAS, SlotsView,
-    UsageRowView, UsageView, event_json, new_job_json,
+    CALL_FIELDS, CallFacts, EventView, FieldProblem, JOB_FIELDS, JobView, LaneRow, Problem,
+    SCHEMAS, SlotsView, UsageRowView, UsageView, call_json, event_json, new_job_json,
 };
 use serde_json::Value;
 
@@ -252,12 +252,31 @@ fn the_quick_answer_to_an_enqueue_is_a_row_of_a_list() {
 }
 
 #[test]
+fn a_call_and_its_answer_have_the_fields_of_their_schemas() {
+    let asked: BTreeSet<String> = CALL_FIELDS.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(asked, keys(&schema("CallRequest")["properties"]));
+    let facts = CallFacts {
+        task: "t",
+        lane: "cpu:calls",
+        executor: "x",
+        waited: std::time::Duration::ZERO,
+        wall: std::time::Duration::ZERO,
+        cpu: None,
+        shared: false,
+    };
+    let answer: Value = serde_json::from_slice(&call_json(facts, None)).unwrap();
+    assert_eq!(keys(&answer), keys(&schema("CallAnswer")["properties"]));
+}
+
+#[test]
 fn a_problem_has_the_fields_of_its_schema() {
     let problem = Problem {
         detail: "d".into(),
         field: Some("/x".into()),
         errors: vec![FieldProblem::new("/x", "d")],
         retry_after: Some(1),
+        estimated_wait_ms: Some(1),
+        class: Some("error".into()),
         job: Some("j".into()),
         ..Problem::default()
     };

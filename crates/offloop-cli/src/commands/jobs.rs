@@ -77,7 +77,7 @@ pub(crate) struct OneArgs {
 }
 
 /// The payload's text, wherever it is.
-fn payload(text: &str) -> anyhow::Result<Value> {
+pub(super) fn payload(text: &str) -> anyhow::Result<Value> {
     let text = match text.strip_prefix('@') {
         Some(file) => {
             std::fs::read_to_string(file).with_context(|| format!("cannot read payload {file}"))?

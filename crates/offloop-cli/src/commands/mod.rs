@@ -1,5 +1,6 @@
 //! One file per command, or per family of commands.
 
+pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod job;
 pub(crate) mod jobs;

@@ -11,7 +11,7 @@ use offloop_photos::{PhotosOptions, PhotosPack};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::config::{self, Config, Converter, Flags, TaskConfig, TaskLane};
+use crate::config::{self, CallsConfig, Config, Converter, Flags, TaskConfig, TaskLane};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -77,6 +77,9 @@ pub(crate) fn build(config: &Config) -> Builder {
     if let Some(threads) = config.cpu_threads {
         builder = builder.cpu_threads(threads);
     }
+    if let Some(threads) = config.call_threads {
+        builder = builder.call_threads(threads);
+    }
     for task in &config.tasks {
         let defaults = TaskDefaults {
             timeout: task.timeout,
@@ -88,6 +91,11 @@ pub(crate) fn build(config: &Config) -> Builder {
         builder = builder
             .process_task(spec(task))
             .task_defaults(task.name.clone(), defaults);
+        if let Some(calls) = task.calls {
+            builder = builder
+                .process_task(call_spec(task, calls))
+                .calls(task.name.clone(), calls.settings);
+        }
     }
     if let Some(photos) = &config.photos {
         builder = builder.pack(PhotosPack::new(PhotosOptions {
@@ -133,6 +141,15 @@ fn spec(task: &TaskConfig) -> ProcessSpec {
     spec.spare = task.spare;
     spec.wire = task.wire;
     spec.sandbox = task.sandbox.clone();
+    spec
+}
+
+/// The same command, kept for calls.
+fn call_spec(task: &TaskConfig, calls: CallsConfig) -> ProcessSpec {
+    let mut spec = spec(task);
+    spec.calls = true;
+    spec.processes = calls.processes;
+    (spec.grace, spec.term_grace) = (calls.grace / 2, calls.grace / 2);
     spec
 }
 

@@ -10,7 +10,7 @@ mod units;
 
 pub(crate) use raw::RawConfig;
 pub(crate) use resolve::{Config, Converter};
-pub(crate) use tasks::{TaskConfig, TaskLane};
+pub(crate) use tasks::{CallsConfig, TaskConfig, TaskLane};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

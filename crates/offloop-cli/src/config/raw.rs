@@ -68,6 +68,8 @@ pub(crate) struct RawLanes {
     pub(crate) cpu: RawCpu,
     #[serde(default)]
     pub(crate) process: RawProcess,
+    #[serde(default)]
+    pub(crate) calls: RawCpu,
 }
 
 /// Of every `process` and `exec` lane.
@@ -112,6 +114,20 @@ pub(crate) struct RawTask {
     pub(crate) spare: bool,
     pub(crate) protocol: Option<String>,
     pub(crate) sandbox: Option<RawSandbox>,
+    pub(crate) calls: Option<RawCalls>,
+}
+
+/// Executors for `POST /v1/call/TASK`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCalls {
+    pub(crate) processes: Option<u16>,
+    pub(crate) timeout: Option<Span>,
+    pub(crate) max_wait: Option<Span>,
+    pub(crate) line: Option<u32>,
+    #[serde(default)]
+    pub(crate) single_flight: bool,
+    pub(crate) grace: Option<Span>,
 }
 
 #[derive(Debug, Deserialize)]

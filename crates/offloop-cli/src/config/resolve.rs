@@ -36,6 +36,7 @@ pub(crate) struct Config {
     pub(crate) door_threads: u16,
     pub(crate) queue_jobs_max: Option<u64>,
     pub(crate) cpu_threads: Option<u16>,
+    pub(crate) call_threads: Option<u16>,
     pub(crate) cgroups: Cgroups,
     pub(crate) runtime: RuntimeConfig,
     pub(crate) shutdown: ShutdownPlan,
@@ -141,6 +142,7 @@ impl RawConfig {
                 Some(false) => Cgroups::Never,
             },
             cpu_threads: problems.slots("lanes.cpu.threads", self.lanes.cpu.threads),
+            call_threads: problems.slots("lanes.calls.threads", self.lanes.calls.threads),
             runtime,
             shutdown,
             tasks,
@@ -323,6 +325,31 @@ mod tests {
         assert!(sandbox.no_network && sandbox.read_only);
         assert_eq!(sandbox.writable, [Path::new("/etc/offloop/out")]);
         assert_eq!(sandbox.hidden, [Path::new("/srv/keys")]);
+    }
+
+    #[test]
+    fn executors_for_calls_are_declared_beside_those_for_jobs() {
+        let text = r#"
+            [lanes.calls]
+            threads = 3
+            [tasks.sign]
+            lane = "process"
+            command = ["node", "sign.mjs"]
+            calls = { processes = 2, max_wait = "200ms", line = 50, single_flight = true, timeout = "2s" }
+        "#;
+        let config = resolve(text).unwrap();
+        assert_eq!(config.call_threads, Some(3));
+        let calls = config.tasks[0].calls.unwrap();
+        assert_eq!((calls.processes, calls.settings.line), (2, 50));
+        assert_eq!(calls.settings.max_wait, Duration::from_millis(200));
+        assert!(calls.settings.single_flight);
+        let bad = r#"
+            [tasks.sign]
+            lane = "process"
+            command = ["node", "sign.mjs"]
+            calls = { processes = 0, timeout = "1h", line = 0, max_wait = "0s" }
+        "#;
+        assert_eq!(resolve(bad).unwrap_err().len(), 4);
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use offloop::TaskName;
 use offloop::lane_process::{Budgets, Recycle, Sandbox, Wire};
+use offloop::{CallSettings, TaskName};
 
-use super::raw::{RawRecycle, RawSandbox, RawTask};
+use super::raw::{RawCalls, RawRecycle, RawSandbox, RawTask};
 use super::resolve::Problems;
 use super::units::{Size, Span};
 
@@ -40,7 +40,22 @@ pub(crate) struct TaskConfig {
     pub(crate) spare: bool,
     pub(crate) wire: Wire,
     pub(crate) sandbox: Sandbox,
+    pub(crate) calls: Option<CallsConfig>,
 }
+
+/// Children that serve calls of the task, beside those for its jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallsConfig {
+    pub(crate) processes: u16,
+    pub(crate) grace: Duration,
+    pub(crate) settings: CallSettings,
+}
+
+/// Who hangs up wants the processor back, not a long farewell: half of it is for the task to listen,
+/// half from SIGTERM to SIGKILL.
+const CALL_GRACE_DEFAULT: Duration = Duration::from_millis(10);
+const CALL_TIMEOUT_MAX: Duration = offloop::job::limits::CALL_TIMEOUT_MAX;
+const LINE_MAX: u32 = 100_000;
 
 pub(super) fn task(
     name: &str,
@@ -105,6 +120,7 @@ pub(super) fn task(
         recycle: recycle(&raw.recycle.unwrap_or_default(), &key, problems),
         spare: raw.spare,
         wire,
+        calls: raw.calls.as_ref().map(|raw| calls(raw, &key, problems)),
         sandbox: sandbox(raw.sandbox.unwrap_or_default(), folder, &key, problems),
     })
 }
@@ -140,6 +156,32 @@ fn recycle(raw: &RawRecycle, key: &impl Fn(&str) -> String, problems: &mut Probl
         jobs: raw.jobs,
         age: problems.span(key("recycle.age"), raw.age),
         memory_bytes: raw.memory.map(|Size(bytes)| bytes),
+    }
+}
+
+fn calls(raw: &RawCalls, key: &impl Fn(&str) -> String, problems: &mut Problems) -> CallsConfig {
+    let usual = CallSettings::default();
+    let timeout = problems.span(key("calls.timeout"), raw.timeout);
+    if timeout.is_some_and(|timeout| timeout > CALL_TIMEOUT_MAX) {
+        problems.say(
+            key("calls.timeout"),
+            format!("give at most {CALL_TIMEOUT_MAX:?}; what takes longer is a job"),
+        );
+    }
+    if raw.line.is_some_and(|line| line == 0 || line > LINE_MAX) {
+        problems.say(key("calls.line"), format!("give 1 to {LINE_MAX}"));
+    }
+    let max_wait = problems.span(key("calls.max_wait"), raw.max_wait);
+    let processes = problems.slots(&key("calls.processes"), raw.processes);
+    CallsConfig {
+        processes: processes.unwrap_or(1),
+        grace: raw.grace.map_or(CALL_GRACE_DEFAULT, |Span(span)| span),
+        settings: CallSettings {
+            timeout: timeout.unwrap_or(usual.timeout),
+            max_wait: max_wait.unwrap_or(usual.max_wait),
+            line: raw.line.unwrap_or(usual.line),
+            single_flight: raw.single_flight,
+        },
     }
 }
 

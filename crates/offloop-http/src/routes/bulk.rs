@@ -227,7 +227,7 @@ impl Bulk {
         let job = self
             .reader
             .read(block, range, now)
-            .map_err(|error| Box::new(of_body(error)))?;
+            .map_err(|error| Box::new(of_body(error, Kind::InvalidJob)))?;
         match self.door.handle.check(&job) {
             Ok(()) => Ok(job),
             Err(error) => Err(Box::new(of_enqueue(&error))),

@@ -33,7 +33,7 @@ pub(super) async fn call(
     let limit = CALL_PAYLOAD_BYTES_MAX + AROUND_BYTES;
     // Kept until the answer: what waits in line counts as being collected.
     let collected = collect(body, limit, &door.collecting).await?;
-    let asked = read_call(&collected.bytes).map_err(of_body)?;
+    let asked = read_call(&collected.bytes).map_err(|error| of_body(error, Kind::InvalidBody))?;
     let trace = parts.headers.get("traceparent");
     let trace = trace.and_then(|trace| trace.to_str().ok());
     let mut ask = CallAsk::new(task.clone(), asked.payload);

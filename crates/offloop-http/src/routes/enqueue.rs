@@ -58,7 +58,7 @@ async fn one(door: &Inner, request: Request) -> Answer {
     let now = door.handle.now();
     let mut job = JobReader::new()
         .read(text, 0..text.len(), now)
-        .map_err(of_body)?;
+        .map_err(|error| of_body(error, Kind::InvalidJob))?;
     take_key(&mut job, &parts.headers)?;
     let wait = wait::asked(&parts.headers);
 

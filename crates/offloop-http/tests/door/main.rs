@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bulk;
+mod calls;
 mod events;
 mod limits;
 mod pages;

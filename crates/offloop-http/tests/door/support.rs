@@ -72,8 +72,19 @@ pub(crate) fn info(name: &str) -> TaskInfo {
 fn runtime(gate: &Arc<Gate>, queue_jobs_max: u64, more: Option<Arc<dyn Lane>>) -> Runtime {
     static NODES: AtomicU64 = AtomicU64::new(0);
     let node = NODES.fetch_add(1, Ordering::Relaxed);
+    let store = MemoryStore::new(MemoryOptions {
+        id_seed: node,
+        queue_jobs_max,
+    });
+    let builder = RuntimeBuilder::new(Arc::new(store), NodeId(format!("test-{node}").into()));
+    let lanes = [lane("cpu", gate)].into_iter().chain(more);
+    let builder = lanes.fold(builder, RuntimeBuilder::lane);
+    builder.call_lane(lane("cpu:calls", gate)).start().unwrap()
+}
+
+fn lane(name: &str, gate: &Arc<Gate>) -> Arc<dyn Lane> {
     let held = Arc::clone(gate);
-    let lane = CpuLane::builder("cpu")
+    let lane = CpuLane::builder(name)
         .threads(2)
         .task(info("noop"), Arc::new(|_| Ok(TaskOutput::none())))
         .task(
@@ -93,13 +104,7 @@ fn runtime(gate: &Arc<Gate>, queue_jobs_max: u64, more: Option<Arc<dyn Lane>>) -
             }),
         )
         .build();
-    let store = MemoryStore::new(MemoryOptions {
-        id_seed: node,
-        queue_jobs_max,
-    });
-    let builder = RuntimeBuilder::new(Arc::new(store), NodeId(format!("test-{node}").into()));
-    let lanes = [Arc::new(lane) as Arc<dyn Lane>].into_iter().chain(more);
-    lanes.fold(builder, RuntimeBuilder::lane).start().unwrap()
+    Arc::new(lane)
 }
 
 impl Server {

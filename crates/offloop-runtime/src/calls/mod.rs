@@ -29,6 +29,10 @@ use crate::admission::Pressure;
 use crate::handle::Shared;
 use desk::{Desk, Reply};
 
+/// Over those of jobs, which count from 1, and within the whole numbers that JavaScript can hold: a
+/// child in Node repeats it.
+const FIRST_LEASE: u64 = 1 << 52;
+
 /// The lanes for calls.
 #[derive(Debug)]
 pub(crate) struct Calls {
@@ -55,7 +59,7 @@ impl Calls {
                 .map(|lane| Desk::new(lane, settings))
                 .collect(),
             routes,
-            leases: AtomicU64::new(1 << 62),
+            leases: AtomicU64::new(FIRST_LEASE),
         }
     }
 
