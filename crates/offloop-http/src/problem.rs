@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use offloop_job::FailureClass;
 use offloop_runtime::{CallError, EnqueueError, RefusedWhy};
-use offloop_store::{InsertRefusal, StoreError};
+use offloop_store::{InsertRefusal, NotAdmitted, NotAdmittedWhy, StoreError};
 use offloop_wire::{BodyError, FieldProblem, Problem};
 
 /// Every kind of problem that the door tells: one row, one type.
@@ -238,9 +238,22 @@ pub(crate) fn of_refusal(refusal: &InsertRefusal) -> Problem {
         InsertRefusal::UniqueConflict { holder } => (Kind::UniqueConflict, Some(holder)),
         InsertRefusal::IdempotencyMismatch { holder } => (Kind::IdempotencyMismatch, Some(holder)),
         InsertRefusal::QueueFull { .. } => (Kind::QueueFull, None),
+        InsertRefusal::NotAdmitted(refused) => return of_not_admitted(refused),
     };
     let mut problem = kind.say(refusal.to_string());
     problem.job = holder.map(ToString::to_string);
+    problem
+}
+
+fn of_not_admitted(refused: &NotAdmitted) -> Problem {
+    let kind = match refused.why {
+        NotAdmittedWhy::Deadline { .. } => Kind::DeadlineUnreachable,
+        NotAdmittedWhy::Queued { .. } | NotAdmittedWhy::Wait { .. } => Kind::QueueFull,
+    };
+    let mut problem = kind.say(refused.to_string());
+    problem.retry_after = Some(refused.retry_after.as_secs() + 1); // whole seconds, up
+    let wait = refused.estimated_wait;
+    problem.estimated_wait_ms = wait.and_then(|wait| u64::try_from(wait.as_millis()).ok());
     problem
 }
 

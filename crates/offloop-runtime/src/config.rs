@@ -42,4 +42,9 @@ pub struct TaskDefaults {
     /// What a job gets instead after its first end over the memory limit; a second such end is
     /// final. `None`: retried within the same limit.
     pub memory_retry_bytes: Option<u64>,
+    /// Jobs of the task that may wait, ready and scheduled; more are refused. `None`: as many as their
+    /// queue takes.
+    pub max_queued: Option<u64>,
+    /// The longest estimated wait that a new job may have; `None`: any.
+    pub max_wait: Option<Duration>,
 }

@@ -22,6 +22,7 @@ use offloop_store::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::Pressure;
+use crate::backlog::{self, Backlog};
 use crate::calls::{self, CallAnswer, CallAsk, CallError, CallLaneView, Calls};
 use crate::clock::{Clock, Dice};
 use crate::config::{RuntimeConfig, TaskDefaults};
@@ -94,6 +95,7 @@ pub(crate) struct Shared {
     /// A wake is in the inbox already.
     pub(crate) woken: AtomicBool,
     pub(crate) meters: Meters,
+    pub(crate) backlog: Backlog,
     closing: AtomicBool,
     /// Why the server is not ready, if so.
     trouble: Mutex<Option<Box<str>>>,
@@ -131,6 +133,7 @@ impl Shared {
             })
         });
         let epoch = parts.clock.now().as_millis();
+        let backlog = Backlog::new(&parts.routes, parts.lanes.len());
         Self {
             tasks: tasks.collect(),
             hub: Arc::new(Hub::new(epoch, parts.config.events_kept)),
@@ -148,6 +151,7 @@ impl Shared {
             running: Mutex::default(),
             woken: AtomicBool::new(false),
             meters: Meters::default(),
+            backlog,
             closing: AtomicBool::new(false),
             trouble: Mutex::new(Some("starting".into())),
         }
@@ -226,6 +230,29 @@ impl RuntimeHandle {
         records: Vec<RecordWrite>,
     ) -> Result<Vec<InsertOutcome>, EnqueueError> {
         enqueue::enqueue(&self.0, jobs, records).await
+    }
+
+    /// From now until a job of this task begins, by what waits before it; `None`: nothing is known of
+    /// that yet. At most 50 ms old.
+    pub async fn estimated_wait(&self, task: &TaskName) -> Option<Duration> {
+        let backlog = &self.0.backlog;
+        backlog.refresh(&self.0, false).await.ok()?;
+        backlog.estimate(&self.0, task)
+    }
+
+    /// How full the line of the task's jobs is, by its `max_queued` and `max_wait`.
+    pub async fn job_pressure(&self, task: &TaskName) -> Pressure {
+        if !backlog::is_limited(&self.0, task)
+            || self.0.backlog.refresh(&self.0, false).await.is_err()
+        {
+            return Pressure::Open;
+        }
+        self.0.backlog.pressure(&self.0, task)
+    }
+
+    /// When a job that found its queue full should come again.
+    pub fn drain_time(&self, task: &TaskName, limit: u64) -> Duration {
+        self.0.backlog.drain(&self.0, task, limit)
     }
 
     /// Ends a job: at once if it is idle, by its lane's ladder if it runs.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use offloop_job::{EventKind, JobEvent, Lease, StopReason, Timestamp};
+use offloop_job::{EventKind, JobEvent, Lease, Outcome, StopReason, Timestamp};
 use offloop_lane::{Ended, LaneEvent, LaneSink};
 use offloop_store::{
     ClaimRequest, Claimed, ProgressNote, Promoted, Settled, Settlement, StoreError, Verdict,
@@ -374,6 +374,7 @@ impl Keeper {
             .filter(|(_, work)| !work.is_empty())
         {
             self.desks[lane].work_in(work.len() as u32);
+            self.shared.backlog.moved(lane, now.wall);
             self.shared.lanes[lane].start(work);
         }
         for (lane, lease) in stop_now {
@@ -443,6 +444,10 @@ impl Keeper {
         };
         let now = self.shared.clock.now();
         let shared = Arc::clone(&self.shared);
+        if matches!(ended.outcome, Outcome::Completed { .. }) {
+            let (task, wall) = (&running.claimed.task, ended.usage.wall);
+            self.shared.backlog.ran(task, wall);
+        }
         let defaults = self.shared.defaults_of(&running.claimed.task);
         let over = Over {
             enlarged: dispatch::enlarged(&running.claimed, defaults).is_some(),

@@ -7,6 +7,7 @@
 //! Must never: name an engine or a lane, know HTTP or serde, run a task.
 
 mod admission;
+mod backlog;
 mod builder;
 mod calls;
 pub mod clock;

@@ -23,9 +23,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
     Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, ListRequest, Overdue, ProgressNote,
-    Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply,
-    ReviveOutcome, Settled, Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LineStatus, ListRequest, Overdue,
+    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
+    Reply, ReviveOutcome, Settled, Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::state::State;
@@ -164,6 +164,10 @@ impl JobQuery for MemoryStore {
 
     fn jobs(&self, ask: ListRequest) -> Reply<JobPage> {
         self.answer(|state| state.list(&ask))
+    }
+
+    fn backlog(&self) -> Reply<Vec<LineStatus>> {
+        self.answer(|state| state.backlog())
     }
 
     fn queues(&self, _now: Timestamp) -> Reply<Vec<QueueStatus>> {

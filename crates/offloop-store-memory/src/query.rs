@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use offloop_job::{JobId, JobState, QueueName};
-use offloop_store::{Cursor, JobFilter, JobPage, ListRequest, QueueCounts, QueueStatus};
+use offloop_job::{JobId, JobState, QueueName, TaskName, Timestamp};
+use offloop_store::{
+    Cursor, JobFilter, JobPage, LineStatus, ListRequest, QueueCounts, QueueStatus,
+};
 
 use crate::state::{Row, State};
 
@@ -32,16 +34,35 @@ impl State {
             let status = found
                 .entry(queue.clone())
                 .or_insert_with(|| self.empty_queue(queue));
-            match row.state {
-                JobState::Waiting => status.counts.waiting += 1,
-                JobState::Scheduled => status.counts.scheduled += 1,
-                JobState::Running => status.counts.running += 1,
-                _ => {
-                    status.counts.ready += 1;
-                    let oldest = status.oldest_ready.unwrap_or(row.due_at);
-                    status.oldest_ready = Some(oldest.min(row.due_at));
-                }
-            }
+            count(
+                &mut status.counts,
+                &mut status.oldest_ready,
+                row.state,
+                row.due_at,
+            );
+        }
+        found.into_values().collect()
+    }
+
+    pub(crate) fn backlog(&self) -> Vec<LineStatus> {
+        let mut found: BTreeMap<(QueueName, TaskName), LineStatus> = BTreeMap::new();
+        for row in self.jobs.values().filter(|row| !row.state.is_final()) {
+            let (queue, task) = (row.options.queue.clone(), row.task.clone());
+            let line = found
+                .entry((queue.clone(), task.clone()))
+                .or_insert_with(|| LineStatus {
+                    paused: self.is_paused(&queue),
+                    queue,
+                    task,
+                    counts: QueueCounts::default(),
+                    oldest_ready: None,
+                });
+            count(
+                &mut line.counts,
+                &mut line.oldest_ready,
+                row.state,
+                row.due_at,
+            );
         }
         found.into_values().collect()
     }
@@ -52,6 +73,24 @@ impl State {
             paused: self.is_paused(name),
             counts: QueueCounts::default(),
             oldest_ready: None,
+        }
+    }
+}
+
+fn count(
+    counts: &mut QueueCounts,
+    oldest_ready: &mut Option<Timestamp>,
+    state: JobState,
+    due_at: Timestamp,
+) {
+    match state {
+        JobState::Waiting => counts.waiting += 1,
+        JobState::Scheduled => counts.scheduled += 1,
+        JobState::Running => counts.running += 1,
+        _ => {
+            counts.ready += 1;
+            let oldest = oldest_ready.unwrap_or(due_at);
+            *oldest_ready = Some(oldest.min(due_at));
         }
     }
 }

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use offloop_job::{QueueName, Timestamp};
-use offloop_store::{QueueCounts, QueueStatus, StoreError};
+use offloop_job::{QueueName, TaskName, Timestamp};
+use offloop_store::{LineStatus, QueueCounts, QueueStatus, StoreError};
 
 use crate::index::{Index, LineCounts};
 
@@ -17,7 +17,7 @@ struct Shown {
     /// As the index has them, in its order; paused is `None` until the first time.
     queues: Vec<(QueueName, Option<bool>)>,
     /// Each with the position of its queue.
-    lines: Vec<(usize, LineCounts)>,
+    lines: Vec<(usize, TaskName, LineCounts)>,
     closed: bool,
 }
 
@@ -46,7 +46,7 @@ impl Board {
         show_new(&mut shown, index);
         for line in touched.lines {
             let at = line.0 as usize;
-            shown.lines[at].1 = index.lines[at].counts();
+            shown.lines[at].2 = index.lines[at].counts();
         }
         for at in touched.queues {
             shown.queues[at].1 = index.queues[at].paused;
@@ -64,7 +64,7 @@ impl Board {
             return Err(StoreError::Closed);
         }
         let mut sums = vec![LineCounts::default(); shown.queues.len()];
-        for (queue, counts) in &shown.lines {
+        for (queue, _, counts) in &shown.lines {
             sums[*queue].add(*counts);
         }
         let queues = shown.queues.iter().zip(sums);
@@ -73,18 +73,42 @@ impl Board {
             let status = QueueStatus {
                 name: name.clone(),
                 paused: *paused == Some(true),
-                counts: QueueCounts {
-                    waiting: 0,
-                    scheduled: sum.scheduled,
-                    ready: sum.ready,
-                    running: sum.running,
-                },
+                counts: shown_counts(sum),
                 oldest_ready: sum.oldest_ready.map(Timestamp::from_millis),
             };
             (name, status)
         });
         let by_name: BTreeMap<_, _> = found.collect();
         Ok(by_name.into_values().collect())
+    }
+
+    /// Lines that hold something.
+    pub(crate) fn backlog(&self) -> Result<Vec<LineStatus>, StoreError> {
+        let shown = self.lock();
+        if shown.closed {
+            return Err(StoreError::Closed);
+        }
+        let held = shown.lines.iter().filter(|(.., counts)| !counts.is_empty());
+        let status = |(queue, task, counts): &(usize, TaskName, LineCounts)| {
+            let (name, paused) = &shown.queues[*queue];
+            LineStatus {
+                queue: name.clone(),
+                task: task.clone(),
+                paused: *paused == Some(true),
+                counts: shown_counts(*counts),
+                oldest_ready: counts.oldest_ready.map(Timestamp::from_millis),
+            }
+        };
+        Ok(held.map(status).collect())
+    }
+}
+
+const fn shown_counts(counts: LineCounts) -> QueueCounts {
+    QueueCounts {
+        waiting: 0,
+        scheduled: counts.scheduled,
+        ready: counts.ready,
+        running: counts.running,
     }
 }
 
@@ -96,6 +120,8 @@ fn show_new(shown: &mut Shown, index: &Index) {
         .map(|queue| (queue.name.clone(), queue.paused));
     shown.queues.extend(queues);
     let lines = &index.lines[shown.lines.len()..];
-    let lines = lines.iter().map(|line| (line.queue, line.counts()));
+    let lines = lines
+        .iter()
+        .map(|line| (line.queue, line.task.clone(), line.counts()));
     shown.lines.extend(lines);
 }

@@ -35,9 +35,9 @@ use std::thread::{Builder, JoinHandle};
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
     Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, ListRequest, Overdue, ProgressNote,
-    Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply,
-    ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LineStatus, ListRequest, Overdue,
+    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
+    Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::board::Board;
@@ -249,6 +249,10 @@ impl JobQuery for SqliteStore {
     fn jobs(&self, ask: ListRequest) -> Reply<JobPage> {
         let read = move |conn: &_| reader::jobs::page(conn, &ask);
         self.shared.readers.ask("list jobs", read)
+    }
+
+    fn backlog(&self) -> Reply<Vec<LineStatus>> {
+        Box::pin(std::future::ready(self.shared.board.backlog()))
     }
 
     fn queues(&self, _now: Timestamp) -> Reply<Vec<QueueStatus>> {

@@ -197,6 +197,7 @@ macro_rules! conformance {
             queues: [
                 counts_follow_every_step
                 each_queue_has_its_own_row
+                the_backlog_is_told_by_queue_and_task
                 a_paused_queue_is_listed_without_jobs
                 pausing_twice_is_once
                 a_paused_queue_takes_jobs_in_and_lets_running_ones_end

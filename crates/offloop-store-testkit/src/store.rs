@@ -292,6 +292,31 @@ impl<'a> Store<'a> {
         found
     }
 
+    /// Lines that hold something: queue, task, ready, running, paused; in order.
+    pub fn backlog(&self) -> Vec<(String, String, u64, u64, bool)> {
+        let found = wait(self.engine.backlog()).into_iter();
+        let held = found.filter(|line| line.counts != offloop_store::QueueCounts::default());
+        let mut rows: Vec<_> = held
+            .map(|line| {
+                assert_eq!(
+                    line.oldest_ready.is_some(),
+                    line.counts.ready > 0,
+                    "{line:?}"
+                );
+                let (queue, task) = (line.queue.to_string(), line.task.to_string());
+                (
+                    queue,
+                    task,
+                    line.counts.ready,
+                    line.counts.running,
+                    line.paused,
+                )
+            })
+            .collect();
+        rows.sort();
+        rows
+    }
+
     pub fn queue(&self, queue: &str) -> Option<QueueStatus> {
         self.queues(crate::at(0)).remove(queue)
     }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
     Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, ListRequest, Overdue, ProgressNote,
-    Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply,
-    ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LineStatus, ListRequest, Overdue,
+    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
+    Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use offloop_store_testkit::{Harness, Kit, Setup, cases};
@@ -55,6 +55,7 @@ impl JobQuery for Handle {
         job(id: JobId) -> Option<Job>;
         jobs(ask: ListRequest) -> JobPage;
         queues(now: Timestamp) -> Vec<QueueStatus>;
+        backlog() -> Vec<LineStatus>;
         record(collection: Collection, key: RecordKey) -> Option<Record>;
         records(scan: RecordScan) -> RecordPage;
         record_counts(collection: Collection) -> Vec<LabelCount>;

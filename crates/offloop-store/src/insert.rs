@@ -1,6 +1,8 @@
 //! Taking jobs in.
 
-use offloop_job::{JobId, JobState, NewJob, QueueName, RecordWrite, Timestamp};
+use std::time::Duration;
+
+use offloop_job::{JobId, JobState, NewJob, QueueName, RecordWrite, TaskName, Timestamp};
 
 /// Jobs, and rows of a pack, for one commit. At most [`offloop_job::limits::BATCH_JOBS_MAX`] jobs.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,4 +57,47 @@ pub enum InsertRefusal {
     /// All unfinished jobs count; one that this job would replace in the same queue does not.
     #[error("queue `{queue}` holds {limit} jobs, its limit; try again when it has drained")]
     QueueFull { queue: QueueName, limit: u64 },
+    /// Decided before an engine was asked.
+    #[error("{0}")]
+    NotAdmitted(NotAdmitted),
+}
+
+/// Why a job is not worth taking in now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAdmittedWhy {
+    /// Its caller would not wait for it any more.
+    Deadline { left: Duration, typical: Duration },
+    /// So many jobs of the task wait already.
+    Queued { task: TaskName, limit: u64 },
+    /// It would wait longer than the task allows.
+    Wait { task: TaskName, limit: Duration },
+}
+
+/// A job that was refused for what waits before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAdmitted {
+    pub why: NotAdmittedWhy,
+    /// Until it would begin; `None` where nothing is known.
+    pub estimated_wait: Option<Duration>,
+    pub retry_after: Duration,
+}
+
+impl std::fmt::Display for NotAdmitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let wait = self.estimated_wait.unwrap_or_default();
+        match &self.why {
+            NotAdmittedWhy::Deadline { left, typical } => write!(
+                f,
+                "deadline: cannot be met: it would begin in {wait:.1?} and typically runs {typical:.1?}, and {left:.1?} are left; give it more time, or none"
+            ),
+            NotAdmittedWhy::Queued { task, limit } => write!(
+                f,
+                "{limit} jobs of `{task}` wait already, its limit (max_queued); come again when it has drained"
+            ),
+            NotAdmittedWhy::Wait { task, limit } => write!(
+                f,
+                "jobs of `{task}` would wait {wait:.1?}; its limit is {limit:?} (max_wait); come again when it has drained"
+            ),
+        }
+    }
 }

@@ -14,10 +14,10 @@ mod settle;
 mod usage;
 
 pub use error::{BackendError, StoreError};
-pub use insert::{InsertBatch, InsertOutcome, InsertRefusal, SameAs};
+pub use insert::{InsertBatch, InsertOutcome, InsertRefusal, NotAdmitted, NotAdmittedWhy, SameAs};
 pub use query::{
-    Cursor, JobFilter, JobPage, JobQuery, LabelCount, ListRequest, QueueCounts, QueueStatus,
-    Record, RecordPage, RecordScan,
+    Cursor, JobFilter, JobPage, JobQuery, LabelCount, LineStatus, ListRequest, QueueCounts,
+    QueueStatus, Record, RecordPage, RecordScan,
 };
 pub use settle::{AttemptReport, Settled, Settlement, Verdict};
 pub use usage::{

@@ -27,6 +27,10 @@ pub trait JobQuery: Send + Sync {
     /// Every queue that has unfinished jobs or was ever paused; an empty one may be shown too.
     fn queues(&self, now: Timestamp) -> Reply<Vec<QueueStatus>>;
 
+    /// What waits, by queue and task: what estimates are made of, so it must be answered from memory
+    /// and may lag by a commit. Lines that hold nothing may be left out.
+    fn backlog(&self) -> Reply<Vec<LineStatus>>;
+
     /// One row of a pack.
     fn record(&self, collection: Collection, key: RecordKey) -> Reply<Option<Record>>;
 
@@ -81,6 +85,18 @@ pub struct QueueCounts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueueStatus {
     pub name: QueueName,
+    pub paused: bool,
+    pub counts: QueueCounts,
+    /// Due time of the ready job that waits longest.
+    pub oldest_ready: Option<Timestamp>,
+}
+
+/// The jobs of one task in one queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LineStatus {
+    pub queue: QueueName,
+    pub task: TaskName,
+    /// Its queue gives nothing out.
     pub paused: bool,
     pub counts: QueueCounts,
     /// Due time of the ready job that waits longest.

@@ -369,8 +369,14 @@ pub fn event_json(out: &mut Vec<u8>, event: &JobEvent) {
 }
 
 /// A [`JobView`] of a job that was taken in just now, as JSON: the quick way for the answer to an
-/// enqueue, without asking the store.
-pub fn new_job_json(id: JobId, state: JobState, job: &NewJob, due_at: Timestamp) -> Vec<u8> {
+/// enqueue, without asking the store. `begins`: when it is expected to, which only this answer tells.
+pub fn new_job_json(
+    id: JobId,
+    state: JobState,
+    job: &NewJob,
+    due_at: Timestamp,
+    begins: Option<Timestamp>,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(384);
     out.extend_from_slice(b"{\"id\":\"");
     out.extend_from_slice(id.encode(&mut [0; 36]).as_bytes());
@@ -399,6 +405,12 @@ pub fn new_job_json(id: JobId, state: JobState, job: &NewJob, due_at: Timestamp)
         }
         let _ = serde_json::to_writer(&mut out, tag.as_str()); // a Vec takes everything
     }
-    out.extend_from_slice(b"]}");
+    out.push(b']');
+    if let Some(begins) = begins {
+        out.extend_from_slice(b",\"estimated_start_at\":\"");
+        write_time(&mut out, begins);
+        out.push(b'"');
+    }
+    out.push(b'}');
     out
 }

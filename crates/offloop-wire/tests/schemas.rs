@@ -247,7 +247,7 @@ fn the_quick_answer_to_an_enqueue_is_a_row_of_a_list() {
         failure: None,
         ..job().summary
     };
-    let quick = String::from_utf8(new_job_json(id, JobState::Ready, &new, at)).unwrap();
+    let quick = String::from_utf8(new_job_json(id, JobState::Ready, &new, at, None)).unwrap();
     assert_eq!(quick, serde_json::to_string(&JobView::from(&row)).unwrap());
 }
 

@@ -87,6 +87,8 @@ pub(crate) fn build(config: &Config) -> Builder {
             memory_limit_bytes: task.memory_limit_bytes,
             stall_timeout: task.stall_timeout,
             memory_retry_bytes: task.memory_retry_bytes,
+            max_queued: task.max_queued,
+            max_wait: task.max_wait,
         };
         builder = builder
             .process_task(spec(task))

@@ -115,6 +115,8 @@ pub(crate) struct RawTask {
     pub(crate) protocol: Option<String>,
     pub(crate) sandbox: Option<RawSandbox>,
     pub(crate) calls: Option<RawCalls>,
+    pub(crate) max_queued: Option<u64>,
+    pub(crate) max_wait: Option<Span>,
 }
 
 /// Executors for `POST /v1/call/TASK`.

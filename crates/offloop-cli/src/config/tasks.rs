@@ -41,6 +41,8 @@ pub(crate) struct TaskConfig {
     pub(crate) wire: Wire,
     pub(crate) sandbox: Sandbox,
     pub(crate) calls: Option<CallsConfig>,
+    pub(crate) max_queued: Option<u64>,
+    pub(crate) max_wait: Option<Duration>,
 }
 
 /// Children that serve calls of the task, beside those for its jobs.
@@ -98,6 +100,9 @@ pub(super) fn task(
             "needs a memory_limit that is smaller; give both, or leave it out",
         );
     }
+    if raw.max_queued == Some(0) {
+        problems.say(key("max_queued"), "is 0; give at least 1");
+    }
     let budgets = budgets(&raw, &key, problems);
     let wire = wire(&raw, &key, problems);
     Some(TaskConfig {
@@ -120,6 +125,8 @@ pub(super) fn task(
         recycle: recycle(&raw.recycle.unwrap_or_default(), &key, problems),
         spare: raw.spare,
         wire,
+        max_queued: raw.max_queued,
+        max_wait: problems.span(key("max_wait"), raw.max_wait),
         calls: raw.calls.as_ref().map(|raw| calls(raw, &key, problems)),
         sandbox: sandbox(raw.sandbox.unwrap_or_default(), folder, &key, problems),
     })

@@ -8,6 +8,7 @@ use offloop_job::{IdempotencyKey, JobId, NewJob};
 use offloop_store::InsertOutcome;
 use offloop_wire::{FieldProblem, JobReader, JobView, new_job_json};
 
+use super::call::tell_pressure;
 use super::{Answer, bulk, json, json_bytes, location, no_job, wait};
 use crate::body::collect;
 use crate::door::{Inner, is_set};
@@ -69,8 +70,11 @@ async fn one(door: &Inner, request: Request) -> Answer {
         Some(InsertOutcome::Created { id, state, .. }) => {
             if wait.is_none() {
                 let due_at = asked.options.run_at.unwrap_or(now).max(now);
-                let body = new_job_json(id, state, &asked, due_at);
+                let wait = door.handle.estimated_wait(&asked.task).await;
+                let begins = wait.map(|wait| due_at.max(now.plus(wait)));
+                let body = new_job_json(id, state, &asked, due_at, begins);
                 let mut response = json_bytes(StatusCode::CREATED, body);
+                tell_pressure(&mut response, door.handle.job_pressure(&asked.task).await);
                 response
                     .headers_mut()
                     .insert(header::LOCATION, location(id));

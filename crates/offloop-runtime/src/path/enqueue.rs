@@ -9,6 +9,7 @@ use offloop_job::{
 };
 use offloop_store::{InsertBatch, InsertOutcome, StoreError};
 
+use crate::backlog;
 use crate::handle::Shared;
 
 /// Why a batch was not taken in at all. One bad job refuses its batch: the door checks each job
@@ -85,6 +86,39 @@ pub(crate) async fn enqueue(
         return Err(EnqueueError::Record(problem));
     }
     let now = shared.clock.now();
+    if jobs
+        .iter()
+        .any(|job| backlog::is_limited(shared, &job.task))
+    {
+        shared.backlog.refresh(shared, true).await?;
+    } else if jobs.iter().any(|job| job.options.deadline.is_some()) {
+        shared.backlog.refresh(shared, false).await?;
+    }
+    let (coming, refusals) = shared.backlog.admit(shared, &jobs, now);
+    if refusals.iter().all(Option::is_none) {
+        let outcomes = insert(shared, jobs, records, now).await;
+        drop(coming);
+        return outcomes;
+    }
+    let asked = jobs.into_iter().zip(&refusals);
+    let admitted = asked.filter_map(|(job, refusal)| refusal.is_none().then_some(job));
+    let mut outcomes = insert(shared, admitted.collect(), records, now)
+        .await?
+        .into_iter();
+    drop(coming);
+    let merged = refusals.into_iter().filter_map(|refusal| match refusal {
+        Some(refusal) => Some(InsertOutcome::Refused(refusal)),
+        None => outcomes.next(),
+    });
+    Ok(merged.collect())
+}
+
+async fn insert(
+    shared: &Shared,
+    jobs: Vec<NewJob>,
+    records: Vec<RecordWrite>,
+    now: Timestamp,
+) -> Result<Vec<InsertOutcome>, EnqueueError> {
     let names: Vec<_> = jobs
         .iter()
         .map(|job| {

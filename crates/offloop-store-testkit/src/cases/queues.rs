@@ -51,6 +51,31 @@ pub fn each_queue_has_its_own_row(kit: &Kit) {
     }
 }
 
+pub fn the_backlog_is_told_by_queue_and_task(kit: &Kit) {
+    let store = kit.open();
+    for (queue, task, jobs) in [("a", "t", 1), ("a", "u", 2), ("b", "t", 3)] {
+        store.insert(at(5), vec![job(task).queue(queue); jobs]);
+    }
+    store.set_paused("b", true);
+    store.claim(at(6), &["u"], 1);
+    let row = |queue: &str, task: &str, ready, running, paused| {
+        (queue.to_owned(), task.to_owned(), ready, running, paused)
+    };
+    let want = [
+        row("a", "t", 1, 0, false),
+        row("a", "u", 1, 1, false),
+        row("b", "t", 3, 0, true),
+    ];
+    assert_eq!(store.backlog(), want);
+    store.claim(at(7), &["t", "u"], 9);
+    let want = [
+        row("a", "t", 0, 1, false),
+        row("a", "u", 0, 2, false),
+        row("b", "t", 3, 0, true),
+    ];
+    assert_eq!(store.backlog(), want);
+}
+
 pub fn a_paused_queue_is_listed_without_jobs(kit: &Kit) {
     let store = kit.open();
     store.set_paused("q", true);

@@ -87,7 +87,7 @@ impl Names {
                 IdempotencyMismatch { holder } => IdempotencyMismatch {
                     holder: self.id(holder)?,
                 },
-                full @ InsertRefusal::QueueFull { .. } => full,
+                full @ (InsertRefusal::QueueFull { .. } | InsertRefusal::NotAdmitted(_)) => full,
             }),
         })
     }
