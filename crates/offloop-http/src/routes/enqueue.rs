@@ -1,11 +1,12 @@
 //! `POST /v1/jobs`: one job in, durable before the answer.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use offloop_job::{IdempotencyKey, JobId, NewJob};
-use offloop_store::InsertOutcome;
+use offloop_store::{InsertOutcome, InsertRefusal, NotAdmittedWhy};
 use offloop_wire::{FieldProblem, JobReader, JobView, new_job_json};
 
 use super::call::tell_pressure;
@@ -53,19 +54,17 @@ pub(super) async fn post_jobs(State(door): State<Arc<Inner>>, request: Request) 
 
 async fn one(door: &Inner, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
-    Query::none(&parts.uri)?;
+    let patience = patience(&parts.uri)?;
     let collected = collect(body, door.config.job_bytes_max, &door.collecting).await?;
     let text = &collected.bytes;
     let now = door.handle.now();
-    let mut job = JobReader::new()
+    let mut asked = JobReader::new()
         .read(text, 0..text.len(), now)
         .map_err(|error| of_body(error, Kind::InvalidJob))?;
-    take_key(&mut job, &parts.headers)?;
+    take_key(&mut asked, &parts.headers)?;
     let wait = wait::asked(&parts.headers);
 
-    // Kept for the answer; the job itself goes to the store.
-    let asked = job.clone();
-    let outcome = door.handle.enqueue(vec![job]).await?.into_iter().next();
+    let outcome = put(door, &asked, patience).await?;
     let id = match outcome {
         Some(InsertOutcome::Created { id, state, .. }) => {
             if wait.is_none() {
@@ -83,7 +82,14 @@ async fn one(door: &Inner, request: Request) -> Answer {
             id
         }
         Some(InsertOutcome::Existing { id, .. }) => id,
-        Some(InsertOutcome::Refused(refusal)) => return Err(of_refusal(&refusal).into()),
+        Some(InsertOutcome::Refused(refusal)) => {
+            let mut problem = of_refusal(&refusal);
+            if let InsertRefusal::QueueFull { limit, .. } = &refusal {
+                let drained = door.handle.drain_time(&asked.task, *limit);
+                problem.retry_after = Some(drained.as_secs() + 1); // whole seconds, up
+            }
+            return Err(problem.into());
+        }
         None => return Err(Kind::Internal.say("the store answered nothing").into()),
     };
     drop(collected);
@@ -96,6 +102,57 @@ async fn one(door: &Inner, request: Request) -> Answer {
         .headers_mut()
         .insert(header::LOCATION, location(id));
     Ok(response)
+}
+
+/// What a producer wants when there is no room: to be refused at once (`on_full=refuse`, the default), or
+/// to be held until there is, at most this long (`on_full=wait`).
+fn patience(uri: &Uri) -> Result<Option<Duration>, Refusal> {
+    let query = Query::read(uri, &["on_full"])?;
+    let read = |text: &str| match text {
+        "refuse" => Ok(None),
+        "wait" => Ok(Some(wait::WAIT_MAX)),
+        other => Err(format!(
+            "is {other:?}; give refuse or wait (at most {:?})",
+            wait::WAIT_MAX
+        )),
+    };
+    query.with("on_full", read).map(Option::flatten)
+}
+
+/// Between two tries of a producer that waits; an estimate is as old.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Takes a copy of the job in (its maker answers by it), or says why not once patience is at its end.
+async fn put(
+    door: &Inner,
+    job: &NewJob,
+    patience: Option<Duration>,
+) -> Result<Option<InsertOutcome>, Refusal> {
+    let until = patience.map(|patience| Instant::now() + patience);
+    let mut closing = door.closing.subscribe();
+    loop {
+        let outcome = door
+            .handle
+            .enqueue(vec![job.clone()])
+            .await?
+            .into_iter()
+            .next();
+        let full = match &outcome {
+            Some(InsertOutcome::Refused(InsertRefusal::QueueFull { .. })) => true,
+            Some(InsertOutcome::Refused(InsertRefusal::NotAdmitted(refused))) => {
+                // To wait does not help a job that is late already.
+                !matches!(refused.why, NotAdmittedWhy::Deadline { .. })
+            }
+            _ => false,
+        };
+        if !full || until.is_none_or(|until| Instant::now() >= until) {
+            return Ok(outcome);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = is_set(&mut closing) => return Ok(outcome),
+        }
+    }
 }
 
 /// The header's key; the body may give the same, not another.

@@ -163,6 +163,38 @@ async fn a_full_queue_says_when_to_come_back() {
         .await;
     full.is_problem(429, "queue-full");
     assert!(full.header("retry-after").is_some());
+    let unknown = "/v1/jobs?on_full=hope";
+    let answer = server.post(unknown, r#"{"task":"noop"}"#).await;
+    answer.is_problem(400, "invalid-parameter");
+}
+
+#[tokio::test]
+async fn a_producer_that_wants_to_wait_is_held_until_there_is_room() {
+    let server = Server::with_packs(|_| {}, Vec::new(), 2).await;
+    server.post("/v1/queues/slow/pause", "").await;
+    for _ in 0..2 {
+        server.job(r#"{"task":"noop","queue":"slow"}"#).await;
+    }
+    let ask = server.post("/v1/jobs?on_full=wait", r#"{"task":"noop","queue":"slow"}"#);
+    let mut ask = std::pin::pin!(ask);
+    let held = tokio::select! {
+        answer = &mut ask => panic!("not held: {answer:?}"),
+        status = async { server.get("/healthz").await.status } => status,
+    };
+    assert_eq!(held, 200);
+    server.post("/v1/queues/slow/resume", "").await;
+    let answer = ask.await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert!(answer.header("offloop-pressure").is_some());
+}
+
+#[tokio::test]
+async fn an_enqueue_is_told_when_its_job_will_begin_once_that_is_known() {
+    let server = Server::start().await;
+    let first = server.job(r#"{"task":"noop"}"#).await;
+    server.end(&first).await;
+    let answer = server.post("/v1/jobs", r#"{"task":"noop"}"#).await.json();
+    assert!(answer["estimated_start_at"].is_string(), "{answer}");
 }
 
 #[tokio::test]
