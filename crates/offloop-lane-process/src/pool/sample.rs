@@ -71,13 +71,19 @@ impl Pool {
     }
 }
 
+impl Child {
+    /// It has a job, and is neither being started nor buried.
+    pub(super) fn is_looked_at(&self) -> bool {
+        matches!(self.phase, Phase::Busy) && self.flight.is_some()
+    }
+}
+
 impl Shared {
     pub(super) fn sample_targets(&self, pool: &Pool, now: Instant) -> Vec<Target> {
         if now < pool.next_sample {
             return Vec::new();
         }
-        let busy = |phase: &Phase| matches!(phase, Phase::Busy);
-        let children = pool.children.iter().filter(|(_, c)| busy(&c.phase));
+        let children = pool.children.iter().filter(|(_, c)| c.is_looked_at());
         children
             .filter_map(|(number, child)| {
                 let work = &child.flight.as_ref()?.work;

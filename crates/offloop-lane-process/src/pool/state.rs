@@ -164,7 +164,9 @@ impl Pool {
 
     pub(super) fn due(&self) -> Instant {
         let due = self.due_without_samples();
-        let any = self.children.values().any(|child| child.flight.is_some());
+        // Only such a look sets the time of the next one: without one the thread would spin until the
+        // spawner or the undertaker is done with the child, and keep the lock from them.
+        let any = self.children.values().any(Child::is_looked_at);
         if any { due.min(self.next_sample) } else { due }
     }
 
@@ -254,5 +256,55 @@ impl Pool {
     pub(super) fn tell_unflown(&mut self, flight: &Flight, now: Instant, outcome: Outcome) {
         let queued = flight.queued(now);
         self.tell_never_started(&flight.work, queued, outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use offloop_job::{JobId, Lease, TaskName};
+    use offloop_lane::WorkLimits;
+
+    fn work() -> Work {
+        Work {
+            job: JobId::from_parts(1, 1),
+            lease: Lease(1),
+            attempt: 1,
+            task: TaskName::parse("t").unwrap(),
+            payload: Bytes::new(),
+            priority: 5,
+            limits: WorkLimits {
+                timeout: Duration::from_secs(60),
+                cpu: None,
+                memory_bytes: None,
+                stall: None,
+                result_bytes: 1,
+            },
+            cores: 1,
+            deadline: None,
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn the_thread_does_not_spin_while_another_one_has_its_child() {
+        let now = Instant::now();
+        let phases = [
+            (Phase::Planning, false),
+            (Phase::Spawning, false),
+            (Phase::Busy, true),
+            (Phase::Dead, false),
+            (Phase::Reading, false),
+        ];
+        for (phase, looks) in phases {
+            let shown = format!("{phase:?}");
+            let mut pool = Pool::new(now, Pacing::default());
+            let mut child = Child::new("m".into(), "r".into(), phase);
+            child.flight = Some(Flight::new(Arc::new(work()), now));
+            pool.add(child);
+            pool.next_sample = now;
+            assert_eq!(pool.due() <= Instant::now(), looks, "{shown}");
+        }
     }
 }
