@@ -11,6 +11,7 @@ use offloop_lane::{
     Stopped, TaskContext, TaskError, TaskInfo, TaskOutput, TypicalRun, Work, cannot_be_done,
     not_begun, unstarted,
 };
+use offloop_pulse::{Name, Pulse};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
@@ -109,6 +110,8 @@ pub(crate) struct Shared {
 pub(crate) struct IoTask {
     pub(crate) handler: IoHandler,
     typical: TypicalRun,
+    /// Marks its polls for the pulse.
+    name: Name,
 }
 
 #[derive(Default)]
@@ -184,6 +187,7 @@ pub struct IoLaneBuilder {
     grace: Duration,
     tasks: Vec<TaskInfo>,
     code: HashMap<TaskName, IoTask>,
+    pulse: Pulse,
 }
 
 impl IoLaneBuilder {
@@ -199,10 +203,19 @@ impl IoLaneBuilder {
         self
     }
 
+    /// What watches the lane's loop; default nothing.
+    pub fn pulse(mut self, pulse: Pulse) -> Self {
+        self.pulse = pulse;
+        self
+    }
+
     /// Adds a task; the same name again replaces it.
     pub fn task(mut self, info: TaskInfo, handler: IoHandler) -> Self {
-        let typical = TypicalRun::default();
-        let task = IoTask { handler, typical };
+        let task = IoTask {
+            handler,
+            typical: TypicalRun::default(),
+            name: Name::task(info.name.as_str()),
+        };
         if self.code.insert(info.name.clone(), task).is_some() {
             self.tasks.retain(|task| task.name != info.name);
         }
@@ -213,6 +226,7 @@ impl IoLaneBuilder {
     pub fn build(self) -> IoLane {
         IoLane {
             tasks: self.tasks,
+            pulse: self.pulse,
             shared: Arc::new(Shared {
                 name: self.name,
                 slots: self.slots,
@@ -239,6 +253,7 @@ impl std::fmt::Debug for IoLaneBuilder {
 /// Futures on a runtime of their own. See the crate's page.
 pub struct IoLane {
     tasks: Vec<TaskInfo>,
+    pulse: Pulse,
     shared: Arc<Shared>,
 }
 
@@ -251,6 +266,7 @@ impl IoLane {
             grace: GRACE_DEFAULT,
             tasks: Vec::new(),
             code: HashMap::new(),
+            pulse: Pulse::off(),
         }
     }
 
@@ -297,6 +313,8 @@ impl Lane for IoLane {
             .enable_all()
             .build()
             .map_err(|cause| error(format!("the system refuses to start its thread: {cause}")))?;
+        self.pulse
+            .watch(&self.shared.name, runtime.handle().clone());
         self.shared.lock().runtime = Some(runtime);
         Ok(())
     }
@@ -320,6 +338,7 @@ impl Lane for IoLane {
                 continue;
             };
             let handle = runtime.handle().clone();
+            let name = self.shared.tasks.get(&work.task).map(|task| task.name);
             let entry = Arc::new(Entry {
                 token: StopToken::new(),
                 called: Notify::new(),
@@ -338,7 +357,10 @@ impl Lane for IoLane {
             state.flights.insert(work.lease, entry.clone());
             let ctx = TaskContext::new(Arc::new(work), entry.token.clone(), Arc::new(noting));
             let flight = Flight::new(self.shared.clone(), ctx, entry, now);
-            handle.spawn(fly(flight));
+            match name {
+                Some(name) => handle.spawn(offloop_pulse::doing(name, fly(flight))),
+                None => handle.spawn(fly(flight)),
+            };
         }
         drop(state);
         for (work, outcome) in refused {
@@ -376,6 +398,10 @@ impl Lane for IoLane {
             runtime.shutdown_background();
         }
         left
+    }
+
+    fn is_loop(&self) -> bool {
+        true
     }
 
     fn status(&self) -> LaneStatus {

@@ -119,6 +119,12 @@ pub trait Lane: Send + Sync + fmt::Debug {
 
     fn status(&self) -> LaneStatus;
 
+    /// Its tasks are futures on an event loop, so one that computes holds up all the others; false:
+    /// each attempt has a thread or a process to itself.
+    fn is_loop(&self) -> bool {
+        false
+    }
+
     /// Why executors left, for lanes whose executors come and go.
     fn exits(&self) -> Vec<ExitCount> {
         Vec::new()

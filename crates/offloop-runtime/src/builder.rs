@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use offloop_job::{NodeId, TaskName};
 use offloop_lane::{Lane, LaneOpenError, LeftoverError};
+use offloop_pulse::Pulse;
 use offloop_store::{Engine, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -54,6 +55,7 @@ pub struct RuntimeBuilder {
     config: RuntimeConfig,
     node: NodeId,
     seed: u64,
+    pulse: Pulse,
 }
 
 impl fmt::Debug for RuntimeBuilder {
@@ -79,6 +81,7 @@ impl RuntimeBuilder {
             config: RuntimeConfig::default(),
             node,
             seed: 0,
+            pulse: Pulse::off(),
         }
     }
 
@@ -134,6 +137,13 @@ impl RuntimeBuilder {
         self
     }
 
+    /// What watches the keeper's loop, and what lanes and tasks are shown to; default nothing.
+    #[must_use]
+    pub fn pulse(mut self, pulse: Pulse) -> Self {
+        self.pulse = pulse;
+        self
+    }
+
     fn routes(&self) -> Result<HashMap<TaskName, usize>, StartError> {
         let names: Vec<_> = self.lanes.iter().chain(&self.call_lanes).collect();
         for (index, lane) in names.iter().enumerate() {
@@ -173,7 +183,9 @@ impl RuntimeBuilder {
             node: self.node,
             config: self.config,
             inbox,
+            pulse: self.pulse,
         }));
+        crate::pulse::show(&shared);
         let weak = Arc::downgrade(&shared);
         shared.engine.set_hook(Arc::new(move || {
             if let Some(shared) = weak.upgrade() {

@@ -14,6 +14,7 @@ use offloop_job::{
     RecordKey, RecordWrite, StopReason, TaskName, Timestamp,
 };
 use offloop_lane::{ExitCount, Lane, LaneStatus, Slots, TaskInfo};
+use offloop_pulse::Pulse;
 use offloop_store::{
     Capability, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, IdleEnd, InsertOutcome, JobPage,
     LabelCount, ListRequest, QueueStatus, Record, RecordPage, RecordScan, ReviveOutcome,
@@ -28,7 +29,7 @@ use crate::clock::{Clock, Dice};
 use crate::config::{RuntimeConfig, TaskDefaults};
 use crate::hooks::{FinalEnd, TaskHook};
 use crate::keeper::Input;
-use crate::meters::Meters;
+use crate::meters::{Meters, TaskBuckets};
 use crate::path::enqueue::{self, EnqueueError};
 use crate::path::publish::{EventCursor, Events, Hub};
 
@@ -96,6 +97,7 @@ pub(crate) struct Shared {
     pub(crate) woken: AtomicBool,
     pub(crate) meters: Meters,
     pub(crate) backlog: Backlog,
+    pub(crate) pulse: Pulse,
     closing: AtomicBool,
     /// Why the server is not ready, if so.
     trouble: Mutex<Option<Box<str>>>,
@@ -122,6 +124,7 @@ pub(crate) struct Parts {
     pub(crate) node: NodeId,
     pub(crate) config: RuntimeConfig,
     pub(crate) inbox: UnboundedSender<Input>,
+    pub(crate) pulse: Pulse,
 }
 
 impl Shared {
@@ -152,6 +155,7 @@ impl Shared {
             woken: AtomicBool::new(false),
             meters: Meters::default(),
             backlog,
+            pulse: parts.pulse,
             closing: AtomicBool::new(false),
             trouble: Mutex::new(Some("starting".into())),
         }
@@ -378,6 +382,17 @@ impl RuntimeHandle {
     /// What attempts cost since this process started, by task: at most 256 of them by name.
     pub fn costs(&self) -> Vec<UsageRow> {
         self.0.meters.read()
+    }
+
+    /// How long attempts waited and ran since this process started, for the tasks of
+    /// [`RuntimeHandle::costs`].
+    pub fn task_times(&self) -> Vec<TaskBuckets> {
+        self.0.meters.buckets()
+    }
+
+    /// What watches the loops of this server. Whoever runs another one adds it.
+    pub fn pulse(&self) -> &Pulse {
+        &self.0.pulse
     }
 
     /// A paused queue takes jobs in and gives none out; what runs goes on.

@@ -151,6 +151,7 @@ pub(crate) fn run(
             return;
         }
     };
+    shared.pulse.watch("keeper", runtime.handle().clone());
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         if let Err(error) = upkeep::rescue::rescue(&shared).await {
@@ -500,7 +501,7 @@ impl Keeper {
         self.store_works();
         let ends = batch.iter().zip(&settled);
         let ends = ends.map(|(over, end)| (&over.claimed.task, &over.settlement, *end));
-        self.shared.meters.count(ends);
+        self.shared.meters.count(Instant::now(), ends);
         let now = self.shared.clock.now();
         let mut events = Vec::with_capacity(batch.len());
         for (over, settled) in batch.iter().zip(settled) {

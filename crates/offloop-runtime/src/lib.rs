@@ -17,6 +17,7 @@ mod hooks;
 mod keeper;
 mod meters;
 mod path;
+mod pulse;
 mod shutdown;
 mod upkeep;
 
@@ -28,6 +29,7 @@ pub use calls::{
 pub use config::{RuntimeConfig, TaskDefaults};
 pub use handle::{CancelOutcome, LaneView, QueryError, RuntimeHandle, TaskView};
 pub use hooks::{FinalEnd, TaskHook};
+pub use meters::TaskBuckets;
 pub use path::enqueue::EnqueueError;
 pub use path::publish::{EventCursor, Events, Lagged};
 pub use shutdown::{ShutdownPlan, ShutdownReport};

@@ -43,7 +43,7 @@ pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
         let settled = shared.engine.settle(now, settlements.clone()).await?;
         let ends = orphans.iter().zip(&settlements).zip(settled);
         let ends = ends.map(|((claimed, end), settled)| (&claimed.task, end, settled));
-        shared.meters.count(ends);
+        shared.meters.count(std::time::Instant::now(), ends);
         let events = orphans
             .iter()
             .zip(&settlements)
