@@ -101,6 +101,8 @@ impl Door {
         let at = listener.local_addr().unwrap_or(self.config.listen);
         let lame_duck = self.config.lame_duck;
         let (inner, routes) = self.build(at)?;
+        let doors = tokio::runtime::Handle::current();
+        inner.handle.pulse().watch("doors", doors);
         let accepting = tokio::spawn(accept_loop(listener, Arc::clone(&inner), routes));
         closing.await;
         inner.leaving.send_replace(true);

@@ -11,6 +11,7 @@ mod conn;
 mod door;
 mod figures;
 mod guard;
+mod mark;
 mod metrics;
 mod pack;
 mod problem;

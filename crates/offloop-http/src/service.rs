@@ -13,12 +13,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use offloop_pulse::Name;
 use tower_service::Service as _;
 
 use crate::body::Paced;
 use crate::conn::ConnState;
 use crate::door::Inner;
 use crate::guard;
+use crate::mark::Mark;
 use crate::problem::{Kind, respond};
 
 /// The routes as one connection sees them.
@@ -70,8 +72,10 @@ async fn answer(
     dress(response.headers_mut());
     door.metrics
         .request(&method, response.status(), begun.elapsed(), timed);
+    let mark = response.extensions_mut().remove::<Mark>();
     response.map(|body| Tracked {
         body,
+        mark: mark.map(|Mark(name)| name),
         _in_hand: in_hand,
     })
 }
@@ -141,6 +145,8 @@ impl Drop for InHand {
 #[derive(Debug)]
 pub(crate) struct Tracked {
     body: Body,
+    /// The route that fills it: a stream is polled after the route has answered.
+    mark: Option<Name>,
     _in_hand: InHand,
 }
 
@@ -152,6 +158,7 @@ impl HttpBody for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let _entered = self.mark.map(offloop_pulse::enter);
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

@@ -16,6 +16,16 @@ pub enum Kind {
     Section,
 }
 
+impl Kind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+            Self::Route => "route",
+            Self::Section => "section",
+        }
+    }
+}
+
 /// A name that was made known. Equal names are equal numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(u16);

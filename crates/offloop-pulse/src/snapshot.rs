@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::hint::Hint;
+use crate::hint::{Hint, remedy};
 use crate::machine::Machine;
 use crate::name::Name;
 use crate::window::{Buckets, Figures};
@@ -59,6 +59,13 @@ pub struct Blocked {
     /// `None`: code without a mark.
     pub what: Option<Name>,
     pub lasts: Duration,
+}
+
+impl Blocked {
+    /// What to do about it, in a clause.
+    pub fn remedy(&self) -> &'static str {
+        remedy(self.what.map(Name::kind))
+    }
 }
 
 /// A block that ended.

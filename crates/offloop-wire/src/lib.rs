@@ -12,6 +12,7 @@ mod log;
 mod names;
 mod options;
 mod problem;
+mod pulse;
 mod read;
 mod time;
 mod usage;
@@ -22,6 +23,10 @@ pub use call::{CALL_FIELDS, CallBody, CallFacts, call_json, read_call};
 pub use json::{DEPTH_MAX, raw_or_text};
 pub use options::{BackoffBody, JobBody, OptionsBody, UniqueBody};
 pub use problem::{FieldProblem, Problem};
+pub use pulse::{
+    PulseBlocked, PulseCgroup, PulseDelay, PulseEnded, PulseFigures, PulseHint, PulseLane,
+    PulseLoop, PulseMemory, PulseOwn, PulsePolls, PulseStall, PulseStalls, PulseTask, PulseView,
+};
 pub use read::{BodyError, JOB_FIELDS, JobReader};
 pub use time::{format_time, parse_since, parse_time, write_time};
 pub use usage::{UsageRowView, UsageView};

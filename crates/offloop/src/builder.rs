@@ -13,6 +13,7 @@ use offloop_lane_io::{IoHandler, IoLane, IoLaneBuilder};
 use offloop_lane_process::{
     Cgroups, Host, HostConfig, HostError, Means, ProcessLane, ProcessSpec, SHIM_COMMAND,
 };
+use offloop_pulse::{Pulse, PulseConfig};
 use offloop_runtime::clock::{Clock, SystemClock};
 use offloop_runtime::{
     CallSettings, Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle, ShutdownPlan,
@@ -38,6 +39,8 @@ pub enum BuildError {
     Host(#[from] HostError),
     #[error(transparent)]
     Pack(#[from] PackError),
+    #[error("cannot start the pulse's thread")]
+    Pulse(#[source] std::io::Error),
     #[error(transparent)]
     Start(#[from] StartError),
 }
@@ -77,6 +80,7 @@ pub struct Builder {
     shim: Option<PathBuf>,
     environment: Vec<(OsString, OsString)>,
     cgroups: Cgroups,
+    pulse: Option<PulseConfig>,
     seed: Option<u64>,
 }
 
@@ -122,6 +126,7 @@ impl Builder {
             shim: None,
             environment: Vec::new(),
             cgroups: Cgroups::Auto,
+            pulse: Some(PulseConfig::default()),
             seed: None,
         }
     }
@@ -195,6 +200,13 @@ impl Builder {
     #[must_use]
     pub fn cgroups(mut self, wanted: Cgroups) -> Self {
         self.cgroups = wanted;
+        self
+    }
+
+    /// How the server's loops are watched; `None`: not at all. Default [`PulseConfig::default`].
+    #[must_use]
+    pub fn pulse(mut self, config: Option<PulseConfig>) -> Self {
+        self.pulse = config;
         self
     }
 
@@ -277,8 +289,12 @@ impl Builder {
             defaults,
             data,
             host: _,
+            pulse,
         } = self.parts()?;
-        let mut builder = RuntimeBuilder::new(engine, node).config(config).seed(seed);
+        let mut builder = RuntimeBuilder::new(engine, node)
+            .config(config)
+            .seed(seed)
+            .pulse(pulse);
         for lane in lanes {
             builder = builder.lane(lane);
         }
@@ -350,12 +366,15 @@ impl Builder {
         }
         host = host.cgroups(self.cgroups);
         let host = Host::open(host.environment(self.environment))?;
-        let mut lanes: Vec<Arc<dyn Lane>> =
-            vec![Arc::new(self.cpu.build()), Arc::new(self.io.build())];
-        let mut call_lanes: Vec<Arc<dyn Lane>> = vec![
-            Arc::new(self.cpu_calls.build()),
-            Arc::new(self.io_calls.build()),
-        ];
+        let pulse = match self.pulse {
+            Some(config) => Pulse::start(config).map_err(BuildError::Pulse)?,
+            None => Pulse::off(),
+        };
+        let io = self.io.pulse(pulse.clone()).build();
+        let io_calls = self.io_calls.pulse(pulse.clone()).build();
+        let mut lanes: Vec<Arc<dyn Lane>> = vec![Arc::new(self.cpu.build()), Arc::new(io)];
+        let mut call_lanes: Vec<Arc<dyn Lane>> =
+            vec![Arc::new(self.cpu_calls.build()), Arc::new(io_calls)];
         for spec in self.processes {
             let kind = if spec.calls {
                 &mut call_lanes
@@ -371,6 +390,7 @@ impl Builder {
             pack.install(&mut Setup {
                 data: &self.data,
                 host: &host,
+                pulse: &pulse,
                 lanes: &mut lanes,
                 call_lanes: &mut call_lanes,
                 call_settings: &mut call_settings,
@@ -390,6 +410,7 @@ impl Builder {
             defaults: self.defaults,
             data: self.data,
             host,
+            pulse,
         })
     }
 }
@@ -408,6 +429,7 @@ struct Parts {
     defaults: Vec<(TaskName, TaskDefaults)>,
     data: PathBuf,
     host: Arc<Host>,
+    pulse: Pulse,
 }
 
 /// What [`Builder::check`] found.

@@ -8,6 +8,7 @@ use offloop_http::PackRoutes;
 use offloop_job::TaskName;
 use offloop_lane::Lane;
 use offloop_lane_process::Host;
+use offloop_pulse::Pulse;
 use offloop_runtime::{CallSettings, RuntimeHandle, TaskHook};
 
 /// A pack that cannot be used as configured.
@@ -35,6 +36,7 @@ pub trait Pack: Send + fmt::Debug {
 pub struct Setup<'a> {
     pub(crate) data: &'a Path,
     pub(crate) host: &'a Arc<Host>,
+    pub(crate) pulse: &'a Pulse,
     pub(crate) lanes: &'a mut Vec<Arc<dyn Lane>>,
     pub(crate) call_lanes: &'a mut Vec<Arc<dyn Lane>>,
     pub(crate) call_settings: &'a mut Vec<(TaskName, CallSettings)>,
@@ -50,6 +52,11 @@ impl Setup<'_> {
     /// Where process lanes are started from.
     pub fn host(&self) -> &Arc<Host> {
         self.host
+    }
+
+    /// What watches the server's loops: for lanes that bring one of their own.
+    pub fn pulse(&self) -> &Pulse {
+        self.pulse
     }
 
     pub fn lane(&mut self, lane: Arc<dyn Lane>) {

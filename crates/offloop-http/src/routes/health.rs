@@ -108,6 +108,8 @@ pub(super) async fn metrics(State(door): State<Arc<Inner>>, uri: Uri) -> Answer 
     }
     figures::lanes(&door.handle, &mut out);
     figures::attempts(&door.handle, &mut out);
+    figures::times(&door.handle, &mut out);
+    figures::pulse(&door.handle, &mut out);
     let name = "offloop_http_connections";
     head(&mut out, name, "gauge", "Connections that are open.");
     let _ = writeln!(out, "{name} {}", door.registry.len());

@@ -10,6 +10,7 @@ mod jobs;
 mod lines;
 pub(crate) mod openapi;
 mod pages;
+mod pulse;
 mod queues;
 mod session;
 mod usage;
@@ -27,6 +28,7 @@ use serde::Serialize;
 
 use crate::auth;
 use crate::door::Inner;
+use crate::mark::MarkRoutes;
 use crate::problem::{Kind, Refusal};
 
 /// What handlers answer.
@@ -47,6 +49,7 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/v1/queues/{name}/resume", post(queues::resume))
         .route("/v1/usage", get(usage::usage))
         .route("/v1/nodes", get(queues::nodes))
+        .route("/v1/pulse", get(pulse::get))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(health::metrics))
         .route("/openapi.json", get(openapi::get))
@@ -55,7 +58,9 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
     for pack in packs {
         guarded = guarded.merge(pack);
     }
+    let marked = MarkRoutes::default();
     let mut guarded = guarded
+        .route_layer(marked.clone())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method);
     if door.keeper.is_some() {
@@ -74,6 +79,7 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/", get(pages::index))
         .route("/assets/{file}", get(pages::asset))
         .route("/packs/{file}", get(pages::pack))
+        .route_layer(marked)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::clone(door));
     guarded.merge(open)

@@ -9,6 +9,7 @@ use offloop_http::{Door, DoorConfig, DoorReport, PackRoutes};
 use offloop_job::{NodeId, TaskName};
 use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::CpuLane;
+use offloop_pulse::{Pulse, PulseConfig};
 use offloop_runtime::{Runtime, RuntimeBuilder};
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use serde_json::Value;
@@ -76,7 +77,8 @@ fn runtime(gate: &Arc<Gate>, queue_jobs_max: u64, more: Option<Arc<dyn Lane>>) -
         id_seed: node,
         queue_jobs_max,
     });
-    let builder = RuntimeBuilder::new(Arc::new(store), NodeId(format!("test-{node}").into()));
+    let builder = RuntimeBuilder::new(Arc::new(store), NodeId(format!("test-{node}").into()))
+        .pulse(Pulse::start(PulseConfig::default()).unwrap());
     let lanes = [lane("cpu", gate)].into_iter().chain(more);
     let builder = lanes.fold(builder, RuntimeBuilder::lane);
     builder.call_lane(lane("cpu:calls", gate)).start().unwrap()
