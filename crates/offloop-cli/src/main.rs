@@ -58,6 +58,11 @@ enum Command {
     /// Show queues and what is in them; pause and resume one
     #[command(after_help = "Examples:\n  offloop queues\n  offloop queues --pause default")]
     Queues(commands::queues::Args),
+    /// Show the server as it is now: event loops and what blocks them, lanes, tasks, memory
+    #[command(
+        after_help = "Examples:\n  offloop pulse\n  offloop pulse --watch\n  offloop pulse --json"
+    )]
+    Pulse(commands::pulse::Args),
     /// Show what attempts cost, summed by task, queue or tag
     #[command(after_help = "Examples:\n  offloop usage\n  offloop usage --by tag --since 7d")]
     Usage(commands::usage::Args),
@@ -85,6 +90,7 @@ fn main() -> ExitCode {
         Command::Cancel(args) => commands::jobs::order(&args, "cancel"),
         Command::Retry(args) => commands::jobs::order(&args, "retry"),
         Command::Queues(args) => commands::queues::run(&args),
+        Command::Pulse(args) => commands::pulse::run(&args),
         Command::Usage(args) => commands::usage::run(&args),
         Command::Scan(args) => commands::scan::run(&args),
         Command::Shim { arguments } => offloop::lane_process::shim_main(arguments.into_iter()),

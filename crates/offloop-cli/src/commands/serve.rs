@@ -69,6 +69,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 pub(crate) fn build(config: &Config) -> Builder {
     let mut builder = Builder::embedded(&config.data)
         .config(config.runtime)
+        .pulse(config.pulse)
         .environment(std::env::vars_os());
     if let Some(jobs) = config.queue_jobs_max {
         builder = builder.queue_jobs_max(jobs);

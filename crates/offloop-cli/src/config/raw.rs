@@ -22,6 +22,8 @@ pub(crate) struct RawConfig {
     #[serde(default)]
     pub(crate) shutdown: RawShutdown,
     #[serde(default)]
+    pub(crate) pulse: RawPulse,
+    #[serde(default)]
     pub(crate) lanes: RawLanes,
     #[serde(default)]
     pub(crate) tasks: BTreeMap<String, RawTask>,
@@ -59,6 +61,15 @@ pub(crate) struct RawRetention {
 pub(crate) struct RawShutdown {
     pub(crate) drain: Option<Span>,
     pub(crate) stop: Option<Span>,
+}
+
+/// How the server's event loops are watched.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPulse {
+    pub(crate) enabled: Option<bool>,
+    pub(crate) every: Option<Span>,
+    pub(crate) block_after: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use offloop::lane_process::Cgroups;
+use offloop::pulse::PulseConfig;
 use offloop::{RuntimeConfig, ShutdownPlan};
 
-use super::raw::{RawConfig, RawPhotos, RawServer};
+use super::raw::{RawConfig, RawPhotos, RawPulse, RawServer};
 use super::tasks::{TaskConfig, task};
 use super::units::{Size, Span};
 
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) cgroups: Cgroups,
     pub(crate) runtime: RuntimeConfig,
     pub(crate) shutdown: ShutdownPlan,
+    /// `None`: nothing is watched.
+    pub(crate) pulse: Option<PulseConfig>,
     pub(crate) tasks: Vec<TaskConfig>,
     pub(crate) photos: Option<PhotosConfig>,
 }
@@ -128,6 +131,7 @@ impl RawConfig {
             .filter_map(|(name, raw)| task(&name, raw, folder, &mut problems))
             .collect();
         let photos = photos(&self.packs.photos, &mut problems);
+        let pulse = pulse(&self.pulse, &mut problems);
         let config = Config {
             data: self.server.data.unwrap_or_else(|| DATA_DEFAULT.into()),
             listen,
@@ -145,6 +149,7 @@ impl RawConfig {
             call_threads: problems.slots("lanes.calls.threads", self.lanes.calls.threads),
             runtime,
             shutdown,
+            pulse,
             tasks,
             photos,
         };
@@ -197,6 +202,29 @@ fn token(server: &RawServer, folder: &Path, problems: &mut Problems) -> Option<S
         );
     }
     Some(token)
+}
+
+fn pulse(raw: &RawPulse, problems: &mut Problems) -> Option<PulseConfig> {
+    let defaults = PulseConfig::default();
+    let mut within = |key: &str, value: Option<Span>, least: u64, most: u64, or| {
+        let Some(Span(value)) = value else { return or };
+        let range = Duration::from_millis(least)..=Duration::from_millis(most);
+        if !range.contains(&value) {
+            problems.say(key, format!("is {value:?}; give {least} to {most} ms"));
+        }
+        value
+    };
+    let config = PulseConfig {
+        every: within("pulse.every", raw.every, 10, 50, defaults.every),
+        block_after: within(
+            "pulse.block_after",
+            raw.block_after,
+            10,
+            10_000,
+            defaults.block_after,
+        ),
+    };
+    raw.enabled.unwrap_or(true).then_some(config)
 }
 
 fn photos(raw: &RawPhotos, problems: &mut Problems) -> Option<PhotosConfig> {
@@ -387,6 +415,25 @@ mod tests {
             "spare",
         ];
         assert_eq!(keys, want);
+    }
+
+    #[test]
+    fn a_pulse_that_would_wake_loops_too_often_or_too_late_is_refused() {
+        let text = r#"
+            [pulse]
+            every = "1ms"
+            block_after = "1min"
+        "#;
+        let problems = resolve(text).unwrap_err();
+        let keys: Vec<_> = problems.iter().map(|problem| &*problem.key).collect();
+        assert_eq!(keys, ["pulse.every", "pulse.block_after"]);
+        assert_eq!(resolve("").unwrap().pulse, Some(PulseConfig::default()));
+        let off = resolve("[pulse]\nenabled = false").unwrap();
+        assert!(off.pulse.is_none());
+        let set = resolve("[pulse]\nevery = \"50ms\"\nblock_after = \"100ms\"").unwrap();
+        let set = set.pulse.unwrap();
+        assert_eq!(set.every, Duration::from_millis(50));
+        assert_eq!(set.block_after, Duration::from_millis(100));
     }
 
     #[test]
