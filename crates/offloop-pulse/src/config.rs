@@ -5,16 +5,16 @@ use std::time::Duration;
 /// Numbers of the pulse, with their defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PulseConfig {
-    /// Between two looks while a loop works; 10 to 50 ms, default 20 ms. While all loops are parked
-    /// it is 50 ms, and they are posted to every 200 ms.
+    /// Between two looks while a loop or a lane works; 10 to 50 ms, default 20 ms. When nothing
+    /// happens it is 50 ms, and loops are posted to every 200 ms.
     pub every: Duration,
     /// A poll that is older is a block: shown, and told in the log. 10 ms to 10 s, default 50 ms.
     pub block_after: Duration,
 }
 
-/// Between two looks while all loops are parked.
+/// Between two looks when nothing happens.
 pub(crate) const IDLE_TICK: Duration = Duration::from_millis(50);
-/// Between two no-ops to a loop that is parked: it is not blocked, so it need not be woken to know.
+/// Between two no-ops then: a loop that is parked is not blocked, so it need not be woken to know.
 pub(crate) const IDLE_POST: Duration = Duration::from_millis(200);
 /// Between two full readings: percentiles, lanes, memory.
 pub(crate) const READ_EVERY: Duration = Duration::from_millis(250);

@@ -1,7 +1,7 @@
 //! The thread: looks, reads, publishes, pauses.
 //!
-//! While a loop works it looks every `every`; while all are parked it backs off, so that an idle
-//! server is woken less than 100 times a second by it. Must never: wait for a loop.
+//! While a loop or a lane works it looks every `every`; when nothing happens it backs off, so that
+//! an idle server is woken less than 100 times a second by it. Must never: wait for a loop.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -110,8 +110,13 @@ impl Looker {
         self.sources.append(&mut lock(&shared.sources));
     }
 
+    /// Nothing has happened for a while.
+    fn is_calm(&self) -> bool {
+        self.quiet_looks >= QUIET_LOOKS
+    }
+
     fn pause(&self) -> Duration {
-        if self.quiet_looks >= QUIET_LOOKS {
+        if self.is_calm() {
             IDLE_TICK.max(self.config.every)
         } else {
             self.config.every
@@ -122,9 +127,9 @@ impl Looker {
     fn turn(&mut self, now: Instant) -> Option<Snapshot> {
         let every = self.config.every;
         let (mut idle, before) = (true, self.loops.len());
-        let cost = &mut self.cost;
+        let (calm, cost) = (self.is_calm(), &mut self.cost);
         self.loops.retain_mut(|watched| {
-            let look = watched.look(now, every);
+            let look = watched.look(now, every, calm);
             idle &= look.idle;
             cost.wakes += u64::from(look.woke);
             if look.gone {
@@ -133,6 +138,8 @@ impl Looker {
             !look.gone
         });
         let gone = self.loops.len() < before;
+        // A lane at work takes time from the loops: that is when their delay matters.
+        idle &= self.lane_views.iter().all(|lane| lane.sample.running == 0);
         self.quiet_looks = if idle {
             self.quiet_looks.saturating_add(1)
         } else {

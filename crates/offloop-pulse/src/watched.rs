@@ -38,6 +38,8 @@ pub(crate) struct Watched {
     beat: Option<Beat>,
     /// The loop was parked when the no-op was posted.
     found_parked: bool,
+    /// Until the next one, as it was chosen then.
+    pause: Duration,
     next_post: Option<Instant>,
     last: Duration,
     delays: Windowed,
@@ -58,6 +60,7 @@ impl Watched {
             handle,
             beat: None,
             found_parked: false,
+            pause: Duration::ZERO,
             next_post: None,
             last: Duration::ZERO,
             delays: Windowed::new(SLICE, SLICES),
@@ -68,8 +71,9 @@ impl Watched {
         }
     }
 
-    /// Reads the no-op that is out and posts the next when it is due.
-    pub(crate) fn look(&mut self, now: Instant, every: Duration) -> Look {
+    /// Reads the no-op that is out and posts the next when it is due. `calm`: nothing happens in the
+    /// whole server, so a parked loop is woken seldom.
+    pub(crate) fn look(&mut self, now: Instant, every: Duration, calm: bool) -> Look {
         let parked = self.workers.look(&self.metrics, now);
         match self.beat.as_ref().map(Beat::came) {
             Some(Came::Gone) => {
@@ -90,9 +94,10 @@ impl Watched {
         if post {
             self.beat = Some(Beat::post(&self.handle));
             self.found_parked = parked;
-            self.next_post = Some(now + if parked { IDLE_POST } else { every });
-        } else if !parked && self.beat.is_none() {
-            // It was parked when the pause was chosen and has begun to work.
+            self.pause = if parked && calm { IDLE_POST } else { every };
+            self.next_post = Some(now + self.pause);
+        } else if !(parked && calm) {
+            // It was calm when the pause was chosen, and is no longer.
             self.next_post = self.next_post.map(|at| at.min(now + every));
         }
         Look {
@@ -112,9 +117,8 @@ impl Watched {
             self.buckets.record_delay(delay, every);
             return;
         }
-        // One that found the loop parked stands for the looks that were spared.
-        let pause = if self.found_parked { IDLE_POST } else { every };
-        let times = (pause.as_millis() / every.as_millis().max(1)).max(1) as u32;
+        // It stands for the looks that were spared after it.
+        let times = (self.pause.as_millis() / every.as_millis().max(1)).max(1) as u32;
         self.delays.record(now, delay, times);
         self.buckets.record(delay, times);
     }
