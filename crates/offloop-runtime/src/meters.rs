@@ -19,12 +19,12 @@ const TASKS_MAX: usize = 256;
 /// Times are of the minute that is being filled and the one before.
 const SLICE: Duration = Duration::from_secs(60);
 
-/// Waits and runs of one task since the process started.
+/// Waits and runs of one task's jobs and calls since the process started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskBuckets {
     /// `None`: tasks over the bound, together.
     pub task: Option<TaskName>,
-    /// From due to started.
+    /// From due, or from the call, to started.
     pub wait: Buckets,
     /// From started to ended.
     pub run: Buckets,
@@ -122,9 +122,16 @@ impl Meters {
         }
     }
 
+    /// A call that ran: it has its times here, and no row among the attempts of jobs.
+    pub(crate) fn called(&self, at: Instant, task: &TaskName, wait: Duration, run: Duration) {
+        let times = Arc::clone(&meter(&mut lock(&self.0), task).times);
+        lock(&times).record(at, wait, run);
+    }
+
     pub(crate) fn read(&self) -> Vec<UsageRow> {
         let meters = lock(&self.0);
-        meters.values().map(|meter| meter.row.clone()).collect()
+        let rows = meters.values().map(|meter| &meter.row);
+        rows.filter(|row| row.total.attempts > 0).cloned().collect()
     }
 
     fn times(&self) -> Vec<(Option<TaskName>, Arc<Mutex<Times>>)> {

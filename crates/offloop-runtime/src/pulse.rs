@@ -32,7 +32,16 @@ impl Source for Shown {
                 head_age: status.head_age,
             }
         });
-        Some(lanes.collect())
+        // Before a lane for calls stands a line of its own.
+        let calls = shared.calls.views().into_iter().map(|view| LaneSample {
+            name: view.name.into(),
+            running: view.running,
+            slots: view.slots,
+            queued: u32::try_from(view.waiting).unwrap_or(u32::MAX),
+            stuck: view.status.stuck,
+            head_age: view.head_age,
+        });
+        Some(lanes.chain(calls).collect())
     }
 
     fn tasks(&mut self, now: Instant) -> Option<Vec<TaskSample>> {
@@ -41,9 +50,11 @@ impl Source for Shown {
         let sample = |figures: crate::meters::TaskFigures| {
             let name = figures.task.as_ref();
             let lane = name.and_then(|name| shared.routes.get(name));
+            let lane = lane.map(|index| &shared.lanes[*index]);
+            let lane = lane.or_else(|| shared.calls.lane_of(name?));
             TaskSample {
                 task: name.map(|name| name.as_str().into()),
-                dispatched: lane.is_some_and(|lane| !shared.lanes[*lane].is_loop()),
+                dispatched: lane.is_some_and(|lane| !lane.is_loop()),
                 wait: figures.wait,
                 run: figures.run,
             }

@@ -149,9 +149,11 @@ async fn the_answer_has_the_shape_of_its_schema_down_to_the_last_field() {
         let id = server.job(r#"{"task":"echo","payload":[1]}"#).await;
         server.end(&id).await;
     }
+    let called = server.post("/v1/call/echo", r#"{"payload":[1]}"#).await;
+    assert_eq!(called.status, 200, "{called:?}");
     let seen = pulse(&server, |pulse| {
         let lately = &row(&pulse["loops"], "name", "doors")["delay"]["p99_ms"];
-        row(&pulse["tasks"], "task", "echo")["run"]["count"] == 3 && lately.is_number()
+        row(&pulse["tasks"], "task", "echo")["run"]["count"] == 4 && lately.is_number()
     })
     .await;
     let document = server.get("/openapi.json").await.json();
@@ -163,6 +165,7 @@ async fn the_answer_has_the_shape_of_its_schema_down_to_the_last_field() {
     assert!(figure("p50_ms") <= figure("p99_ms") && figure("p99_ms") <= figure("max_ms"));
     assert!((0.0..=1.0).contains(&doors["utilisation"].as_f64().unwrap()));
     assert_eq!(row(&seen["lanes"], "name", "cpu")["slots"], 2);
+    assert_eq!(row(&seen["lanes"], "name", "cpu:calls")["slots"], 2);
     assert!(seen["memory"]["rss_bytes"].as_u64().unwrap() > 1_000_000);
     assert!(seen["age_ms"].as_f64().unwrap() < 10_000.0);
 }

@@ -81,6 +81,11 @@ impl Calls {
         self.desks.iter().map(|desk| desk.view()).collect()
     }
 
+    pub(crate) fn lane_of(&self, task: &TaskName) -> Option<&Arc<dyn Lane>> {
+        let index = self.routes.get(task.as_str())?;
+        Some(&self.desks[*index].lane)
+    }
+
     pub(crate) fn takes(&self, task: &str) -> bool {
         self.routes.contains_key(task)
     }
@@ -151,12 +156,20 @@ pub(crate) async fn call(shared: &Shared, ask: CallAsk) -> Result<CallAnswer, Ca
     }
     let deadline = began + asked;
     let (tell, told) = oneshot::channel();
+    let task = ask.task.clone();
     let work = work(shared, ask, limit, deadline);
     let place = desk
         .admit(work, tell, shared.dice.roll())
         .map_err(|refused| refused.map_or(CallError::ShuttingDown, CallError::Refused))?;
     match tokio::time::timeout_at(deadline.into(), told).await {
-        Ok(Ok(Reply::Ended(ended))) => answer(&place, &ended, began, asked),
+        Ok(Ok(Reply::Ended(ended))) => {
+            if !place.joined {
+                let wait = began.elapsed().saturating_sub(ended.usage.wall);
+                let now = Instant::now();
+                shared.meters.called(now, &task, wait, ended.usage.wall);
+            }
+            answer(&place, &ended, began, asked)
+        }
         Ok(Ok(Reply::Late(refused))) => Err(CallError::Refused(refused)),
         Ok(Ok(Reply::Closed) | Err(_)) => Err(CallError::ShuttingDown),
         Err(_) => {
