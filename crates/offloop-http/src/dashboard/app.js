@@ -5,15 +5,18 @@ import { el, fill } from "/assets/dom.js";
 import { overview } from "/assets/overview.js";
 import { jobs } from "/assets/jobs.js";
 import { job } from "/assets/job.js";
+import { pulsePage, strip } from "/assets/pulse.js";
 import { usage } from "/assets/usage.js";
 import { signIn } from "/assets/signin.js";
 
 const main = document.getElementById("main");
 const menu = document.getElementById("menu");
 const live = document.getElementById("live");
+const pulse = document.getElementById("pulse");
 let leave = null;
 let packs = [];
 let needed = false;
+let stopStrip = null;
 
 const WORDS = {
   live: "live",
@@ -26,7 +29,7 @@ function drawMenu(path) {
   const link = (href, title) => el("a", {
     href, "aria-current": href === `#${path}` || (href !== "#/" && `#${path}`.startsWith(href)) ? "page" : null,
   }, title);
-  fill(menu, link("#/", "Overview"), link("#/jobs", "Jobs"), link("#/usage", "Usage"),
+  fill(menu, link("#/", "Overview"), link("#/jobs", "Jobs"), link("#/pulse", "Pulse"), link("#/usage", "Usage"),
     packs.map((pack) => link(`#/packs/${pack.name}`, pack.title)),
     needed && el("button", { type: "button", class: "quiet", onclick: signOut }, "Sign out"));
 }
@@ -58,6 +61,7 @@ async function show() {
     if (parts.length === 0) cleanup = await overview(root);
     else if (parts[0] === "jobs" && parts.length === 1) cleanup = await jobs(root, parameters);
     else if (parts[0] === "jobs") cleanup = await job(root, parts[1]);
+    else if (parts[0] === "pulse") cleanup = await pulsePage(root);
     else if (parts[0] === "usage") cleanup = await usage(root, parameters);
     else if (parts[0] === "packs") cleanup = await packPage(root, parts[1]);
     else throw new Error("There is no such page.");
@@ -79,6 +83,8 @@ async function start() {
     live.className = state;
     live.textContent = WORDS[state];
   });
+  stopStrip?.();
+  stopStrip = strip(pulse);
   await show();
 }
 

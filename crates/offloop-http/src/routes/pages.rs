@@ -23,7 +23,7 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 );
 
 /// Name, type, text.
-static FILES: [(&str, HeaderValue, &str); 10] = [
+static FILES: [(&str, HeaderValue, &str); 11] = [
     ("app.js", SCRIPT, include_str!("../dashboard/app.js")),
     ("api.js", SCRIPT, include_str!("../dashboard/api.js")),
     ("dom.js", SCRIPT, include_str!("../dashboard/dom.js")),
@@ -34,6 +34,7 @@ static FILES: [(&str, HeaderValue, &str); 10] = [
     ),
     ("jobs.js", SCRIPT, include_str!("../dashboard/jobs.js")),
     ("job.js", SCRIPT, include_str!("../dashboard/job.js")),
+    ("pulse.js", SCRIPT, include_str!("../dashboard/pulse.js")),
     ("usage.js", SCRIPT, include_str!("../dashboard/usage.js")),
     ("signin.js", SCRIPT, include_str!("../dashboard/signin.js")),
     ("style.css", STYLE, include_str!("../dashboard/style.css")),
