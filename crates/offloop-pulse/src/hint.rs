@@ -63,7 +63,7 @@ pub(crate) fn for_task(sample: &TaskSample) -> Option<Hint> {
         return None;
     }
     let say = format!(
-        "half of its runs take {:?} or less, which is shorter than the way to a lane: run it inline or in batches",
+        "half of its runs take {:.0?} or less, which is shorter than the way to a lane: run it inline or in batches",
         run.p50
     );
     Some(Hint {
@@ -77,7 +77,7 @@ pub(crate) fn for_polls(kind: Kind, long: Long) -> Option<Hint> {
         return None;
     }
     let say = format!(
-        "{} of its polls took 1 ms or more, the longest {:?}, and every other future of its loop waited: {}",
+        "{} of its polls took 1 ms or more, the longest {:.1?}, and every other future of its loop waited: {}",
         long.count,
         long.longest,
         remedy(Some(kind))

@@ -16,6 +16,7 @@ pub mod machine;
 mod name;
 mod polls;
 mod pulse;
+mod sched;
 mod slot;
 mod snapshot;
 mod thread;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Id};
 
 use crate::name::Name;
-use crate::polls;
+use crate::{polls, sched};
 
 /// Low bits of a word: the name. The others: microseconds since [`EPOCH`], enough for 8 years.
 const NAME_BITS: u32 = 16;
@@ -25,11 +25,46 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 static SLOTS: Mutex<Vec<Arc<Slot>>> = Mutex::new(Vec::new());
 
 /// One thread's word.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Slot {
     word: AtomicU64,
+    /// The kernel's number of the thread.
+    thread: u32,
+    /// How long it had waited for a processor before the poll under way began, in nanoseconds; the
+    /// pulse writes it.
+    waited_before: AtomicU64,
     /// The runtime that this thread works for; set rarely.
     home: Mutex<Option<Id>>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            thread: rustix::thread::gettid()
+                .as_raw_nonzero()
+                .get()
+                .unsigned_abs(),
+            waited_before: AtomicU64::new(0),
+            home: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn thread(&self) -> u32 {
+        self.thread
+    }
+
+    pub(crate) fn word(&self) -> u64 {
+        self.word.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_waited_before(&self, nanos: u64) {
+        self.waited_before.store(nanos, Ordering::Relaxed);
+    }
+
+    pub(crate) fn home(&self) -> Option<Id> {
+        *lock(&self.home)
+    }
 }
 
 /// A poll that is under way.
@@ -37,7 +72,10 @@ pub(crate) struct Slot {
 pub(crate) struct Doing {
     pub(crate) home: Id,
     pub(crate) name: Name,
+    /// Since it began.
     pub(crate) age: Duration,
+    /// Of which its thread may have waited for a processor.
+    pub(crate) waited: Duration,
     /// Tells this poll from every other one: its thread and its word.
     pub(crate) key: (usize, u64),
 }
@@ -62,7 +100,7 @@ fn micros_now() -> u64 {
 
 impl Local {
     fn new() -> Self {
-        let slot = Arc::new(Slot::default());
+        let slot = Arc::new(Slot::new());
         lock(&SLOTS).push(Arc::clone(&slot));
         let local = Self {
             slot,
@@ -138,7 +176,7 @@ impl Drop for Entered {
         if took >= polls::LONG_US
             && let Ok(Some(home)) = home
         {
-            polls::note(home, self.name, Duration::from_micros(took), Instant::now());
+            was_long(home, self.name, took);
         }
     }
 }
@@ -153,24 +191,65 @@ pub async fn doing<F: Future>(name: Name, future: F) -> F::Output {
     .await
 }
 
-/// Every marked poll of a runtime's threads that is under way.
-pub(crate) fn under_way(found: &mut Vec<Doing>) {
-    found.clear();
-    let now = micros_now();
-    for slot in lock(&SLOTS).iter() {
-        let word = slot.word.load(Ordering::Acquire);
-        let Some(name) = Name::from_number(word as u16) else {
-            continue;
-        };
-        let Some(home) = *lock(&slot.home) else {
-            continue;
-        };
-        found.push(Doing {
-            home,
-            name,
-            age: Duration::from_micros(now.saturating_sub(word >> NAME_BITS)),
+/// Notes a poll, unless the time may have gone by while its thread waited for a processor.
+#[cold]
+fn was_long(home: Id, name: Name, took_us: u64) {
+    let before = LOCAL.try_with(|local| local.slot.waited_before.load(Ordering::Relaxed));
+    let waited = sched::waited_here().unwrap_or(0);
+    let waited_us = waited.saturating_sub(before.unwrap_or(0)) / 1_000;
+    if took_us.saturating_sub(waited_us) >= polls::LONG_US {
+        polls::note(home, name, Duration::from_micros(took_us), Instant::now());
+    }
+}
+
+/// The threads of loops, and what they do.
+#[derive(Debug, Default)]
+pub(crate) struct Threads {
+    slots: Vec<(Arc<Slot>, bool)>,
+    sched: sched::Threads,
+}
+
+impl Threads {
+    /// Looks at all threads of these loops; with each, whether it has a silent worker. Answers
+    /// their polls under way.
+    pub(crate) fn look(&mut self, loops: &[(Id, bool)]) -> Vec<Doing> {
+        self.slots.clear();
+        for slot in lock(&SLOTS).iter() {
+            let mine = slot.home();
+            let mine = loops.iter().find(|(home, _)| Some(*home) == mine);
+            if let Some((_, silent)) = mine {
+                self.slots.push((Arc::clone(slot), *silent));
+            }
+        }
+        let now = micros_now();
+        self.sched.look(&self.slots, now * 1_000);
+        let slots = self.slots.iter();
+        slots
+            .filter_map(|(slot, _)| self.doing(slot, now))
+            .collect()
+    }
+
+    fn doing(&self, slot: &Arc<Slot>, now: u64) -> Option<Doing> {
+        let word = slot.word();
+        let age = Duration::from_micros(now.saturating_sub(word >> NAME_BITS));
+        Some(Doing {
+            home: slot.home()?,
+            name: Name::from_number(word as u16)?,
+            age,
+            waited: self.sched.waited(slot, now * 1_000).min(age),
             key: (Arc::as_ptr(slot) as usize, word),
-        });
+        })
+    }
+
+    /// At most so long one of a loop's threads has waited for a processor since the loop fell silent.
+    pub(crate) fn waited_silent(&self, home: Id) -> Duration {
+        let now = micros_now() * 1_000;
+        let mine = self
+            .slots
+            .iter()
+            .filter(|(slot, _)| slot.home() == Some(home));
+        let waited = mine.map(|(slot, _)| self.sched.waited_silent(slot, now));
+        waited.max().unwrap_or_default()
     }
 }
 
@@ -185,9 +264,7 @@ mod tests {
     }
 
     fn mine(home: Id) -> Vec<String> {
-        let mut found = Vec::new();
-        under_way(&mut found);
-        found.retain(|doing| doing.home == home);
+        let found = Threads::default().look(&[(home, false)]);
         found
             .iter()
             .map(|doing| doing.name.text().to_string())
@@ -258,13 +335,8 @@ mod tests {
     fn a_thread_without_a_loop_blocks_none() {
         std::thread::spawn(|| {
             let _entered = enter(Name::section("no loop here"));
-            let mut found = Vec::new();
-            under_way(&mut found);
-            assert!(
-                found
-                    .iter()
-                    .all(|doing| &*doing.name.text() != "no loop here")
-            );
+            let slot = LOCAL.with(|local| Arc::clone(&local.slot));
+            assert!(slot.word() != 0 && slot.home().is_none());
         })
         .join()
         .unwrap();

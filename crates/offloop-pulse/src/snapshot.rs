@@ -59,6 +59,8 @@ pub struct Blocked {
     /// `None`: code without a mark.
     pub what: Option<Name>,
     pub lasts: Duration,
+    /// Of which its thread may have waited for a processor: an upper bound.
+    pub waited: Duration,
 }
 
 impl Blocked {

@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::config::{IDLE_TICK, PulseConfig, READ_EVERY, SLOW_EVERY};
 use crate::machine::{Machine, Reader};
 use crate::pulse::{Shared, Source, lock};
-use crate::slot::{self, Doing};
+use crate::slot::Threads;
 use crate::snapshot::{LaneSample, LaneView, OwnCost, PollView, Snapshot, TaskView};
 use crate::warn::{self, Seen, Warner};
 use crate::watched::Watched;
@@ -32,7 +32,7 @@ struct Looker {
     sources: Vec<Box<dyn Source>>,
     reader: Reader,
     warner: Warner,
-    doing: Vec<Doing>,
+    threads: Threads,
     /// Anything was blocked at the last look.
     blocked: bool,
     quiet_looks: u32,
@@ -85,7 +85,7 @@ impl Looker {
             sources: Vec::new(),
             reader: Reader::open(),
             warner: Warner::default(),
-            doing: Vec::new(),
+            threads: Threads::default(),
             blocked: false,
             quiet_looks: 0,
             next_read: None,
@@ -145,11 +145,16 @@ impl Looker {
         } else {
             0
         };
-        slot::under_way(&mut self.doing);
+        let silent = |watched: &Watched| (watched.id, watched.is_silent(now, every));
+        let loops: Vec<_> = self.loops.iter().map(silent).collect();
+        let doing = self.threads.look(&loops);
         let blocks: Vec<Vec<Seen>> = self
             .loops
             .iter()
-            .map(|watched| watched.blocks(now, &self.doing, self.config.block_after))
+            .map(|watched| {
+                let waited = self.threads.waited_silent(watched.id);
+                watched.blocks(now, &doing, waited, self.config.block_after)
+            })
             .collect();
         let all: Vec<Seen> = blocks.iter().flatten().cloned().collect();
         for say in self.warner.on(now, &all) {

@@ -23,6 +23,8 @@ pub(crate) struct Seen {
     pub(crate) on: Arc<str>,
     pub(crate) what: Option<Name>,
     pub(crate) lasts: Duration,
+    /// Of which its thread may have waited for a processor.
+    pub(crate) waited: Duration,
     /// Tells it from every other block.
     pub(crate) key: (u64, u64),
 }
@@ -55,6 +57,7 @@ pub(crate) enum Say {
         on: Arc<str>,
         what: Arc<str>,
         lasted: Duration,
+        waited: Duration,
     },
 }
 
@@ -85,7 +88,7 @@ impl Warner {
         }
         for block in blocks {
             if let Some(open) = self.open.get_mut(&block.key) {
-                open.seen.lasts = block.lasts;
+                (open.seen.lasts, open.seen.waited) = (block.lasts, block.waited);
                 continue;
             }
             let untold = self.may_tell(now, block);
@@ -122,6 +125,7 @@ impl Warner {
             what: text(seen.what),
             on: seen.on,
             lasted: seen.lasts,
+            waited: seen.waited,
         })
     }
 
@@ -164,10 +168,16 @@ pub(crate) fn tell(say: &Say) {
             earlier = untold,
             "`{what}` blocks the loop `{on}` and still runs: everything else on this thread waits; {remedy}"
         ),
-        Say::Ended { on, what, lasted } => tracing::warn!(
+        Say::Ended {
+            on,
+            what,
+            lasted,
+            waited,
+        } => tracing::warn!(
             event_loop = &**on,
             what = &**what,
             for_ms = lasted.as_millis() as u64,
+            waited_for_cpu_ms = waited.as_millis() as u64,
             "`{what}` blocked the loop `{on}` for {lasted:.1?}"
         ),
     }
@@ -182,6 +192,7 @@ mod tests {
             on: "doors".into(),
             what,
             lasts: Duration::from_millis(ms),
+            waited: Duration::ZERO,
             key: (1, number),
         }
     }
@@ -199,6 +210,7 @@ mod tests {
             on: "doors".into(),
             what: "told twice".into(),
             lasted: Duration::from_millis(900),
+            waited: Duration::ZERO,
         };
         assert_eq!(ended, [want]);
         assert_eq!(warner.recent()[0].lasted, Duration::from_millis(900));

@@ -123,6 +123,11 @@ impl Watched {
         self.buckets.record(delay, times);
     }
 
+    /// Nothing was heard of one of its workers since the last look.
+    pub(crate) fn is_silent(&self, now: Instant, every: Duration) -> bool {
+        !self.workers.silent(now, every / 2).is_empty()
+    }
+
     /// How old the no-op is that is out.
     fn out_for(&self, now: Instant) -> Duration {
         let beat = self.beat.as_ref().filter(|beat| beat.came() == Came::Out);
@@ -147,26 +152,37 @@ impl Watched {
         self.utilisation = self.workers.share(now);
     }
 
-    /// Everything that holds one of its threads for `least` and longer.
-    pub(crate) fn blocks(&self, now: Instant, doing: &[Doing], least: Duration) -> Vec<Seen> {
+    /// Everything that holds one of its threads for `least` and longer, not counting what the
+    /// thread may have waited for a processor meanwhile.
+    ///
+    /// `waited`: what its threads may have waited for a processor since it fell silent.
+    pub(crate) fn blocks(
+        &self,
+        now: Instant,
+        doing: &[Doing],
+        waited: Duration,
+        least: Duration,
+    ) -> Vec<Seen> {
         let mine = doing.iter().filter(|doing| doing.home == self.id);
         let mut found: Vec<Seen> = mine
-            .filter(|doing| doing.age >= least)
+            .filter(|doing| doing.age.saturating_sub(doing.waited) >= least)
             .map(|doing| Seen {
                 on: Arc::clone(&self.name),
                 what: Some(doing.name),
                 lasts: doing.age,
+                waited: doing.waited,
                 key: (doing.key.0 as u64, doing.key.1),
             })
             .collect();
         // A silent worker without a mark runs code that nobody named. Which worker a mark belongs
         // to is not known: as many as there are marks are taken to be those.
-        let silent = self.workers.silent(now, least);
+        let silent = self.workers.silent(now, least + waited);
         for (index, age) in silent.into_iter().skip(found.len()) {
             found.push(Seen {
                 on: Arc::clone(&self.name),
                 what: None,
                 lasts: age,
+                waited,
                 key: (u64::MAX - index as u64, self.key()),
             });
         }
@@ -202,6 +218,7 @@ impl Watched {
                 .map(|seen| Blocked {
                     what: seen.what,
                     lasts: seen.lasts,
+                    waited: seen.waited,
                 })
                 .collect(),
         }

@@ -51,6 +51,12 @@ impl Drop for Gate {
     }
 }
 
+/// Of this thread.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 fn the<'s>(snapshot: &'s Snapshot, name: &str) -> &'s LoopView {
     let mut loops = snapshot.loops.iter();
     loops.find(|view| &*view.name == name).unwrap()
@@ -311,8 +317,9 @@ fn a_task_that_computes_on_a_loop_is_told_to_move() {
     runtime.block_on(async {
         for _ in 0..3 {
             let inline = doing(name, async {
-                let end = Instant::now() + Duration::from_millis(2);
-                while Instant::now() < end {
+                // Its own time: what the thread waits for a processor is not the code's.
+                let end = processor_time() + Duration::from_millis(80);
+                while processor_time() < end {
                     std::hint::spin_loop();
                 }
             });
@@ -325,6 +332,29 @@ fn a_task_that_computes_on_a_loop_is_told_to_move() {
     });
     let seen = seen.unwrap();
     let row = &seen.polls[0];
-    assert!(row.longest >= Duration::from_millis(2));
+    assert!(row.longest >= Duration::from_millis(80));
     assert!(row.hint.as_ref().unwrap().say.contains("cpu lane"));
+}
+
+#[test]
+fn a_poll_that_sleeps_is_a_block_too() {
+    let (pulse, runtime, gate) = (pulse(), runtime(1), Gate::default());
+    pulse.watch("sleepy", runtime.handle().clone());
+    // As a read that waits for the disk would.
+    let sleeps = gate.clone();
+    let name = Name::task("sleeps in its poll");
+    runtime.spawn(doing(name, async move {
+        while !sleeps.0.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }));
+    let seen = pulse.wait_for(SOON, |snapshot| {
+        blocks(snapshot, "sleepy") == ["sleeps in its poll"]
+    });
+    let block = the(&seen.unwrap(), "sleepy").blocked[0];
+    assert!(
+        block.lasts.saturating_sub(block.waited) >= Duration::from_millis(50),
+        "{block:?}"
+    );
+    gate.open();
 }

@@ -59,6 +59,8 @@ pub struct PulseBlocked {
     /// `task`, `route` or `section`.
     pub kind: Option<String>,
     pub for_ms: f64,
+    /// Of which its thread may have waited for a processor.
+    pub waited_ms: f64,
     pub remedy: String,
 }
 

@@ -22,6 +22,7 @@ const delay = (ms) => {
   return ms < 10 ? `${ms.toFixed(2)} ms` : format.ms(ms);
 };
 const percent = (share) => `${Math.round(100 * share)} %`;
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 const name = (what) => what ?? "code without a name";
 
 /** The loop that is latest. */
@@ -66,7 +67,7 @@ const fact = (title, hint, ...value) => el("div", { class: "fact", title: hint }
 
 /** The lanes that are fullest; one that does nothing is not worth its place. */
 function lanes(all) {
-  const busy = all.filter((lane) => lane.saturation > 0 || lane.queued > 0)
+  const busy = all.filter((lane) => lane.saturation >= 0.005 || lane.queued > 0)
     .sort((a, b) => b.saturation - a.saturation).slice(0, 3);
   if (busy.length === 0) return el("span", { class: "zero" }, "idle");
   return busy.map((lane) => el("span", { class: "lane" }, `${lane.name} ${percent(lane.saturation)}`,
@@ -93,14 +94,14 @@ function draw(node, pulse) {
       late && fact("loop delay, p99", `Over the last 10 s: ${told("p99_ms")}. Parked: ${told("idle_ms")}`,
         el("a", { href: "#/pulse", class: (late.delay.p99_ms ?? 0) >= FELT_MS ? "late" : "" }, `${delay(late.delay.p99_ms)} `),
         el("span", { class: "zero" }, late.name)),
-      el("div", { class: "fact" }, line()),
+      fact("3 minutes", "Logarithmic, 0.1 ms to 10 s; dashed: 50 ms; red: a thread was blocked", line()),
       used && fact("loop use", "Share of its threads' time in polls, over 2 s",
         `${percent(used.utilisation)} `, el("span", { class: "zero" }, used.name), bar(used.utilisation, 1, used.utilisation > 0.8 ? "full" : "")),
       fact("lanes", "Share of slots taken, over 2 s; + in line", lanes(pulse.lanes)),
       fact("memory", "Resident memory of the server; the limit of its control group", memory(pulse.memory))),
     blocks(pulse).map((block) => el("p", { class: "blocks" },
       el("strong", {}, name(block.what)), ` blocks the loop ${block.loop} for ${format.ms(block.for_ms)}: everything else on this thread waits. `,
-      el("span", {}, `${block.remedy}.`))));
+      el("span", {}, sentence(block.remedy)))));
 }
 
 /** Once; it lives as long as the page. Answers a function that starts it. */

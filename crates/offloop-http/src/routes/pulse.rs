@@ -103,6 +103,7 @@ fn one_loop(view: &LoopView) -> PulseLoop {
         what: text(block.what),
         kind: kind(block.what),
         for_ms: ms(block.lasts),
+        waited_ms: ms(block.waited),
         remedy: block.remedy().into(),
     };
     PulseLoop {
