@@ -366,10 +366,8 @@ impl Builder {
         }
         host = host.cgroups(self.cgroups);
         let host = Host::open(host.environment(self.environment))?;
-        let pulse = match self.pulse {
-            Some(config) => Pulse::start(config).map_err(BuildError::Pulse)?,
-            None => Pulse::off(),
-        };
+        let pulse = self.pulse.map_or_else(|| Ok(Pulse::off()), Pulse::start);
+        let pulse = pulse.map_err(BuildError::Pulse)?;
         let io = self.io.pulse(pulse.clone()).build();
         let io_calls = self.io_calls.pulse(pulse.clone()).build();
         let mut lanes: Vec<Arc<dyn Lane>> = vec![Arc::new(self.cpu.build()), Arc::new(io)];
