@@ -41,6 +41,16 @@ pub struct Hint {
     pub say: String,
 }
 
+/// `13 us`, `4.2 ms`, `6.0 s`.
+pub(crate) fn span(value: Duration) -> String {
+    let us = value.as_micros();
+    match us {
+        0..1_000 => format!("{us} us"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
 /// What to do about code that blocks a loop.
 pub(crate) fn remedy(kind: Option<Kind>) -> &'static str {
     match kind {
@@ -63,8 +73,8 @@ pub(crate) fn for_task(sample: &TaskSample) -> Option<Hint> {
         return None;
     }
     let say = format!(
-        "half of its runs take {:.0?} or less, which is shorter than the way to a lane: run it inline or in batches",
-        run.p50
+        "half of its runs take {} or less, which is shorter than the way to a lane: run it inline or in batches",
+        span(run.p50)
     );
     Some(Hint {
         kind: HintKind::TooShort,
@@ -77,9 +87,9 @@ pub(crate) fn for_polls(kind: Kind, long: Long) -> Option<Hint> {
         return None;
     }
     let say = format!(
-        "{} of its polls took 1 ms or more, the longest {:.1?}, and every other future of its loop waited: {}",
+        "{} of its polls took 1 ms or more, the longest {}, and every other future of its loop waited: {}",
         long.count,
-        long.longest,
+        span(long.longest),
         remedy(Some(kind))
     );
     Some(Hint {
@@ -118,6 +128,19 @@ mod tests {
             let hint = for_task(&sample);
             assert_eq!(hint.is_some(), want, "{sample:?}");
             assert!(hint.is_none_or(|hint| hint.kind == HintKind::TooShort));
+        }
+    }
+
+    #[test]
+    fn spans_have_a_unit_that_fits() {
+        let rows = [
+            (0, "0 us"),
+            (999, "999 us"),
+            (12_340, "12.3 ms"),
+            (6_002_588, "6.0 s"),
+        ];
+        for (us, want) in rows {
+            assert_eq!(span(Duration::from_micros(us)), want);
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::hint::remedy;
+use crate::hint::{remedy, span};
 use crate::name::Name;
 use crate::snapshot::RecentBlock;
 
@@ -178,7 +178,8 @@ pub(crate) fn tell(say: &Say) {
             what = &**what,
             for_ms = lasted.as_millis() as u64,
             waited_for_cpu_ms = waited.as_millis() as u64,
-            "`{what}` blocked the loop `{on}` for {lasted:.1?}"
+            "`{what}` blocked the loop `{on}` for {}",
+            span(*lasted)
         ),
     }
 }
