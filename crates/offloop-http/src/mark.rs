@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 
 use axum::extract::MatchedPath;
 use axum::http::{Method, Request, Response};
+use http_body::Body as HttpBody;
 use offloop_pulse::Name;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// On an answer: the route that it comes from.
+/// On an answer whose body is made while it is sent: the route that makes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark(pub(crate) Name);
 
@@ -74,6 +75,7 @@ impl<S, B, R> Service<Request<B>> for Marked<S>
 where
     S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
     S::Future: Send + 'static,
+    R: HttpBody,
 {
     type Response = Response<R>;
     type Error = Infallible;
@@ -90,7 +92,10 @@ where
         let answer = self.inner.call(request);
         Box::pin(offloop_pulse::doing(name, async move {
             let mut answer = answer.await?;
-            answer.extensions_mut().insert(Mark(name));
+            // What is whole already is not computed while it is sent.
+            if answer.body().size_hint().exact().is_none() {
+                answer.extensions_mut().insert(Mark(name));
+            }
             Ok(answer)
         }))
     }

@@ -36,16 +36,23 @@ fn row<'v>(rows: &'v Value, key: &str, name: &str) -> &'v Value {
 
 /// A route that computes until it is let go.
 fn spinning(gate: &Arc<AtomicBool>) -> PackRoutes {
-    let held = Arc::clone(gate);
-    let spin = move |_: axum::extract::Path<String>| async move {
-        while !held.load(Ordering::Acquire) {
+    let hold = |gate: &AtomicBool| {
+        while !gate.load(Ordering::Acquire) {
             std::hint::spin_loop();
         }
         "let go"
     };
+    let (held, dripping) = (Arc::clone(gate), Arc::clone(gate));
+    let spin = move |_: axum::extract::Path<String>| async move { hold(&held) };
+    let drip = move || async move {
+        let piece = async move { Ok::<_, std::convert::Infallible>(hold(&dripping)) };
+        axum::body::Body::from_stream(futures_util::stream::once(piece))
+    };
     PackRoutes {
         name: "lab".into(),
-        router: Router::new().route("/v1/spin/{how}", get(spin)),
+        router: Router::new()
+            .route("/v1/spin/{how}", get(spin))
+            .route("/v1/drip", get(drip)),
         ..PackRoutes::default()
     }
 }
@@ -90,6 +97,22 @@ async fn a_route_that_blocks_its_loop_is_named_while_it_does() {
     assert_eq!(after["recent"][0]["what"], "GET /v1/spin/{how}");
     let polls = row(&after["polls"], "what", "GET /v1/spin/{how}");
     assert_eq!(polls["hint"]["kind"], "too_long");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_stream_that_computes_between_its_pieces_has_its_routes_name() {
+    let gate = LetGo(Arc::default());
+    let server = Server::with_packs(|_| {}, vec![spinning(&gate.0)], 100).await;
+    let streaming = server.get("/v1/drip");
+    let watching = async {
+        pulse(&server, |pulse| {
+            row(&pulse["loops"], "name", "doors")["blocked"][0]["what"] == "GET /v1/drip"
+        })
+        .await;
+        gate.0.store(true, Ordering::Release);
+    };
+    let (answer, ()) = tokio::join!(streaming, watching);
+    assert_eq!(answer.text(), "let go");
 }
 
 /// Every field that the schema names and no other, all the way down.
