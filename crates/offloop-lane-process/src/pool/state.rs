@@ -139,7 +139,8 @@ impl Pool {
         let mut due = now + calm;
         let mut sooner = |at: Option<Instant>| due = at.map_or(due, |at| at.min(due));
         if !self.closed {
-            sooner(self.no_start_before);
+            // In the past it waits for a child that is being tried, not for time.
+            sooner(self.no_start_before.filter(|at| *at > now));
         }
         for child in self.children.values() {
             match child.rung {
