@@ -278,7 +278,9 @@ pub(crate) fn of_call(error: &CallError) -> Problem {
         CallError::Refused(refused) => {
             let kind = match refused.why {
                 RefusedWhy::Deadline { .. } => Kind::DeadlineUnreachable,
-                RefusedWhy::Wait { .. } | RefusedWhy::Line { .. } => Kind::Overloaded,
+                RefusedWhy::Wait { .. } | RefusedWhy::Line { .. } | RefusedWhy::Pressed => {
+                    Kind::Overloaded
+                }
             };
             let mut problem = kind.say(detail);
             problem.retry_after = Some(refused.retry_after.as_secs() + 1); // whole seconds, up

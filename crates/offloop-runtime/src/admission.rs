@@ -103,6 +103,19 @@ pub(crate) fn sheds(estimated: Duration, allowed: Duration, priority: u8, roll: 
     wait > least && (wait - least) > (most - least) * roll
 }
 
+/// Whether a newcomer is turned away because the whole server is pressed (load 1 is full): what can wait
+/// from half of that on, the usual from full on, both by chance up to half more, and never the urgent.
+///
+/// - `roll`: uniform in `0.0..1.0`.
+pub(crate) fn crowds_out(load: f64, priority: u8, roll: f64) -> bool {
+    let from = match priority {
+        0..=2 => return false,
+        3..=5 => 1.0,
+        _ => 0.5,
+    };
+    load > from && load - from > 0.5 * roll
+}
+
 /// When to come again: after the wait that is too long now, spread over half to one and a half of it,
 /// so that the refused do not return together. At least 50 ms.
 ///
@@ -181,6 +194,15 @@ mod tests {
         assert_eq!((turned_away(74, 0), turned_away(101, 0)), (0, 100));
         let some = turned_away(85, 1);
         assert!((30..=50).contains(&some), "{some}");
+    }
+
+    #[test]
+    fn a_pressed_server_lets_the_urgent_in_and_turns_away_what_can_wait() {
+        let out = |load, priority| crowds_out(load, priority, 0.5);
+        assert!((0..=2).all(|priority| !out(9.0, priority)));
+        assert!((0..=9).all(|priority| !out(0.5, priority)));
+        assert!(out(0.8, 8) && !out(0.8, 5));
+        assert!(out(1.3, 5) && !out(1.1, 5) && crowds_out(1.1, 5, 0.1));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::backlog::{self, Backlog};
 use crate::calls::{self, CallAnswer, CallAsk, CallError, CallLaneView, Calls};
 use crate::clock::{Clock, Dice};
 use crate::config::{RuntimeConfig, TaskDefaults};
+use crate::gauge::{Gauge, Pressed};
 use crate::hooks::{FinalEnd, TaskHook};
 use crate::keeper::Input;
 use crate::meters::{Meters, TaskBuckets};
@@ -97,6 +98,7 @@ pub(crate) struct Shared {
     pub(crate) woken: AtomicBool,
     pub(crate) meters: Meters,
     pub(crate) backlog: Backlog,
+    pub(crate) gauge: Gauge,
     pub(crate) pulse: Pulse,
     closing: AtomicBool,
     /// Why the server is not ready, if so.
@@ -155,6 +157,7 @@ impl Shared {
             woken: AtomicBool::new(false),
             meters: Meters::default(),
             backlog,
+            gauge: Gauge::default(),
             pulse: parts.pulse,
             closing: AtomicBool::new(false),
             trouble: Mutex::new(Some("starting".into())),
@@ -444,9 +447,25 @@ impl RuntimeHandle {
         self.0.calls.pressure_of(task)
     }
 
-    /// The fullest line for calls.
-    pub fn pressure(&self) -> Pressure {
-        self.0.calls.pressure()
+    /// How hard pressed the server is, by its loops, its memory and its lines for calls: the worst.
+    pub fn pressure(&self) -> Pressed {
+        let pressed = self.0.gauge.read(&self.0.pulse);
+        let fullest = self
+            .0
+            .calls
+            .views()
+            .into_iter()
+            .max_by_key(|lane| lane.pressure);
+        match fullest {
+            Some(lane) if lane.pressure > pressed.level => Pressed {
+                level: lane.pressure,
+                load: pressed.load,
+                why: Some(
+                    format!("the line of `{}` is {}", lane.name, lane.pressure.name()).into(),
+                ),
+            },
+            _ => pressed,
+        }
     }
 
     pub fn node(&self) -> &NodeId {

@@ -12,6 +12,7 @@ mod builder;
 mod calls;
 pub mod clock;
 mod config;
+mod gauge;
 mod handle;
 mod hooks;
 mod keeper;
@@ -27,6 +28,7 @@ pub use calls::{
     CallAnswer, CallAsk, CallCounts, CallError, CallLaneView, CallSettings, Refused, RefusedWhy,
 };
 pub use config::{RuntimeConfig, TaskDefaults};
+pub use gauge::Pressed;
 pub use handle::{CancelOutcome, LaneView, QueryError, RuntimeHandle, TaskView};
 pub use hooks::{FinalEnd, TaskHook};
 pub use meters::TaskBuckets;

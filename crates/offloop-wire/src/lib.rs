@@ -25,7 +25,8 @@ pub use options::{BackoffBody, JobBody, OptionsBody, UniqueBody};
 pub use problem::{FieldProblem, Problem};
 pub use pulse::{
     PulseBlocked, PulseCgroup, PulseDelay, PulseEnded, PulseFigures, PulseHint, PulseLane,
-    PulseLoop, PulseMemory, PulseOwn, PulsePolls, PulseStall, PulseStalls, PulseTask, PulseView,
+    PulseLoop, PulseMemory, PulseOwn, PulsePolls, PulsePressure, PulseStall, PulseStalls,
+    PulseTask, PulseView,
 };
 pub use read::{BodyError, JOB_FIELDS, JobReader};
 pub use time::{format_time, parse_since, parse_time, write_time};

@@ -10,6 +10,8 @@ pub struct PulseView {
     pub at: String,
     /// `ok`; `blocked` while a poll lasts too long; `off` where nothing is watched.
     pub state: String,
+    /// Whether producers should hold back, and for what.
+    pub pressure: PulsePressure,
     /// How long ago the figures were taken.
     pub age_ms: f64,
     pub loops: Vec<PulseLoop>,
@@ -23,6 +25,14 @@ pub struct PulseView {
     pub memory: PulseMemory,
     pub stall: PulseStalls,
     pub own: PulseOwn,
+}
+
+/// How hard pressed the server is. It refuses what is least urgent first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PulsePressure {
+    /// `open`, `busy` or `full`.
+    pub level: String,
+    pub why: Option<String>,
 }
 
 /// One event loop.

@@ -9,8 +9,8 @@ use offloop_pulse::machine::{Machine, Stall};
 use offloop_pulse::{Blocked, Figures, Hint, LoopView, Name, Snapshot, TaskView};
 use offloop_wire::{
     PulseBlocked, PulseCgroup, PulseDelay, PulseEnded, PulseFigures, PulseHint, PulseLane,
-    PulseLoop, PulseMemory, PulseOwn, PulsePolls, PulseStall, PulseStalls, PulseTask, PulseView,
-    format_time,
+    PulseLoop, PulseMemory, PulseOwn, PulsePolls, PulsePressure, PulseStall, PulseStalls,
+    PulseTask, PulseView, format_time,
 };
 
 use super::{Answer, json};
@@ -22,6 +22,11 @@ pub(super) async fn get(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
     let snapshot = door.handle.pulse().snapshot();
     let mut body = view(&snapshot, Instant::now());
     body.at = format_time(door.handle.now());
+    let pressed = door.handle.pressure();
+    body.pressure = PulsePressure {
+        level: pressed.level.name().into(),
+        why: pressed.why.map(Into::into),
+    };
     json(StatusCode::OK, &body)
 }
 
@@ -44,6 +49,7 @@ fn view(snapshot: &Snapshot, now: Instant) -> PulseView {
     };
     PulseView {
         at: String::new(),
+        pressure: PulsePressure::default(),
         state: state.into(),
         age_ms: snapshot.taken.map_or(0.0, since),
         loops: snapshot.loops.iter().map(one_loop).collect(),

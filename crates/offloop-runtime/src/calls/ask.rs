@@ -80,6 +80,8 @@ pub enum RefusedWhy {
     Wait { allowed: Duration },
     /// So many calls of the task wait already.
     Line { limit: u32 },
+    /// The whole server is pressed, and others come first.
+    Pressed,
 }
 
 /// A call that was not begun, because it could not be done well.
@@ -103,6 +105,10 @@ impl std::fmt::Display for Refused {
             RefusedWhy::Wait { allowed } => write!(
                 f,
                 "the line is too long: estimated wait {wait:.1?}, allowed {allowed:.1?} for its priority; come again later"
+            ),
+            RefusedWhy::Pressed => write!(
+                f,
+                "the server is hard pressed and others come first (GET /v1/pulse says by what); come again later"
             ),
             RefusedWhy::Line { limit } => write!(
                 f,

@@ -215,6 +215,7 @@ impl<T> Line<T> {
             RefusedWhy::Deadline { .. } => self.counts.refused_deadline += 1,
             RefusedWhy::Wait { .. } => self.counts.refused_wait += 1,
             RefusedWhy::Line { .. } => self.counts.refused_line += 1,
+            RefusedWhy::Pressed => {} // decided before it came here
         }
         Refused {
             why,

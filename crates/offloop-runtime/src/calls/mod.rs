@@ -25,7 +25,7 @@ pub use ask::{CallAnswer, CallAsk, CallError, CallSettings, Refused, RefusedWhy}
 pub use desk::CallLaneView;
 pub use line::CallCounts;
 
-use crate::admission::Pressure;
+use crate::admission::{Pressure, retry_after};
 use crate::handle::Shared;
 use desk::{Desk, Reply};
 
@@ -95,12 +95,6 @@ impl Calls {
         index.map_or(Pressure::Open, |index| self.desks[*index].pressure())
     }
 
-    /// The worst of them.
-    pub(crate) fn pressure(&self) -> Pressure {
-        let levels = self.desks.iter().map(|desk| desk.pressure());
-        levels.max().unwrap_or_default()
-    }
-
     /// No more calls.
     pub(crate) fn close(&self) {
         self.desks.iter().for_each(|desk| desk.close());
@@ -155,6 +149,18 @@ pub(crate) async fn call(shared: &Shared, ask: CallAsk) -> Result<CallAnswer, Ca
         return Err(CallError::Timeout { asked });
     }
     let deadline = began + asked;
+    let roll = shared.dice.roll();
+    if shared
+        .gauge
+        .crowds_out(&shared.pulse, ask.priority, roll)
+        .is_some()
+    {
+        return Err(CallError::Refused(Refused {
+            why: RefusedWhy::Pressed,
+            wait: Duration::ZERO,
+            retry_after: retry_after(Duration::from_secs(1), roll),
+        }));
+    }
     let (tell, told) = oneshot::channel();
     let task = ask.task.clone();
     let work = work(shared, ask, limit, deadline);
