@@ -218,3 +218,33 @@ fn a_wrong_question_is_answered_with_the_right_ones() {
     let none = server.text(&["usage"], 0);
     assert!(none.starts_with("no attempt has ended since "), "{none}");
 }
+
+#[test]
+fn the_pulse_shows_every_loop_and_lane_of_a_server_that_just_started() {
+    let server = Server::start();
+    let began = Instant::now();
+    // The first figures come within a second.
+    let page = loop {
+        let page = server.text(&["pulse"], 0);
+        if ["doors", "keeper", "io:calls"]
+            .iter()
+            .all(|on| page.contains(on))
+        {
+            break page;
+        }
+        assert!(began.elapsed() < STATE_MAX, "{page}");
+    };
+    assert!(
+        page.contains("delay of the loop, ms") && page.contains("memory "),
+        "{page}"
+    );
+    let pulse = server.json(&["pulse"], 0);
+    let lanes = pulse["lanes"].as_array().unwrap();
+    for lane in ["cpu", "io", "cpu:calls", "io:calls", "exec:talk"] {
+        assert!(
+            lanes.iter().any(|row| row["name"] == lane),
+            "{lane}: {pulse}"
+        );
+    }
+    assert!(pulse["own"]["cpu"].is_number());
+}

@@ -1,4 +1,4 @@
-//! What the pulse costs: one mark around a poll, and the thread over an idle server.
+//! What the pulse costs: one mark around a poll, and the thread over an idle and a working server.
 //!
 //! `cargo run --release -p offloop-pulse --example cost`
 #![allow(clippy::unwrap_used, reason = "an example may stop at once")]
@@ -53,6 +53,23 @@ fn main() {
         own.cpu * 100.0,
         own.wakes_per_s,
         own.late
+    );
+    // A loop that is awake at most looks: the pulse does not back off.
+    runtimes[1].spawn(async {
+        loop {
+            let end = Instant::now() + Duration::from_micros(200);
+            while Instant::now() < end {
+                std::hint::spin_loop();
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    std::thread::sleep(Duration::from_secs(10));
+    let own = pulse.snapshot().own;
+    println!(
+        "one of them at work: its thread {:.3} %, {:.0} wakes/s",
+        own.cpu * 100.0,
+        own.wakes_per_s
     );
     for view in &pulse.snapshot().loops {
         println!("{}: {:?}", view.name, view.delay);

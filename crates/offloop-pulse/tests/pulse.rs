@@ -43,7 +43,7 @@ impl Gate {
 }
 
 impl Drop for Gate {
-    /// A test that fails does not hang.
+    /// A test that fails does not hang: it is declared after the runtimes, so it is dropped first.
     fn drop(&mut self) {
         if Arc::strong_count(&self.0) <= 2 {
             self.open();
@@ -132,8 +132,8 @@ fn code_that_nobody_marked_is_seen_without_a_name() {
 
 #[test]
 fn a_block_of_one_loop_is_not_laid_at_another_ones_door() {
-    let (pulse, gate) = (pulse(), Gate::default());
-    let (guilty, innocent) = (runtime(1), runtime(1));
+    let (pulse, guilty, innocent) = (pulse(), runtime(1), runtime(1));
+    let gate = Gate::default();
     pulse.watch("guilty", guilty.handle().clone());
     pulse.watch("innocent", innocent.handle().clone());
     let held = gate.clone();
