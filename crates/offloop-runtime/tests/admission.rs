@@ -216,7 +216,7 @@ fn a_limit_in_time_follows_what_the_jobs_take() {
                 .all(|queue| queue.counts.running + queue.counts.ready == 0)
         })
         .await;
-        handle.enqueue(vec![job("brief"); 60]).await.unwrap();
+        handle.enqueue(vec![job("brief"); 20]).await.unwrap();
         let outcome = handle.enqueue(vec![job("held")]).await.unwrap();
         assert!(
             matches!(refused(&outcome[0]), Some(NotAdmittedWhy::Wait { .. })),
