@@ -109,9 +109,29 @@ fn no_way_says_that_it_worked_without_the_checksum_of_the_work() {
         }
     }
     assert_eq!(lab.get("/"), (200, "ok\n".to_owned()));
-    let pulse = lab.json("/pulse");
-    for figure in ["now_ms", "p50_ms", "p99_ms", "max_ms"] {
-        assert!(pulse[figure].is_number(), "{figure}: {pulse}");
+}
+
+#[test]
+fn the_pulse_names_the_way_that_blocked_the_loop_and_no_other() {
+    let lab = Lab::start(QUICK, &["--only", "inline,cpu"]);
+    lab.json("/non-blocking?cpu_time_ms=10000");
+    lab.json("/blocking?cpu_time_ms=10000"); // 500,000 rounds: a block on any machine
+    let began = Instant::now();
+    loop {
+        let pulse = lab.json("/pulse");
+        let blocks = pulse["blocks"].as_array().unwrap();
+        if let Some(block) = blocks.iter().find(|block| block["route"] == "/blocking") {
+            assert!(block["lasted_ms"].as_f64() >= Some(50.0), "{pulse}");
+            assert!(
+                blocks.iter().all(|block| block["route"] != "/non-blocking"),
+                "{pulse}"
+            );
+            for figure in ["now_ms", "p50_ms", "p99_ms", "max_ms"] {
+                assert!(pulse[figure].is_number(), "{figure}: {pulse}");
+            }
+            return;
+        }
+        assert!(began.elapsed() < WITHIN, "{pulse}");
     }
 }
 

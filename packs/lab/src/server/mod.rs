@@ -19,6 +19,7 @@ use std::time::Duration;
 use offloop::http::axum;
 use offloop::lane::slice;
 use offloop::lane_cpu::default_threads;
+use offloop::pulse::{Pulse, PulseConfig};
 use offloop::{BuildError, Builder, PackError, RuntimeConfig, Server, ShutdownPlan};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
@@ -27,7 +28,6 @@ use tokio::sync::{oneshot, watch};
 
 use crate::strategy::{self, Kind, LabPack, with_tasks};
 use crate::work::Pace;
-use pulse::Pulse;
 use routes::App;
 
 /// Requests under way may end within, once the server is told to end.
@@ -126,7 +126,8 @@ pub fn serve(
     let strategies: BTreeMap<_, _> = (options.kinds.iter())
         .filter_map(|kind| Some((*kind, strategy::of(*kind, pace, handle)?)))
         .collect();
-    let pulse = Pulse::watch(runtime.handle().clone()).map_err(ServeError::Loop)?;
+    let pulse = Pulse::start(PulseConfig::default()).map_err(ServeError::Loop)?;
+    pulse.watch(pulse::LOOP, runtime.handle().clone());
     let app = routes::router(App::new(pace, strategies, pulse));
     let served = runtime.block_on(async {
         ready(Ready { address, pace });
@@ -181,6 +182,7 @@ fn offloop_for(options: &ServeOptions) -> Result<Option<Server>, ServeError> {
     let builder = builder
         .config(RuntimeConfig::default())
         .environment(options.environment.clone())
+        .pulse(None) // the lab has its own, for every way
         .pack(LabPack {
             kinds: options.kinds.clone(),
             warm: options.warm.clone(),

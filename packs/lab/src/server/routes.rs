@@ -9,11 +9,12 @@ use offloop::http::axum::extract::{RawQuery, State};
 use offloop::http::axum::response::{IntoResponse, Response};
 use offloop::http::axum::routing::get;
 use offloop::http::axum::{Json, Router};
+use offloop::pulse::{Name, Pulse, doing};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::ask::ask;
-use super::pulse::{Delay, Pulse};
+use super::pulse::{self, Delay};
 use crate::strategy::{Kind, Strategy};
 use crate::work::{Done, Pace};
 
@@ -55,10 +56,11 @@ struct Worked {
 pub(super) fn router(app: App) -> Router {
     let mut router = Router::new()
         .route("/", get(async || "ok\n"))
-        .route("/pulse", get(pulse));
+        .route("/pulse", get(pulse_now));
     for kind in app.strategies.keys().copied() {
+        let name = Name::route(kind.path());
         let handler = async move |State(app): State<Arc<App>>, RawQuery(query): RawQuery| {
-            work(&app, kind, query.as_deref().unwrap_or("")).await
+            doing(name, work(&app, kind, query.as_deref().unwrap_or(""))).await
         };
         router = router.route(kind.path(), get(handler));
     }
@@ -84,8 +86,8 @@ async fn work(app: &App, kind: Kind, query: &str) -> Result<Json<Worked>, Refusa
     }))
 }
 
-async fn pulse(State(app): State<Arc<App>>) -> Json<Delay> {
-    Json(app.pulse.read())
+async fn pulse_now(State(app): State<Arc<App>>) -> Json<Delay> {
+    Json(pulse::read(&app.pulse))
 }
 
 async fn unknown(State(app): State<Arc<App>>) -> Response {
