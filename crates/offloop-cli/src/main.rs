@@ -69,6 +69,17 @@ enum Command {
     /// Scan a folder of photos and convert them, with a progress bar
     #[command(after_help = "Example:\n  offloop scan ~/Pictures")]
     Scan(commands::scan::Args),
+    /// Measure what heavy work does to an event loop on this machine, by where it runs
+    #[command(
+        after_help = "Examples:\n  offloop lab --svg lab.svg\n  offloop lab --cpu-time-ms 50 --offered 0.8 --only inline,cpu\n  offloop lab serve"
+    )]
+    Lab(commands::lab::Args),
+    /// A warm child of the lab; not for people
+    #[command(name = commands::lab::WARM, hide = true)]
+    LabWarm,
+    /// One piece of the lab's work; not for people
+    #[command(name = commands::lab::ONCE, hide = true)]
+    LabOnce,
     /// Starts a child of a lane; not for people
     #[command(name = "__shim", hide = true, disable_help_flag = true)]
     Shim {
@@ -93,6 +104,9 @@ fn main() -> ExitCode {
         Command::Pulse(args) => commands::pulse::run(&args),
         Command::Usage(args) => commands::usage::run(&args),
         Command::Scan(args) => commands::scan::run(&args),
+        Command::Lab(args) => commands::lab::run(&args),
+        Command::LabWarm => commands::lab::warm(),
+        Command::LabOnce => commands::lab::once(),
         Command::Shim { arguments } => offloop::lane_process::shim_main(arguments.into_iter()),
     };
     match done {

@@ -4,6 +4,7 @@ pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod job;
 pub(crate) mod jobs;
+pub(crate) mod lab;
 pub(crate) mod pulse;
 pub(crate) mod queues;
 pub(crate) mod scan;
