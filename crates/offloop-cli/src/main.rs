@@ -69,6 +69,11 @@ enum Command {
     /// Scan a folder of photos and convert them, with a progress bar
     #[command(after_help = "Example:\n  offloop scan ~/Pictures")]
     Scan(commands::scan::Args),
+    /// Make, rotate, retire and list the keys of the vault
+    #[command(
+        after_help = "Examples:\n  offloop vault keygen documents --folder ./keys\n  offloop vault keygen invoices --algorithm ed25519 --folder ./keys\n  offloop vault rotate documents --folder ./keys\n  offloop vault keys --folder ./keys"
+    )]
+    Vault(commands::vault::Args),
     /// Starts a child of a lane; not for people
     #[command(name = "__shim", hide = true, disable_help_flag = true)]
     Shim {
@@ -93,6 +98,7 @@ fn main() -> ExitCode {
         Command::Pulse(args) => commands::pulse::run(&args),
         Command::Usage(args) => commands::usage::run(&args),
         Command::Scan(args) => commands::scan::run(&args),
+        Command::Vault(args) => commands::vault::run(&args),
         Command::Shim { arguments } => offloop::lane_process::shim_main(arguments.into_iter()),
     };
     match done {

@@ -139,13 +139,20 @@ const FREE_BYTES: usize = 16 << 10;
 
 /// A body in one piece, and the room that it takes until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Collected {
-    pub(crate) bytes: Bytes,
+pub struct Collected {
+    pub bytes: Bytes,
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// Reads a whole body; `room` counts KiB.
-pub(crate) async fn collect(
+impl Collected {
+    /// Bytes that take no room of anybody's.
+    pub const fn free(bytes: Bytes) -> Self {
+        Self { bytes, _room: None }
+    }
+}
+
+/// Reads a whole body; `room` counts KiB. For packs too: with a limit and room of their own.
+pub async fn collect(
     mut body: Body,
     limit: usize,
     room: &Arc<Semaphore>,
