@@ -240,14 +240,10 @@ pub fn run(
             .push(Interleaved { at, ask, stored });
     }
     for (cost, mut group) in by_cost {
-        while !group.is_empty() {
+        while !group.is_empty() && !should_stop() {
             let rest = group.split_off(group.len().min(bcrypt::LANES_MAX));
-            run_bcrypt(
-                cost,
-                std::mem::replace(&mut group, rest),
-                should_stop,
-                &mut answers,
-            );
+            let now = std::mem::replace(&mut group, rest);
+            run_bcrypt(cost, now, should_stop, &mut answers);
         }
     }
     let stopped = || Err(VaultError::stopped());

@@ -4,5 +4,6 @@
 
 mod bad;
 mod good;
+mod leaving;
 mod secrets;
 mod support;
