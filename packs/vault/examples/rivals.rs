@@ -150,11 +150,10 @@ fn node(script: &Path, folder: &Path) -> Running {
 }
 
 /// Reads one answer into `buffer`; its status.
-fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
+fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>, part: &mut [u8]) -> u16 {
     buffer.clear();
-    let mut part = [0; 64 << 10];
     loop {
-        let read = stream.read(&mut part).unwrap();
+        let read = stream.read(part).unwrap();
         assert!(read > 0, "the server closed the connection");
         buffer.extend_from_slice(&part[..read]);
         let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") else {
@@ -193,10 +192,10 @@ fn round(server: &Running, measure: &Measure, time: Duration) -> Round {
             scope.spawn(|| {
                 let mut stream = TcpStream::connect(&server.address).unwrap();
                 stream.set_nodelay(true).unwrap();
-                let mut buffer = Vec::new();
+                let (mut buffer, mut part) = (Vec::new(), vec![0; 128 << 10]);
                 while !ended.load(Ordering::Relaxed) {
                     stream.write_all(&measure.request).unwrap();
-                    match answer(&mut stream, &mut buffer) {
+                    match answer(&mut stream, &mut buffer, &mut part) {
                         200 if ended.load(Ordering::Relaxed) => {}
                         200 => _ = done.fetch_add(measure.items, Ordering::Relaxed),
                         503 => _ = refused.fetch_add(1, Ordering::Relaxed),
@@ -323,6 +322,6 @@ fn main() {
         "items per second, medians (least to most) of {} rounds of {:?} in turn",
         args.rounds, args.time
     );
-    println!("measure          {} / {}", ours.about, "node");
+    println!("measure          offloop / node");
     print!("{table}");
 }
