@@ -28,7 +28,7 @@ async function answer(path, type, body) {
   if (path.startsWith('/v1/vault/hash')) {
     const { password, algorithm, params } = JSON.parse(body.toString());
     const made = algorithm === 'bcrypt'
-      ? await bcrypt(password, params.cost)
+      ? await bcrypt(password, { cost: params.cost })
       : await hash(password, { memoryCost: 19456, timeCost: 2, parallelism: 1 });
     return JSON.stringify({ hash: made });
   }

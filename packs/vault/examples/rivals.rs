@@ -180,13 +180,26 @@ fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>, part: &mut [u8]) -> u16 
 struct Round {
     rate: f64,
     refused: u64,
+    /// Processor time of the server for one item, in microseconds: what a neighbour's load does not
+    /// change as it changes rates.
+    cpu_us: f64,
+}
+
+/// Processor time of a process and its ended children, in hundredths of a second.
+fn cpu_ticks(process: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, fields) = text.rsplit_once(") ").unwrap();
+    let field = |at: usize| -> u64 { fields.split(' ').nth(at).unwrap().parse().unwrap() };
+    field(11) + field(12)
 }
 
 /// Loads one server by one measure for a while.
 fn round(server: &Running, measure: &Measure, time: Duration) -> Round {
     let (done, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    let all = AtomicU64::new(0);
     let ended = AtomicBool::new(false);
     let began = Instant::now();
+    let before = cpu_ticks(server.child.id());
     std::thread::scope(|scope| {
         for _ in 0..measure.connections {
             scope.spawn(|| {
@@ -196,8 +209,12 @@ fn round(server: &Running, measure: &Measure, time: Duration) -> Round {
                 while !ended.load(Ordering::Relaxed) {
                     stream.write_all(&measure.request).unwrap();
                     match answer(&mut stream, &mut buffer, &mut part) {
-                        200 if ended.load(Ordering::Relaxed) => {}
-                        200 => _ = done.fetch_add(measure.items, Ordering::Relaxed),
+                        200 => {
+                            all.fetch_add(measure.items, Ordering::Relaxed);
+                            if !ended.load(Ordering::Relaxed) {
+                                done.fetch_add(measure.items, Ordering::Relaxed);
+                            }
+                        }
                         503 => _ = refused.fetch_add(1, Ordering::Relaxed),
                         other => panic!("{other}: {}", String::from_utf8_lossy(&buffer)),
                     }
@@ -207,11 +224,13 @@ fn round(server: &Running, measure: &Measure, time: Duration) -> Round {
         std::thread::sleep(time);
         ended.store(true, Ordering::Relaxed);
     });
-    // Requests that ran past the end are in neither figure.
+    let ticks = cpu_ticks(server.child.id()) - before;
+    // Requests that ran past the end are not in the rate.
     let rate = done.load(Ordering::Relaxed) as f64 / began.elapsed().min(time).as_secs_f64();
     Round {
         rate,
         refused: refused.load(Ordering::Relaxed),
+        cpu_us: ticks as f64 * 1e4 / all.load(Ordering::Relaxed).max(1) as f64,
     }
 }
 
@@ -287,6 +306,7 @@ fn main() {
             round(server, &measure, args.time / 4); // warm
         }
         let (mut own, mut other, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut own_cpu, mut other_cpu) = (Vec::new(), Vec::new());
         let mut refused = 0;
         for _ in 0..args.rounds {
             let a = round(&ours, &measure, args.time);
@@ -295,11 +315,14 @@ fn main() {
             ratios.push(a.rate / b.rate);
             own.push(a.rate);
             other.push(b.rate);
+            own_cpu.push(a.cpu_us);
+            other_cpu.push(b.cpu_us);
         }
+        let (own_cpu, other_cpu) = (median(&mut own_cpu).0, median(&mut other_cpu).0);
         let (own, other, ratio) = (median(&mut own), median(&mut other), median(&mut ratios));
         let _ = writeln!(
             table,
-            "{:<14} {:>9.0} ({:.0} to {:.0})  {:>9.0} ({:.0} to {:.0})  {:>5.2}x ({:.2} to {:.2})  goal {}x{}",
+            "{:<14} {:>9.0} ({:.0} to {:.0})  {:>9.0} ({:.0} to {:.0})  {:>5.2}x ({:.2} to {:.2})  goal {}x  cpu {own_cpu:.1} / {other_cpu:.1} us{}",
             measure.name,
             own.0,
             own.1,

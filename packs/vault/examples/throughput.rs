@@ -1,14 +1,17 @@
 //! What one core does, without HTTP: bcrypt by 1 to 4 lanes, argon2id by our engine and by
 //! RustCrypto's, signatures and seals. Prints medians of rounds that took turns.
 //!
-//! `cargo run --release -p offloop-vault --example throughput [ROUNDS]`
+//! `cargo run --release -p offloop-vault --example throughput [ROUNDS [PART OF A NAME]]`
 #![allow(clippy::unwrap_used, reason = "a trial may panic")]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use offloop_vault::keys::make::{Algorithm, keygen};
+use offloop_vault::keys::ring::Keyring;
 use offloop_vault::keys::{KeyName, folder};
+use offloop_vault::ops::{Op, Vault};
+use offloop_vault::password::Gate;
 use offloop_vault::{argon, bcrypt, envelope};
 
 const ROUND: Duration = Duration::from_millis(700);
@@ -101,6 +104,21 @@ fn measures() -> Vec<Measure> {
         };
         all.push((format!("sign 1 KiB, {name}"), Box::new(sign)));
     }
+    let vault: &'static _ = Box::leak(Box::new(Vault {
+        keys: Keyring::open(&keys).unwrap(),
+        memory: Gate::new(0),
+    }));
+    for len in [1 << 10, 64 << 10] {
+        let text = base64_simd::STANDARD.encode_to_string(vec![7; len]);
+        let body = format!("{{\"key\":\"aes256\",\"plaintext\":\"{text}\"}}");
+        let seal = move || {
+            rate(1, || {
+                let json = vault.json(Op::Seal, body.as_bytes(), &|| false);
+                black_box(json.unwrap());
+            })
+        };
+        all.push((format!("seal {} KiB as JSON", len >> 10), Box::new(seal)));
+    }
     for len in [1 << 10, 64 << 10] {
         let text = vec![7; len];
         let seal = move || {
@@ -117,7 +135,9 @@ fn main() {
     let rounds = std::env::args()
         .nth(1)
         .map_or(5, |text| text.parse().unwrap());
+    let only = std::env::args().nth(2).unwrap_or_default();
     let mut measures = measures();
+    measures.retain(|(name, _)| name.contains(&only));
     let mut found = vec![Vec::new(); measures.len()];
     for _ in 0..rounds {
         for ((_, measure), found) in measures.iter_mut().zip(&mut found) {

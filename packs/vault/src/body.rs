@@ -12,9 +12,9 @@ use std::fmt::{self, Write as _};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
-use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::error::{Kind, VaultError};
+use crate::wipe::{Wiped, wipe};
 
 /// Items of one batch.
 pub const ITEMS_MAX: usize = 1_000;
@@ -41,7 +41,7 @@ impl fmt::Debug for Text<'_> {
 impl Drop for Text<'_> {
     fn drop(&mut self) {
         if let Cow::Owned(text) = &mut self.0 {
-            text.zeroize();
+            wipe(&mut std::mem::take(text).into_bytes());
         }
     }
 }
@@ -327,15 +327,15 @@ fn explain(pointer: &str, error: &serde_json::Error) -> VaultError {
 }
 
 /// Bytes of a base64 field: the standard alphabet with its padding.
-pub fn bytes(text: &Text<'_>, field: &str) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+pub fn bytes(text: &Text<'_>, field: &str) -> Result<Wiped, VaultError> {
     decode(text.as_str(), field)
 }
 
 /// The same of a header.
-pub fn decode(text: &str, field: &str) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+pub fn decode(text: &str, field: &str) -> Result<Wiped, VaultError> {
     let decoded = base64_simd::STANDARD.decode_to_vec(text);
     decoded
-        .map(Zeroizing::new)
+        .map(Wiped::from)
         .map_err(|_| VaultError::field(field, "is no base64 (the standard alphabet, with padding)"))
 }
 

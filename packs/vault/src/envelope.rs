@@ -14,12 +14,11 @@
 //!
 //! Must never: decrypt before the signature is checked, or give out what is not authentic.
 
-use zeroize::Zeroizing;
-
 use crate::error::{Kind, VaultError};
 use crate::keys::{KeyName, KeySet, Material, NAME_BYTES_MAX};
 use crate::seal::{self, NONCE_BYTES, TAG_BYTES};
 use crate::sign::Scheme;
+use crate::wipe::Wiped;
 
 const FORMAT: u8 = 1;
 const SEALED: u8 = 0;
@@ -44,7 +43,7 @@ pub struct Sealed {
 }
 
 pub struct Opened {
-    pub plaintext: Zeroizing<Vec<u8>>,
+    pub plaintext: Wiped,
     pub key: KeyRef,
     pub signed_by: Option<KeyRef>,
 }

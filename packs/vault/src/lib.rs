@@ -20,6 +20,8 @@ mod pack;
 pub mod password;
 pub mod seal;
 pub mod sign;
+mod wipe;
 
 pub use error::{Kind, VaultError};
 pub use pack::{VaultOptions, VaultPack};
+pub use wipe::Wiped;

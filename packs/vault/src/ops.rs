@@ -7,9 +7,6 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
-use zeroize::Zeroizing;
-
 use crate::argon;
 use crate::body::{self, Body, Params, Text, Writer, bytes};
 use crate::envelope::{self, KeyRef};
@@ -18,6 +15,8 @@ use crate::keys::KeySet;
 use crate::keys::ring::Keyring;
 use crate::password::{self, Answer, Ask, BCRYPT_COST_DEFAULT, Gate, Method};
 use crate::sign::{Scheme, SigningKey};
+use crate::wipe::Wiped;
+use serde::Deserialize;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,7 +72,7 @@ pub struct RawAsk {
     pub signed_by: Option<String>,
     pub algorithm: Option<String>,
     pub version: Option<u32>,
-    pub aad: Zeroizing<Vec<u8>>,
+    pub aad: Wiped,
     pub signature: Vec<u8>,
 }
 
@@ -82,7 +81,7 @@ pub struct RawAsk {
 pub enum Reply {
     Json(Vec<u8>),
     /// Bytes, and what is told beside them.
-    Raw(Zeroizing<Vec<u8>>, Vec<(&'static str, String)>),
+    Raw(Wiped, Vec<(&'static str, String)>),
 }
 
 type Done = Result<Vec<u8>, VaultError>;
@@ -271,8 +270,8 @@ fn each<'a, T: Deserialize<'a>>(
     }
 }
 
-fn optional(text: Option<&Text<'_>>, field: &str) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-    text.map_or_else(|| Ok(Zeroizing::default()), |text| bytes(text, field))
+fn optional(text: Option<&Text<'_>>, field: &str) -> Result<Wiped, VaultError> {
+    text.map_or_else(|| Ok(Wiped::default()), |text| bytes(text, field))
 }
 
 fn key_ref(writer: &mut Writer, name: &str, key: Option<&KeyRef>) {

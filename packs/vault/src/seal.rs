@@ -9,7 +9,9 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, UnboundCipherKey};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
+
+use crate::wipe::Wiped;
 
 pub const KEY_BYTES: usize = 32;
 pub const NONCE_BYTES: usize = 24;
@@ -96,7 +98,7 @@ impl SealingKey {
         nonce: &[u8; NONCE_BYTES],
         aad: &[u8],
         sealed: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    ) -> Result<Wiped, OpenError> {
         let (first, last) = nonce.split_at(DERIVED_BY_BYTES);
         let key = self.derive(first).map_err(|_| OpenError)?;
         open_gcm(&key, last, aad, sealed)
@@ -116,14 +118,14 @@ pub fn open_gcm(
     nonce: &[u8],
     aad: &[u8],
     sealed: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+) -> Result<Wiped, OpenError> {
     let len = sealed.len().checked_sub(TAG_BYTES).ok_or(OpenError)?;
     let (ciphertext, tag) = sealed.split_at(len);
     let (key, nonce) = gcm(key, nonce).map_err(|_| OpenError)?;
-    let mut plaintext = Zeroizing::new(vec![0; len]);
+    let mut plaintext = Wiped::from(vec![0; len]);
     let opened = key.open_separate_gather(nonce, Aad::from(aad), ciphertext, tag, &mut plaintext);
     if opened.is_err() {
-        plaintext.zeroize();
+        // What was decrypted before the tag was seen is wiped as it is dropped.
         return Err(OpenError);
     }
     Ok(plaintext)

@@ -5,11 +5,11 @@
 use offloop::http::Refusal;
 use offloop::http::axum::http::{HeaderMap, Uri, header};
 use offloop::wire::Problem;
-use zeroize::Zeroizing;
 
 use crate::body::decode;
 use crate::error::{Kind, VaultError};
 use crate::ops::{Op, RawAsk};
+use crate::wipe::Wiped;
 
 /// Whether the body is bytes as they are, by its Content-Type; passwords never are.
 pub(super) fn is_octets(op: Op, headers: &HeaderMap) -> Result<bool, Refusal> {
@@ -84,17 +84,13 @@ pub(super) fn ask(op: Op, uri: &Uri, headers: &HeaderMap) -> Result<RawAsk, Refu
     if let Some(aad) = base64_header(headers, "offloop-aad", matches!(op, Op::Seal | Op::Open))? {
         ask.aad = aad;
     }
-    if let Some(mut found) = base64_header(headers, "offloop-signature", op == Op::Check)? {
-        ask.signature = std::mem::take(&mut *found);
+    if let Some(found) = base64_header(headers, "offloop-signature", op == Op::Check)? {
+        ask.signature = found.take();
     }
     Ok(ask)
 }
 
-fn base64_header(
-    headers: &HeaderMap,
-    name: &str,
-    belongs: bool,
-) -> Result<Option<Zeroizing<Vec<u8>>>, Refusal> {
+fn base64_header(headers: &HeaderMap, name: &str, belongs: bool) -> Result<Option<Wiped>, Refusal> {
     let Some(value) = headers.get(name) else {
         return Ok(None);
     };

@@ -99,8 +99,8 @@ fn silent() -> Refusal {
 fn answer(reply: Reply) -> Response<Body> {
     match reply {
         Reply::Json(json) => respond(JSON, json),
-        Reply::Raw(mut bytes, told) => {
-            let mut response = respond(OCTETS, std::mem::take(&mut *bytes));
+        Reply::Raw(bytes, told) => {
+            let mut response = respond(OCTETS, bytes.take());
             for (name, value) in told {
                 // Names of keys, numbers, names of schemes: plain ASCII.
                 if let Ok(value) = HeaderValue::from_str(&value) {

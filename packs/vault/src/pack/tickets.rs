@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use offloop::http::Collected;
 use tokio::sync::{Notify, oneshot};
-use zeroize::Zeroize as _;
 
 use crate::error::VaultError;
 use crate::ops::{Op, Passwords, RawAsk, Reply};
 use crate::password::Ask;
+use crate::wipe::wipe;
 use crate::{bcrypt, seal};
 
 /// A body that is looked at for company has at most so many bytes: one password fits many times.
@@ -40,7 +40,7 @@ impl Drop for Request {
     /// Wipes the body where nobody else holds its memory.
     fn drop(&mut self) {
         if let Ok(mut bytes) = std::mem::take(&mut self.body.bytes).try_into_mut() {
-            bytes.as_mut().zeroize();
+            wipe(&mut bytes);
         }
     }
 }
