@@ -22,6 +22,7 @@ const FENCES: [(&str, &[&str]); 6] = [
             "offloop",
             "offloop-cli",
             "offloop-photos",
+            "offloop-vault",
             "offloop-bench",
         ],
     ),
