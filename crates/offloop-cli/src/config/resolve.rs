@@ -293,6 +293,24 @@ mod tests {
     }
 
     #[test]
+    fn the_vault_works_without_a_word_and_finds_its_keys_beside_the_file() {
+        let vault = resolve("").unwrap().vault.unwrap();
+        assert!(vault.keys.is_none() && vault.memory_bytes.is_none());
+        let text = "[packs.vault]\nkeys = \"keys\"\nmemory = \"64MiB\"";
+        let vault = resolve(text).unwrap().vault.unwrap();
+        assert_eq!(vault.keys.unwrap(), Path::new("/etc/offloop/keys"));
+        assert_eq!(vault.memory_bytes, Some(64 << 20));
+        let off = resolve("[packs.vault]\nenabled = false").unwrap();
+        assert!(off.vault.is_none());
+        let problems = resolve("[packs.vault]\nmemory = \"8MiB\"\nthreads = 0").unwrap_err();
+        let keys: Vec<_> = problems
+            .iter()
+            .map(|problem| problem.key.as_str())
+            .collect();
+        assert_eq!(keys, ["packs.vault.memory", "packs.vault.threads"]);
+    }
+
+    #[test]
     fn every_problem_is_told_at_once_and_by_its_key() {
         let text = r#"
             [server]

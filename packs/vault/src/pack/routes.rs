@@ -149,6 +149,11 @@ async fn keys(State(door): State<Door>, uri: Uri) -> Answer {
     raw::no_query(&uri)?;
     let shared = &door.shared;
     let ring = &shared.vault.keys;
+    if ring.folder().is_some() {
+        let task = shared.names.reload.clone();
+        // A look by a lane's thread; what is in force is told in any case.
+        let _ = door.server.call(CallAsk::new(task, "null")).await;
+    }
     let (set, loads, problem) = ring.known().unwrap_or_default();
     let rows = set.iter().flat_map(|(name, key)| version_rows(name, key));
     let body = json!({
