@@ -23,6 +23,10 @@ bench:
 bench-lanes *args:
     bash bench/rivals/lanes.sh {{args}}
 
+# The vault beside Node's crypto, @node-rs/argon2 and @node-rs/bcrypt over HTTP, in one run.
+bench-vault *args:
+    bash bench/rivals/vault.sh {{args}}
+
 # Two minutes of tasks that loop, eat, fork, exit and print without end, in Node and Python, beside
 # 1,000 good jobs at a time. Prints its seed; `just chaos-lanes --seed N` makes its decisions again.
 chaos-lanes *args:

@@ -23,6 +23,7 @@ const FENCES: [(&str, &[&str]); 6] = [
             "offloop-cli",
             "offloop-photos",
             "offloop-lab",
+            "offloop-vault",
             "offloop-bench",
         ],
     ),

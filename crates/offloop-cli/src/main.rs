@@ -80,6 +80,11 @@ enum Command {
     /// One piece of the lab's work; not for people
     #[command(name = commands::lab::ONCE, hide = true)]
     LabOnce,
+    /// Make, rotate, retire and list the keys of the vault
+    #[command(
+        after_help = "Examples:\n  offloop vault keygen documents --folder ./keys\n  offloop vault keygen invoices --algorithm ed25519 --folder ./keys\n  offloop vault rotate documents --folder ./keys\n  offloop vault keys --folder ./keys"
+    )]
+    Vault(commands::vault::Args),
     /// Starts a child of a lane; not for people
     #[command(name = "__shim", hide = true, disable_help_flag = true)]
     Shim {
@@ -107,6 +112,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => commands::lab::run(&args),
         Command::LabWarm => commands::lab::warm(),
         Command::LabOnce => commands::lab::once(),
+        Command::Vault(args) => commands::vault::run(&args),
         Command::Shim { arguments } => offloop::lane_process::shim_main(arguments.into_iter()),
     };
     match done {

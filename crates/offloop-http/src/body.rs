@@ -137,15 +137,25 @@ pub(crate) fn refusal(error: &axum::Error) -> Refusal {
 /// Bodies up to this size are collected without asking for room.
 const FREE_BYTES: usize = 16 << 10;
 
+/// A promise is believed up to this, before its bytes have come.
+const PROMISED_BYTES_MAX: usize = 1 << 20;
+
 /// A body in one piece, and the room that it takes until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Collected {
-    pub(crate) bytes: Bytes,
+pub struct Collected {
+    pub bytes: Bytes,
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// Reads a whole body; `room` counts KiB.
-pub(crate) async fn collect(
+impl Collected {
+    /// Bytes that take no room of anybody's.
+    pub const fn free(bytes: Bytes) -> Self {
+        Self { bytes, _room: None }
+    }
+}
+
+/// Reads a whole body; `room` counts KiB. For packs too: with a limit and room of their own.
+pub async fn collect(
     mut body: Body,
     limit: usize,
     room: &Arc<Semaphore>,
@@ -187,6 +197,13 @@ pub(crate) async fn collect(
             continue;
         }
         if all.is_empty() {
+            // Room for what is promised, within reason: a large body is not copied as it grows.
+            let promised = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+            all.reserve(
+                len.saturating_add(promised)
+                    .min(limit)
+                    .min(PROMISED_BYTES_MAX),
+            );
             all.extend_from_slice(&first);
             first = Bytes::new();
         }

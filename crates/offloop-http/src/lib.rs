@@ -20,6 +20,7 @@ mod routes;
 mod service;
 
 pub use axum;
+pub use body::{Collected, collect};
 pub use config::{DoorConfig, DoorError, TOKEN_BYTES_MIN};
 pub use door::{Door, DoorReport};
 pub use pack::{PackPage, PackRoutes};

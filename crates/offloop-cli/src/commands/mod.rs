@@ -11,3 +11,4 @@ pub(crate) mod scan;
 pub(crate) mod serve;
 mod text;
 pub(crate) mod usage;
+pub(crate) mod vault;

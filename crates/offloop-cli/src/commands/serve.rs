@@ -8,6 +8,7 @@ use offloop::http::{Door, DoorConfig};
 use offloop::lane_process::ProcessSpec;
 use offloop::{Builder, Server, ShutdownReport, TaskDefaults, TaskInfo};
 use offloop_photos::{PhotosOptions, PhotosPack};
+use offloop_vault::{VaultOptions, VaultPack};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -109,6 +110,13 @@ pub(crate) fn build(config: &Config) -> Builder {
                 Converter::Builtin => offloop_photos::Converter::Builtin,
                 Converter::Magick => offloop_photos::Converter::Magick,
             },
+        }));
+    }
+    if let Some(vault) = &config.vault {
+        builder = builder.pack(VaultPack::new(VaultOptions {
+            keys: vault.keys.clone(),
+            memory_bytes: vault.memory_bytes,
+            threads: vault.threads,
         }));
     }
     builder

@@ -175,6 +175,8 @@ pub(crate) struct RawSandbox {
 pub(crate) struct RawPacks {
     #[serde(default)]
     pub(crate) photos: RawPhotos,
+    #[serde(default)]
+    pub(crate) vault: RawVault,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -185,6 +187,15 @@ pub(crate) struct RawPhotos {
     pub(crate) converter: Option<String>,
     pub(crate) memory: Option<Size>,
     pub(crate) timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawVault {
+    pub(crate) enabled: Option<bool>,
+    pub(crate) keys: Option<PathBuf>,
+    pub(crate) memory: Option<Size>,
+    pub(crate) threads: Option<u16>,
 }
 
 impl RawConfig {
@@ -209,11 +220,12 @@ impl RawConfig {
                 "CPU_THREADS" => self.lanes.cpu.threads = Some(number()?),
                 "PHOTOS_CONCURRENCY" => self.packs.photos.concurrency = Some(number()?),
                 "PHOTOS_CONVERTER" => self.packs.photos.converter = Some(value.clone()),
+                "VAULT_KEYS" => self.packs.vault.keys = Some(std::path::absolute(value)?),
                 // Read elsewhere: by commands that talk to a server, by the logger, and by tasks.
                 "CONFIG" | "SERVER" | "LOG" | "EXECUTOR" => {}
                 other if other.starts_with("JOB_") || other.starts_with("TEST_") => {}
                 _ => bail!(
-                    "OFFLOOP_{key} is not a setting; known are OFFLOOP_DATA, _LISTEN, _TOKEN, _TOKEN_FILE, _STORE, _CONFIG, _SERVER, _LOG, _CPU_THREADS, _PHOTOS_CONCURRENCY, _PHOTOS_CONVERTER"
+                    "OFFLOOP_{key} is not a setting; known are OFFLOOP_DATA, _LISTEN, _TOKEN, _TOKEN_FILE, _STORE, _CONFIG, _SERVER, _LOG, _CPU_THREADS, _PHOTOS_CONCURRENCY, _PHOTOS_CONVERTER, _VAULT_KEYS"
                 ),
             }
         }

@@ -9,7 +9,7 @@ use offloop::lane_process::Cgroups;
 use offloop::pulse::PulseConfig;
 use offloop::{RuntimeConfig, ShutdownPlan};
 
-use super::raw::{RawConfig, RawPhotos, RawPulse, RawServer};
+use super::raw::{RawConfig, RawPhotos, RawPulse, RawServer, RawVault};
 use super::tasks::{TaskConfig, task};
 use super::units::{Size, Span};
 
@@ -45,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) pulse: Option<PulseConfig>,
     pub(crate) tasks: Vec<TaskConfig>,
     pub(crate) photos: Option<PhotosConfig>,
+    pub(crate) vault: Option<VaultConfig>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,16 @@ pub(crate) struct PhotosConfig {
     pub(crate) timeout: Option<Duration>,
 }
 
+#[derive(Clone, Debug)]
+pub(crate) struct VaultConfig {
+    /// `None`: passwords only.
+    pub(crate) keys: Option<PathBuf>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) threads: Option<u16>,
+}
+
+/// One hash with the default parameters takes 19 MiB.
+const VAULT_MEMORY_MIN: u64 = 32 << 20;
 const DATA_DEFAULT: &str = "offloop-data";
 const LISTEN_DEFAULT: &str = "127.0.0.1:7878";
 const TOKEN_BYTES_MIN: usize = 16;
@@ -132,6 +143,7 @@ impl RawConfig {
             .collect();
         let photos = photos(&self.packs.photos, &mut problems);
         let pulse = pulse(&self.pulse, &mut problems);
+        let vault = vault(&self.packs.vault, folder, &mut problems);
         let config = Config {
             data: self.server.data.unwrap_or_else(|| DATA_DEFAULT.into()),
             listen,
@@ -152,6 +164,7 @@ impl RawConfig {
             pulse,
             tasks,
             photos,
+            vault,
         };
         if problems.0.is_empty() {
             Ok(config)
@@ -248,6 +261,19 @@ fn photos(raw: &RawPhotos, problems: &mut Problems) -> Option<PhotosConfig> {
     raw.enabled.unwrap_or(true).then_some(photos)
 }
 
+fn vault(raw: &RawVault, folder: &Path, problems: &mut Problems) -> Option<VaultConfig> {
+    let memory_bytes = raw.memory.map(|Size(bytes)| bytes);
+    if memory_bytes.is_some_and(|bytes| bytes < VAULT_MEMORY_MIN) {
+        problems.say("packs.vault.memory", "give at least \"32MiB\"");
+    }
+    let vault = VaultConfig {
+        keys: raw.keys.as_ref().map(|keys| folder.join(keys)),
+        memory_bytes,
+        threads: problems.slots("packs.vault.threads", raw.threads),
+    };
+    raw.enabled.unwrap_or(true).then_some(vault)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +290,24 @@ mod tests {
         assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
         assert_eq!(config.data, Path::new(DATA_DEFAULT));
         assert!(config.token.is_none() && config.photos.is_some() && config.tasks.is_empty());
+    }
+
+    #[test]
+    fn the_vault_works_without_a_word_and_finds_its_keys_beside_the_file() {
+        let vault = resolve("").unwrap().vault.unwrap();
+        assert!(vault.keys.is_none() && vault.memory_bytes.is_none());
+        let text = "[packs.vault]\nkeys = \"keys\"\nmemory = \"64MiB\"";
+        let vault = resolve(text).unwrap().vault.unwrap();
+        assert_eq!(vault.keys.unwrap(), Path::new("/etc/offloop/keys"));
+        assert_eq!(vault.memory_bytes, Some(64 << 20));
+        let off = resolve("[packs.vault]\nenabled = false").unwrap();
+        assert!(off.vault.is_none());
+        let problems = resolve("[packs.vault]\nmemory = \"8MiB\"\nthreads = 0").unwrap_err();
+        let keys: Vec<_> = problems
+            .iter()
+            .map(|problem| problem.key.as_str())
+            .collect();
+        assert_eq!(keys, ["packs.vault.memory", "packs.vault.threads"]);
     }
 
     #[test]
