@@ -47,4 +47,17 @@ pub struct TaskDefaults {
     pub max_queued: Option<u64>,
     /// The longest estimated wait that a new job may have; `None`: any.
     pub max_wait: Option<Duration>,
+    /// What is not shown of its jobs.
+    pub redact: Redact,
+}
+
+/// What of a task's jobs is for its handler alone: left out wherever jobs are shown. The store keeps it,
+/// since an attempt may need it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redact {
+    /// The payload, and what could quote it: messages of failures and progress notes.
+    pub payload: bool,
+    pub result: bool,
+    /// What attempts printed.
+    pub log: bool,
 }

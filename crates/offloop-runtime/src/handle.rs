@@ -33,6 +33,7 @@ use crate::keeper::Input;
 use crate::meters::{Meters, TaskBuckets};
 use crate::path::enqueue::{self, EnqueueError};
 use crate::path::publish::{EventCursor, Events, Hub};
+use crate::redact;
 
 /// A task and the lane that runs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -350,6 +351,10 @@ impl RuntimeHandle {
         {
             self.show_running(job);
         }
+        if let Some(job) = &mut job {
+            let what = self.0.defaults_of(&job.summary.task).redact;
+            redact::job(job, what);
+        }
         Ok(job)
     }
 
@@ -370,7 +375,11 @@ impl RuntimeHandle {
     }
 
     pub async fn jobs(&self, ask: ListRequest) -> Result<JobPage, QueryError> {
-        self.0.engine.jobs(ask).await
+        let mut page = self.0.engine.jobs(ask).await?;
+        for job in &mut page.jobs {
+            redact::summary(job, self.0.defaults_of(&job.task).redact);
+        }
+        Ok(page)
     }
 
     pub async fn queues(&self) -> Result<Vec<QueueStatus>, QueryError> {

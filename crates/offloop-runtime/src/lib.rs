@@ -19,6 +19,7 @@ mod keeper;
 mod meters;
 mod path;
 mod pulse;
+mod redact;
 mod shutdown;
 mod upkeep;
 
@@ -27,7 +28,7 @@ pub use builder::{Runtime, RuntimeBuilder, StartError};
 pub use calls::{
     CallAnswer, CallAsk, CallCounts, CallError, CallLaneView, CallSettings, Refused, RefusedWhy,
 };
-pub use config::{RuntimeConfig, TaskDefaults};
+pub use config::{Redact, RuntimeConfig, TaskDefaults};
 pub use gauge::Pressed;
 pub use handle::{CancelOutcome, LaneView, QueryError, RuntimeHandle, TaskView};
 pub use hooks::{FinalEnd, TaskHook};

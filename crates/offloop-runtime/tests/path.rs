@@ -427,3 +427,68 @@ fn a_wait_for_a_job_that_is_over_answers_at_once() {
     assert_eq!(job.summary.state, JobState::Completed);
     shutdown(runtime);
 }
+
+#[test]
+fn what_a_task_keeps_to_itself_is_shown_nowhere() {
+    let store = store();
+    let run = |context: &TaskContext| {
+        context.log("the secret is s3cret");
+        match &context.payload()[..] {
+            b"\"s3cret fails\"" => Err(TaskError::invalid("no s3cret")),
+            _ => Ok(TaskOutput::json("\"s3cret\"")),
+        }
+    };
+    let lane = CpuLane::builder("cpu")
+        .threads(1)
+        .task(info("t"), Arc::new(run));
+    let redact = offloop_runtime::Redact {
+        payload: true,
+        result: true,
+        log: true,
+    };
+    let limits = offloop_runtime::TaskDefaults {
+        redact,
+        ..offloop_runtime::TaskDefaults::default()
+    };
+    let engine: Arc<dyn Engine> = Arc::clone(&store) as _;
+    let runtime = RuntimeBuilder::new(engine, NodeId("n".into()))
+        .lane(Arc::new(lane.build()))
+        .defaults(name("t"), limits)
+        .start()
+        .unwrap();
+    let handle = runtime.handle();
+    let waiter = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    for payload in ["\"s3cret\"", "\"s3cret fails\""] {
+        let mut one = job("t");
+        one.payload = payload.into();
+        let outcomes = waiter.block_on(handle.enqueue(vec![one])).unwrap();
+        let InsertOutcome::Created { id, .. } = outcomes[0] else {
+            panic!("{outcomes:?}");
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let ended = runtime
+            .block_on(handle.wait_final(id, SOON))
+            .unwrap()
+            .unwrap();
+        assert!(ended.summary.state.is_final());
+        assert_eq!(ended.attempts[0].log.written_bytes(), 21);
+        let shown = format!("{ended:?}");
+        assert!(
+            shown.contains("[redacted]") && !shown.contains("s3cret"),
+            "{shown}"
+        );
+    }
+    let page = waiter.block_on(handle.jobs(offloop_store::ListRequest {
+        filter: offloop_store::JobFilter::default(),
+        limit: 10,
+        cursor: None,
+        now: handle.now(),
+    }));
+    assert!(!format!("{:?}", page.unwrap()).contains("s3cret"));
+}

@@ -42,8 +42,8 @@ pub use offloop_lane_process as lane_process;
 pub use offloop_pulse as pulse;
 pub use offloop_runtime as runtime;
 pub use offloop_runtime::{
-    CallAnswer, CallAsk, CallError, CallSettings, FinalEnd, Pressure, RuntimeConfig, RuntimeHandle,
-    ShutdownPlan, ShutdownReport, TaskDefaults, TaskHook,
+    CallAnswer, CallAsk, CallError, CallSettings, FinalEnd, Pressure, Redact, RuntimeConfig,
+    RuntimeHandle, ShutdownPlan, ShutdownReport, TaskDefaults, TaskHook,
 };
 pub use offloop_store as store;
 pub use offloop_store_memory as store_memory;

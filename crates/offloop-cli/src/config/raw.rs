@@ -126,6 +126,8 @@ pub(crate) struct RawTask {
     pub(crate) protocol: Option<String>,
     pub(crate) sandbox: Option<RawSandbox>,
     pub(crate) calls: Option<RawCalls>,
+    #[serde(default)]
+    pub(crate) redact: Vec<String>,
     pub(crate) max_queued: Option<u64>,
     pub(crate) max_wait: Option<Span>,
 }

@@ -408,6 +408,9 @@ mod tests {
             lane = "process"
             command = ["node", "sign.mjs"]
             calls = { processes = 2, max_wait = "200ms", line = 50, single_flight = true, timeout = "2s" }
+            redact = ["payload", "log"]
+            max_queued = 100
+            max_wait = "5min"
         "#;
         let config = resolve(text).unwrap();
         assert_eq!(config.call_threads, Some(3));
@@ -415,13 +418,20 @@ mod tests {
         assert_eq!((calls.processes, calls.settings.line), (2, 50));
         assert_eq!(calls.settings.max_wait, Duration::from_millis(200));
         assert!(calls.settings.single_flight);
+        let task = &config.tasks[0];
+        assert!(task.redact.payload && task.redact.log && !task.redact.result);
+        assert_eq!(task.max_queued, Some(100));
+        assert_eq!(task.max_wait, Some(Duration::from_secs(300)));
         let bad = r#"
             [tasks.sign]
             lane = "process"
             command = ["node", "sign.mjs"]
             calls = { processes = 0, timeout = "1h", line = 0, max_wait = "0s" }
+            redact = ["payload", "name"]
+            max_queued = 0
+            max_wait = "0s"
         "#;
-        assert_eq!(resolve(bad).unwrap_err().len(), 4);
+        assert_eq!(resolve(bad).unwrap_err().len(), 7);
     }
 
     #[test]

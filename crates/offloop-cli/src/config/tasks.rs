@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use offloop::lane_process::{Budgets, Recycle, Sandbox, Wire};
-use offloop::{CallSettings, TaskName};
+use offloop::{CallSettings, Redact, TaskName};
 
 use super::raw::{RawCalls, RawRecycle, RawSandbox, RawTask};
 use super::resolve::Problems;
@@ -41,6 +41,7 @@ pub(crate) struct TaskConfig {
     pub(crate) wire: Wire,
     pub(crate) sandbox: Sandbox,
     pub(crate) calls: Option<CallsConfig>,
+    pub(crate) redact: Redact,
     pub(crate) max_queued: Option<u64>,
     pub(crate) max_wait: Option<Duration>,
 }
@@ -125,6 +126,7 @@ pub(super) fn task(
         recycle: recycle(&raw.recycle.unwrap_or_default(), &key, problems),
         spare: raw.spare,
         wire,
+        redact: redact(&raw.redact, &key, problems),
         max_queued: raw.max_queued,
         max_wait: problems.span(key("max_wait"), raw.max_wait),
         calls: raw.calls.as_ref().map(|raw| calls(raw, &key, problems)),
@@ -164,6 +166,22 @@ fn recycle(raw: &RawRecycle, key: &impl Fn(&str) -> String, problems: &mut Probl
         age: problems.span(key("recycle.age"), raw.age),
         memory_bytes: raw.memory.map(|Size(bytes)| bytes),
     }
+}
+
+fn redact(raw: &[String], key: &impl Fn(&str) -> String, problems: &mut Problems) -> Redact {
+    let mut redact = Redact::default();
+    for what in raw {
+        match what.as_str() {
+            "payload" => redact.payload = true,
+            "result" => redact.result = true,
+            "log" => redact.log = true,
+            other => problems.say(
+                key("redact"),
+                format!("names {other:?}; give some of \"payload\", \"result\", \"log\""),
+            ),
+        }
+    }
+    redact
 }
 
 fn calls(raw: &RawCalls, key: &impl Fn(&str) -> String, problems: &mut Problems) -> CallsConfig {

@@ -98,7 +98,9 @@ function draw(node, pulse) {
       used && fact("loop use", "Share of its threads' time in polls, over 2 s",
         `${percent(used.utilisation)} `, el("span", { class: "zero" }, used.name), bar(used.utilisation, 1, used.utilisation > 0.8 ? "full" : "")),
       fact("lanes", "Share of slots taken, over 2 s; + in line", lanes(pulse.lanes)),
-      fact("memory", "Resident memory of the server; the limit of its control group", memory(pulse.memory))),
+      fact("memory", "Resident memory of the server; the limit of its control group", memory(pulse.memory)),
+      pulse.pressure.level !== "open" && fact("pressure", pulse.pressure.why ?? "",
+        el("span", { class: pulse.pressure.level === "full" ? "late" : "" }, pulse.pressure.level))),
     blocks(pulse).map((block) => el("p", { class: "blocks" },
       el("strong", {}, name(block.what)), ` blocks the loop ${block.loop} for ${format.ms(block.for_ms)}: everything else on this thread waits. `,
       el("span", {}, sentence(block.remedy)))));
