@@ -58,14 +58,11 @@ fn json(path: &str, body: &str) -> Vec<u8> {
 fn measures() -> Vec<Measure> {
     let large = noise(64 << 10);
     let small = b64(&large[..1024]);
-    let mut batch = String::from("{\"items\":[");
-    for at in 0..1000 {
-        let gap = if at == 0 { "" } else { "," };
-        let item =
-            format!("{gap}{{\"key\":\"aes\",\"plaintext\":\"{small}\",\"sign_key\":\"ed\"}}");
-        batch.push_str(&item);
-    }
-    batch.push_str("]}");
+    let batch = |count: usize, item: String| {
+        let items = vec![item; count].join(",");
+        format!("{{\"items\":[{items}]}}")
+    };
+    let signed = format!("{{\"key\":\"aes\",\"plaintext\":\"{small}\",\"sign_key\":\"ed\"}}");
     let sign = format!("{{\"key\":\"rsa\",\"message\":\"{small}\"}}");
     let seal = format!("{{\"key\":\"aes\",\"plaintext\":\"{}\"}}", b64(&large));
     let bytes = "application/octet-stream";
@@ -83,13 +80,26 @@ fn measures() -> Vec<Measure> {
         row("sign", 2.0, 1, 6, json("/v1/vault/sign", &sign)),
         row("seal-64k-json", 8.0, 1, 8, json("/v1/vault/seal", &seal)),
         row(
+            "seal-64k-batch",
+            8.0,
+            16,
+            4,
+            json("/v1/vault/seal", &batch(16, seal.clone())),
+        ),
+        row(
             "seal-64k-raw",
             8.0,
             1,
             8,
             request("/v1/vault/seal?key=aes", bytes, &large),
         ),
-        row("batch-1000", 5.0, 1000, 4, json("/v1/vault/seal", &batch)),
+        row(
+            "batch-1000",
+            5.0,
+            1000,
+            4,
+            json("/v1/vault/seal", &batch(1000, signed)),
+        ),
         row("argon2id", 1.0, 1, 6, json("/v1/vault/hash", argon)),
         row("bcrypt-10", 1.0, 1, 12, json("/v1/vault/hash", bcrypt)),
     ]
