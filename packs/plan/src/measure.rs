@@ -1,0 +1,428 @@
+//! What each operation of a mix costs, measured on the real server.
+//!
+//! Three looks at each operation, each for the same share of the time:
+//!
+//! 1. **alone**: one call at a time, all processors. Answer times without a line.
+//! 2. **one core**: the server on one processor, always busy. Processor time per call.
+//! 3. **all cores**: all processors busy. Processor time per call again: memory, caches and turbo are
+//!    shared, so it differs; the quotient is the scaling.
+//!
+//! Costs are processor time of the server's process tree, not wall time: neither the load's client nor
+//! other programs of the machine are counted in, and what waits costs nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::PlanError;
+use crate::load::{self, LoadPlan, Pace, Seen};
+use crate::mix::{Mix, Operation};
+use crate::operation;
+use crate::proc::{Share, Used};
+use crate::server::{On, Server, ServerCommand};
+use crate::setup::{self, Sizing, UserConfig};
+
+/// Answer times without a line, seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Times {
+    pub mean_s: f64,
+    pub p50_s: f64,
+    pub p99_s: f64,
+    /// Coefficient of variation. Times beyond the last half percent count as that: they are the
+    /// machine's, and one of them would decide.
+    pub cv: f64,
+    /// Quantiles, evenly apart, ascending; at most [`SAMPLES_MAX`].
+    pub samples: Vec<f64>,
+}
+
+pub const SAMPLES_MAX: usize = 400;
+/// What is beyond counts as this.
+const TRIM: f64 = 0.995;
+
+impl Times {
+    /// Of times in any order; nothing for none.
+    pub fn of(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        let Some(last) = times.len().checked_sub(1) else {
+            return Self::default();
+        };
+        let at = |part: f64| times[(last as f64 * part).round() as usize];
+        let most = at(TRIM);
+        let count = times.len() as f64;
+        let mean =
+            |of: &dyn Fn(f64) -> f64| times.iter().map(|time| of(*time)).sum::<f64>() / count;
+        let trimmed = mean(&|time| time.min(most));
+        let squares = mean(&|time| (time.min(most) - trimmed).powi(2));
+        let samples = SAMPLES_MAX.min(times.len());
+        Self {
+            mean_s: mean(&|time| time),
+            p50_s: at(0.5),
+            p99_s: at(0.99),
+            cv: squares.sqrt() / trimmed.max(1e-12),
+            samples: (0..samples)
+                .map(|n| at((n as f64 + 0.5) / samples as f64))
+                .collect(),
+        }
+    }
+}
+
+/// What one operation costs.
+#[derive(Clone, Debug, Default)]
+pub struct Cost {
+    pub operation: String,
+    /// Calls of it in one request.
+    pub weight: f64,
+    pub alone: Times,
+    /// Processor time of one call, seconds, the way there and back included.
+    pub one_core_s: f64,
+    pub all_cores_s: f64,
+    /// Processor time that the load's client used for one call, seconds.
+    pub client_s: f64,
+    /// Of a declared task: how long it holds its child, seconds.
+    pub holds_s: Option<f64>,
+    /// Of a declared task: children for its calls that the operator's configuration has.
+    pub configured: Option<u16>,
+    /// Calls that were counted on all cores.
+    pub calls: u64,
+}
+
+impl Cost {
+    /// Of a declared task: time that it holds its child, over processor time. 1: it never waits.
+    pub fn wait_ratio(&self) -> f64 {
+        let ratio = self.holds_s.unwrap_or(0.0) / self.one_core_s.max(1e-9);
+        if ratio > WAITS_FROM { ratio } else { 1.0 }
+    }
+}
+
+/// Below, a task counts as one that never waits: the rest is scheduling.
+const WAITS_FROM: f64 = 1.5;
+/// Children per core for tasks that wait; more is a job for the `io` lane.
+const PROCESSES_PER_CORE_MAX: f64 = 32.0;
+
+/// Children for calls of a task on `cores` (B. Goetz: cores x time held / processor time).
+pub fn processes(wait_ratio: f64, cores: f64) -> u16 {
+    let each = wait_ratio.clamp(1.0, PROCESSES_PER_CORE_MAX);
+    (cores * each).ceil().clamp(1.0, 4_096.0) as u16
+}
+
+/// A mix, measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub mix: Mix,
+    /// Processors that the server may use here.
+    pub cores: u16,
+    /// A call that does nothing.
+    pub empty: Cost,
+    pub parts: Vec<Cost>,
+    /// Processors that other programs kept busy meanwhile, on average.
+    pub others: f64,
+    /// Executors of the server that was measured.
+    pub(crate) sizing: Sizing,
+}
+
+/// What every measurement needs.
+pub(crate) struct Bench<'a> {
+    pub(crate) command: &'a ServerCommand,
+    pub(crate) user: &'a UserConfig,
+    pub(crate) mix: &'a Mix,
+    pub(crate) folder: TempDir,
+    pub(crate) cores: u16,
+    pub(crate) seed: u64,
+}
+
+/// Makes keys in a folder: names and algorithms of `offloop vault keygen`.
+pub type MakeKeys<'a> = dyn Fn(&Path, &[(String, &'static str)]) -> Result<(), String> + 'a;
+
+impl<'a> Bench<'a> {
+    pub(crate) fn new(
+        command: &'a ServerCommand,
+        user: &'a UserConfig,
+        mix: &'a Mix,
+        make_keys: &MakeKeys<'_>,
+        seed: u64,
+    ) -> Result<Self, PlanError> {
+        let folder = tempfile::Builder::new()
+            .prefix("offloop-plan-")
+            .tempdir()
+            .map_err(PlanError::Folder)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let bench = Self {
+            command,
+            user,
+            mix,
+            folder,
+            cores: u16::try_from(cores).unwrap_or(u16::MAX),
+            seed,
+        };
+        if operation::needs_vault(mix) {
+            make_keys(&bench.keys(), &operation::keys(mix)).map_err(PlanError::Keys)?;
+        }
+        Ok(bench)
+    }
+
+    fn keys(&self) -> std::path::PathBuf {
+        self.folder.path().join("keys")
+    }
+
+    /// A server with these executors, in a folder of its own.
+    pub(crate) fn server(&self, name: &str, on: On, sizing: &Sizing) -> Result<Server, PlanError> {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir_all(&folder).map_err(PlanError::Folder)?;
+        let keys = operation::needs_vault(self.mix).then(|| self.keys());
+        let config = setup::config(self.user, self.mix, keys.as_deref(), sizing)?;
+        Server::start(self.command, &folder, &config, on)
+    }
+
+    pub(crate) fn clients(&self) -> usize {
+        usize::from(self.cores / 8).max(1)
+    }
+
+    /// One look: a load, and what everybody used in its window.
+    pub(crate) fn look(
+        &self,
+        server: &Server,
+        requests: &[Vec<u8>],
+        weights: &[f64],
+        pace: Pace,
+        span: Duration,
+        keep: usize,
+    ) -> Result<(Seen, Share), PlanError> {
+        let plan = LoadPlan {
+            address: server.address,
+            requests,
+            weights,
+            pace,
+            warm: (span / 4).clamp(WARM.0, WARM.1),
+            span,
+            drain: DRAIN,
+            seed: self.seed,
+            clients: self.clients(),
+            keep,
+        };
+        let look = || Used::now(server.pid());
+        let (seen, before, after) = load::run(&plan, look).map_err(PlanError::Load)?;
+        Ok((seen, before.until(after)))
+    }
+}
+
+const WARM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const DRAIN: Duration = Duration::from_secs(10);
+/// Calls that a look should count at least, if that takes no longer than the most.
+const CALLS_LEAST: f64 = 30.0;
+const LOOK_MAX_S: f64 = 6.0;
+/// Wait that calls of a closed load may have in line: well below what is refused.
+const IN_LINE_S: f64 = 0.25;
+
+/// What a look is at.
+struct Subject<'m> {
+    operation: Option<&'m Operation>,
+    weight: f64,
+}
+
+/// Measures a mix in about `seconds`; `tell`: part that is done, and what comes now.
+pub(crate) fn measure(
+    bench: &Bench<'_>,
+    seconds: f64,
+    tell: &mut dyn FnMut(f64, &str),
+) -> Result<Measured, PlanError> {
+    let empty = Subject {
+        operation: None,
+        weight: 0.0,
+    };
+    let parts = bench.mix.parts().iter().map(|part| Subject {
+        operation: Some(&part.operation),
+        weight: part.weight,
+    });
+    let subjects: Vec<_> = std::iter::once(empty).chain(parts).collect();
+    // A quarter on top of each look is its warm-up.
+    let span = Duration::from_secs_f64(seconds / (3.75 * subjects.len() as f64));
+    let mut others = Vec::new();
+    let mut costs: Vec<Cost> = Vec::new();
+    let steps = 3.0 * subjects.len() as f64;
+    let mut step = 0.0;
+    let mut next = |what: &str, cost: &Cost| {
+        tell(step / steps, &format!("{}: {what}", cost.operation));
+        step += 1.0;
+    };
+    let mut sizing = Sizing {
+        threads: bench.cores,
+        processes: bench.cores,
+    };
+    let server = bench.server("alone", On::AllCores, &sizing)?;
+    for subject in &subjects {
+        let mut cost = Cost {
+            operation: subject
+                .operation
+                .map_or_else(|| "an empty call".into(), ToString::to_string),
+            weight: subject.weight,
+            configured: match subject.operation {
+                Some(Operation::Task { name, .. }) => {
+                    setup::processes_of(bench.user, name.as_str())
+                }
+                _ => None,
+            },
+            ..Cost::default()
+        };
+        next("one at a time", &cost);
+        let share = alone(bench, &server, subject, span, &mut cost)?;
+        others.push(share.others_cores());
+        costs.push(cost);
+    }
+    drop(server);
+    let ratio = costs.iter().map(Cost::wait_ratio).fold(1.0, f64::max);
+    for (on, name) in [(On::OneCore, "one"), (On::AllCores, "all")] {
+        let cores = if on == On::OneCore { 1 } else { bench.cores };
+        sizing = Sizing {
+            threads: cores,
+            processes: processes(ratio, cores.into()),
+        };
+        let server = bench.server(name, on, &sizing)?;
+        for (subject, cost) in subjects.iter().zip(&mut costs) {
+            next(if cores == 1 { "one core" } else { "all cores" }, cost);
+            let share = full(bench, &server, subject, span, (on, &sizing), cost)?;
+            others.push(share.others_cores());
+        }
+    }
+    let parts = costs.split_off(1);
+    let empty = costs.remove(0);
+    Ok(Measured {
+        mix: bench.mix.clone(),
+        cores: bench.cores,
+        empty,
+        parts,
+        others: others.iter().sum::<f64>() / others.len() as f64,
+        sizing,
+    })
+}
+
+fn request(subject: &Subject<'_>, server: &Server) -> Result<Vec<u8>, PlanError> {
+    match subject.operation {
+        None => Ok(operation::empty(server.address)),
+        Some(operation) => operation::request(operation, server.address),
+    }
+}
+
+/// Nothing may be measured of calls that fail.
+fn sound(seen: &Seen, cost: &Cost) -> Result<(), PlanError> {
+    if seen.done == 0 || seen.failed * 50 > seen.offered {
+        return Err(PlanError::Operation {
+            operation: cost.operation.clone(),
+            cause: std::io::Error::other(seen.failure.clone().unwrap_or_else(|| {
+                format!(
+                    "{} of {} calls were answered, {} were refused",
+                    seen.done, seen.offered, seen.refused
+                )
+            })),
+        });
+    }
+    Ok(())
+}
+
+fn alone(
+    bench: &Bench<'_>,
+    server: &Server,
+    subject: &Subject<'_>,
+    span: Duration,
+    cost: &mut Cost,
+) -> Result<Share, PlanError> {
+    let requests = [request(subject, server)?];
+    let mut span = span;
+    let pace = Pace::Closed { connections: 1 };
+    loop {
+        let (seen, share) = bench.look(server, &requests, &[1.0], pace, span, 2_000)?;
+        // A call that is longer than the look: one more look that is long enough.
+        if seen.done < 3 && span.as_secs_f64() < LOOK_MAX_S * 10.0 {
+            span = Duration::from_secs_f64(LOOK_MAX_S).max(span * 4);
+            continue;
+        }
+        sound(&seen, cost)?;
+        cost.alone = Times::of(seen.sorted());
+        // For how long the children are to be sized; the looks under load tell it better.
+        cost.one_core_s = share.server / seen.done as f64;
+        if matches!(subject.operation, Some(Operation::Task { .. })) {
+            let mut walls: Vec<f64> = seen.bodies.iter().filter_map(|body| wall_s(body)).collect();
+            walls.sort_by(f64::total_cmp);
+            // The lower quartile: what other programs of the machine add is no wait of the task.
+            cost.holds_s = walls.get(walls.len() / 4).copied();
+        }
+        return Ok(share);
+    }
+}
+
+/// How long the call held its executor, by its answer.
+fn wall_s(body: &[u8]) -> Option<f64> {
+    let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
+    Some(answer["wall_ms"].as_f64()? / 1e3)
+}
+
+fn full(
+    bench: &Bench<'_>,
+    server: &Server,
+    subject: &Subject<'_>,
+    span: Duration,
+    (on, sizing): (On, &Sizing),
+    cost: &mut Cost,
+) -> Result<Share, PlanError> {
+    let requests = [request(subject, server)?];
+    let executors = if cost.holds_s.is_some() {
+        sizing.processes
+    } else {
+        sizing.threads
+    };
+    let executors = f64::from(executors);
+    let each = cost.alone.p50_s.max(1e-5);
+    // Enough calls in hand that nobody is ever idle, and none is refused.
+    let least = executors + if each < IN_LINE_S { 2.0 } else { 0.0 };
+    let connections = (executors * IN_LINE_S / each).clamp(least, 16.0 * executors) as usize;
+    let enough = (CALLS_LEAST * each / executors).min(LOOK_MAX_S);
+    let span = span.max(Duration::from_secs_f64(enough));
+    let pace = Pace::Closed { connections };
+    let (seen, share) = bench.look(server, &requests, &[1.0], pace, span, 0)?;
+    sound(&seen, cost)?;
+    let done = seen.done as f64;
+    match on {
+        On::OneCore => cost.one_core_s = share.server / done,
+        On::AllCores => {
+            cost.all_cores_s = share.server / done;
+            cost.client_s = share.own / done;
+            cost.calls = seen.done;
+        }
+    }
+    Ok(share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_with_their_spread_and_one_stray_does_not_decide() {
+        let times = Times::of((0..1_000).map(|n| f64::from(n % 100) + 1.0).collect());
+        assert!((times.mean_s - 50.5).abs() < 1e-9);
+        assert!((times.p50_s - 50.0).abs() <= 1.0 && (times.p99_s - 99.0).abs() <= 1.0);
+        assert!((times.cv - 28.866 / 50.5).abs() < 0.01, "{}", times.cv);
+        assert_eq!(times.samples.len(), SAMPLES_MAX);
+        let mut stray = vec![1.0; 999];
+        stray.push(1e6);
+        let times = Times::of(stray);
+        assert!(times.cv < 1e-9, "{}", times.cv);
+        assert_eq!(Times::of(Vec::new()), Times::default());
+        assert!((Times::of(vec![2.0]).p99_s - 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_task_that_waits_gets_more_children_and_never_without_bound() {
+        let cost = |holds, cpu| Cost {
+            holds_s: Some(holds),
+            one_core_s: cpu,
+            ..Cost::default()
+        };
+        assert!((cost(0.011, 0.010).wait_ratio() - 1.0).abs() < 1e-12);
+        assert!((cost(0.050, 0.010).wait_ratio() - 5.0).abs() < 1e-9);
+        assert_eq!(processes(1.0, 2.0), 2);
+        assert_eq!(processes(5.0, 2.0), 10);
+        assert_eq!(processes(1.0, 0.5), 1);
+        assert_eq!(processes(1e9, 4.0), 128);
+    }
+}
