@@ -155,22 +155,23 @@ impl<'a> Bench<'a> {
             cores: u16::try_from(cores).unwrap_or(u16::MAX),
             seed,
         };
-        if operation::needs_vault(mix) {
-            make_keys(&bench.keys(), &operation::keys(mix)).map_err(PlanError::Keys)?;
+        if let Some(folder) = bench.keys() {
+            make_keys(&folder, &operation::keys(mix)).map_err(PlanError::Keys)?;
         }
         Ok(bench)
     }
 
-    fn keys(&self) -> std::path::PathBuf {
-        self.folder.path().join("keys")
+    /// `None`: the mix needs none.
+    fn keys(&self) -> Option<std::path::PathBuf> {
+        let needs = !operation::keys(self.mix).is_empty();
+        needs.then(|| self.folder.path().join("keys"))
     }
 
     /// A server with these executors, in a folder of its own.
     pub(crate) fn server(&self, name: &str, on: On, sizing: &Sizing) -> Result<Server, PlanError> {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(&folder).map_err(PlanError::Folder)?;
-        let keys = operation::needs_vault(self.mix).then(|| self.keys());
-        let config = setup::config(self.user, self.mix, keys.as_deref(), sizing)?;
+        let config = setup::config(self.user, self.mix, self.keys().as_deref(), sizing)?;
         Server::start(self.command, &folder, &config, on)
     }
 
@@ -211,8 +212,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Calls that a look should count at least, if that takes no longer than the most.
 const CALLS_LEAST: f64 = 30.0;
 const LOOK_MAX_S: f64 = 6.0;
-/// Wait that calls of a closed load may have in line: well below what is refused.
-const IN_LINE_S: f64 = 0.25;
+/// Wait in line that is always let in, for calls that are shorter; others may wait for two runs.
+const IN_LINE_S: f64 = 0.002;
 
 /// What a look is at.
 struct Subject<'m> {
@@ -265,11 +266,11 @@ pub(crate) fn measure(
             ..Cost::default()
         };
         next("one at a time", &cost);
-        let share = alone(bench, &server, subject, span, &mut cost)?;
-        others.push(share.others_cores());
+        alone(bench, &server, subject, span, &mut cost)?;
         costs.push(cost);
     }
     drop(server);
+    let mut empty_s = costs[0].one_core_s;
     let ratio = costs.iter().map(Cost::wait_ratio).fold(1.0, f64::max);
     for (on, name) in [(On::OneCore, "one"), (On::AllCores, "all")] {
         let cores = if on == On::OneCore { 1 } else { bench.cores };
@@ -280,8 +281,19 @@ pub(crate) fn measure(
         let server = bench.server(name, on, &sizing)?;
         for (subject, cost) in subjects.iter().zip(&mut costs) {
             next(if cores == 1 { "one core" } else { "all cores" }, cost);
-            let share = full(bench, &server, subject, span, (on, &sizing), cost)?;
-            others.push(share.others_cores());
+            let full = Full {
+                on,
+                sizing: &sizing,
+                // What a refused call cost; of an empty call itself, what it cost alone.
+                refused_s: empty_s,
+            };
+            let share = full.look(bench, &server, subject, span, cost)?;
+            if subject.operation.is_none() {
+                empty_s = cost.one_core_s.max(cost.all_cores_s);
+            }
+            if on == On::AllCores {
+                others.push(share.others_cores());
+            }
         }
     }
     let parts = costs.split_off(1);
@@ -325,7 +337,7 @@ fn alone(
     subject: &Subject<'_>,
     span: Duration,
     cost: &mut Cost,
-) -> Result<Share, PlanError> {
+) -> Result<(), PlanError> {
     let requests = [request(subject, server)?];
     let mut span = span;
     let pace = Pace::Closed { connections: 1 };
@@ -346,7 +358,7 @@ fn alone(
             // The lower quartile: what other programs of the machine add is no wait of the task.
             cost.holds_s = walls.get(walls.len() / 4).copied();
         }
-        return Ok(share);
+        return Ok(());
     }
 }
 
@@ -356,40 +368,57 @@ fn wall_s(body: &[u8]) -> Option<f64> {
     Some(answer["wall_ms"].as_f64()? / 1e3)
 }
 
-fn full(
-    bench: &Bench<'_>,
-    server: &Server,
-    subject: &Subject<'_>,
-    span: Duration,
-    (on, sizing): (On, &Sizing),
-    cost: &mut Cost,
-) -> Result<Share, PlanError> {
-    let requests = [request(subject, server)?];
-    let executors = if cost.holds_s.is_some() {
-        sizing.processes
-    } else {
-        sizing.threads
-    };
-    let executors = f64::from(executors);
-    let each = cost.alone.p50_s.max(1e-5);
-    // Enough calls in hand that nobody is ever idle, and none is refused.
-    let least = executors + if each < IN_LINE_S { 2.0 } else { 0.0 };
-    let connections = (executors * IN_LINE_S / each).clamp(least, 16.0 * executors) as usize;
-    let enough = (CALLS_LEAST * each / executors).min(LOOK_MAX_S);
-    let span = span.max(Duration::from_secs_f64(enough));
-    let pace = Pace::Closed { connections };
-    let (seen, share) = bench.look(server, &requests, &[1.0], pace, span, 0)?;
-    sound(&seen, cost)?;
-    let done = seen.done as f64;
-    match on {
-        On::OneCore => cost.one_core_s = share.server / done,
-        On::AllCores => {
-            cost.all_cores_s = share.server / done;
-            cost.client_s = share.own / done;
-            cost.calls = seen.done;
+/// A look at executors that are never idle.
+struct Full<'a> {
+    on: On,
+    sizing: &'a Sizing,
+    /// Processor time of a call that was refused.
+    refused_s: f64,
+}
+
+impl Full<'_> {
+    fn look(
+        &self,
+        bench: &Bench<'_>,
+        server: &Server,
+        subject: &Subject<'_>,
+        span: Duration,
+        cost: &mut Cost,
+    ) -> Result<Share, PlanError> {
+        let requests = [request(subject, server)?];
+        let executors = match cost.holds_s {
+            Some(_) => self.sizing.processes,
+            None => self.sizing.threads,
+        };
+        let executors = f64::from(executors);
+        let each = cost.alone.p50_s.max(1e-5);
+        let enough = (CALLS_LEAST * each / executors).min(LOOK_MAX_S);
+        let span = span.max(Duration::from_secs_f64(enough));
+        // Calls in hand: always one more for each executor, and never a line that is refused.
+        let mut connections =
+            (executors * IN_LINE_S / each).clamp(2.0 * executors, 16.0 * executors) as usize;
+        loop {
+            let pace = Pace::Closed { connections };
+            let (seen, share) = bench.look(server, &requests, &[1.0], pace, span, 0)?;
+            if seen.refused * 50 > seen.offered && connections > executors as usize {
+                connections = (connections / 2).max(executors as usize);
+                continue;
+            }
+            sound(&seen, cost)?;
+            let done = seen.done as f64;
+            let refused_s = self.refused_s * seen.refused as f64;
+            let each_s = (share.server - refused_s).max(0.0) / done;
+            match self.on {
+                On::OneCore => cost.one_core_s = each_s,
+                On::AllCores => {
+                    cost.all_cores_s = each_s;
+                    cost.client_s = share.own / done;
+                    cost.calls = seen.done;
+                }
+            }
+            return Ok(share);
         }
     }
-    Ok(share)
 }
 
 #[cfg(test)]

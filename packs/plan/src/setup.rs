@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 use crate::PlanError;
 use crate::mix::{Mix, Operation};
+use crate::operation::needs_vault;
 
 /// The operator's configuration.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +53,7 @@ pub(crate) fn processes_of(user: &UserConfig, name: &str) -> Option<u16> {
     count.and_then(|count| u16::try_from(count).ok())
 }
 
-/// A whole configuration.
+/// A whole configuration. `keys`: folder of the trial keys, if the mix needs any.
 pub(crate) fn config(
     user: &UserConfig,
     mix: &Mix,
@@ -68,11 +69,11 @@ pub(crate) fn config(
         .and_then(|packs| packs.get("vault")?.as_table())
         .cloned()
         .unwrap_or_default();
-    vault.insert("enabled".into(), keys.is_some().into());
+    vault.insert("enabled".into(), needs_vault(mix).into());
+    vault.insert("threads".into(), i64::from(sizing.threads).into());
     vault.remove("keys");
     if let Some(keys) = keys {
         vault.insert("keys".into(), keys.display().to_string().into());
-        vault.insert("threads".into(), i64::from(sizing.threads).into());
     }
     let mut packs = Table::new();
     let mut photos = Table::new();

@@ -12,6 +12,7 @@ use crate::operation;
 use crate::predict::Model;
 use crate::proc::Share;
 use crate::server::On;
+use crate::setup::Sizing;
 
 /// Parts of the prediction that are offered.
 pub const LOADS: [f64; 3] = [0.5, 0.7, 0.9];
@@ -62,6 +63,14 @@ fn predicted(model: &Model, processes: u16, others: f64) -> f64 {
     }
 }
 
+/// Enough that the server, and not the client, decides what waits: 5 ms of calls, and several for
+/// each executor.
+fn connections(per_s: f64, sizing: &Sizing) -> usize {
+    let executors = sizing.threads.max(sizing.processes);
+    let most = (per_s * 0.005).clamp(64.0, 1_024.0) as usize;
+    most.max(8 * usize::from(executors)).min(4_096)
+}
+
 /// Takes about `seconds`.
 pub(crate) fn validate(
     bench: &Bench<'_>,
@@ -86,9 +95,21 @@ pub(crate) fn validate(
     for (at, load) in LOADS.iter().chain(&BEYOND).enumerate() {
         let offered = base * load;
         tell(at as f64 / looks, &format!("offering {offered:.0} calls/s"));
-        let pace = Pace::Open { per_s: offered };
+        let pace = Pace::Open {
+            per_s: offered,
+            connections: connections(offered, &measured.sizing),
+        };
         let (seen, share) = bench.look(&server, &requests, &weights, pace, span, 0)?;
         points.push(point(*load, &seen, share, &model, processes));
+    }
+    // What others use while the server is not busy, they might give up if it were: only a full
+    // machine tells what was left for it.
+    let full = points
+        .iter()
+        .max_by(|a, b| a.done_per_s.total_cmp(&b.done_per_s));
+    let full = full.map_or(base, |point| point.predicted_per_s);
+    for point in &mut points {
+        point.predicted_p99_s = p99(&model, point.offered_per_s, full);
     }
     let best = points
         .iter()
@@ -102,6 +123,16 @@ pub(crate) fn validate(
     })
 }
 
+/// Infinite for a load of `full_per_s` and more.
+fn p99(model: &Model, offered_per_s: f64, full_per_s: f64) -> f64 {
+    let line = model.line(model.cores, full_per_s);
+    line.answer_s(
+        offered_per_s / full_per_s,
+        0.99,
+        &model.alone_on(model.cores),
+    )
+}
+
 fn point(load: f64, seen: &Seen, share: Share, model: &Model, processes: u16) -> Point {
     let wall = share.wall.max(1e-9);
     let due = (seen.offered as f64).max(1.0);
@@ -112,16 +143,13 @@ fn point(load: f64, seen: &Seen, share: Share, model: &Model, processes: u16) ->
         let last = latency.len().saturating_sub(1) as f64;
         latency.get((last * part).round() as usize).copied()
     };
-    let line = model.line(model.cores, predicted_per_s);
-    let load_here = offered_per_s / predicted_per_s;
-    let alone = model.alone_on(model.cores);
     Point {
         load,
         offered_per_s,
         done_per_s: seen.done as f64 / wall,
         refused: seen.refused as f64 / due,
         failed: seen.failed as f64 / due,
-        predicted_p99_s: line.answer_s(load_here, 0.99, &alone),
+        predicted_p99_s: p99(model, offered_per_s, predicted_per_s),
         measured_p50_s: at(0.5).unwrap_or(f64::NAN),
         measured_p99_s: at(0.99).unwrap_or(f64::NAN),
         server_cores: share.server / wall,

@@ -6,6 +6,7 @@ pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod lab;
 pub(crate) mod pulse;
+pub(crate) mod plan;
 pub(crate) mod queues;
 pub(crate) mod scan;
 pub(crate) mod serve;

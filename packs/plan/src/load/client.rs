@@ -11,8 +11,6 @@ use rustix::time::Timespec;
 use super::answer::{detail, whole};
 use super::{LoadPlan, Pace, Seen, Window};
 
-/// Connections of one client; what is due beyond them waits for one, and its wait counts.
-const CONNECTIONS_MAX: usize = 2_048;
 /// Calls that wait for a connection; beyond that they are failures.
 const BACKLOG_MAX: usize = 100_000;
 const READ_BYTES: usize = 64 << 10;
@@ -56,13 +54,11 @@ impl<'a> Client<'a> {
     pub(super) fn new(plan: &'a LoadPlan<'a>, number: usize, window: Window) -> io::Result<Self> {
         let clients = plan.clients.max(1);
         let (per_s, connections) = match plan.pace {
-            Pace::Open { per_s } => (per_s / clients as f64, CONNECTIONS_MAX),
-            Pace::Closed { connections } => {
-                let more = usize::from(number < connections % clients);
-                (0.0, connections / clients + more)
-            }
+            Pace::Open { per_s, connections } => (per_s / clients as f64, connections),
+            Pace::Closed { connections } => (0.0, connections),
         };
-        Ok(Self {
+        let more = usize::from(number < connections % clients);
+        let mut client = Self {
             plan,
             window,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -74,14 +70,20 @@ impl<'a> Client<'a> {
             dice: fastrand::Rng::with_seed(plan.seed.wrapping_add(number as u64)),
             next_due: Instant::now(),
             per_s,
-            connections,
+            connections: connections / clients + more,
             weight_sum: plan.weights.iter().sum(),
             seen: Seen {
                 latency_s: vec![Vec::new(); plan.requests.len()],
                 ..Seen::default()
             },
             piece: vec![0; READ_BYTES],
-        })
+        };
+        // All of them now: a full server may take a second to let one in.
+        for _ in 0..client.connections {
+            let place = client.connect()?;
+            client.idle.push(place);
+        }
+        Ok(client)
     }
 
     pub(super) fn run(mut self) -> io::Result<Seen> {

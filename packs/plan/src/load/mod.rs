@@ -20,8 +20,9 @@ use client::Client;
 pub(crate) enum Pace {
     /// So many connections, each with one call in hand at all times.
     Closed { connections: usize },
-    /// Poisson arrivals, calls per second.
-    Open { per_s: f64 },
+    /// Poisson arrivals, calls per second; what is due while every connection has a call in hand
+    /// waits for one, and its wait counts.
+    Open { per_s: f64, connections: usize },
 }
 
 /// One run of load.
