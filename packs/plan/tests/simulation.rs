@@ -75,15 +75,16 @@ fn simulate(servers: u32, load: f64, times: Times) -> Seen {
 
 #[test]
 fn waits_and_answers_are_forecast_as_they_come_out() {
-    // Largest relative error that is known of these approximations at these sizes.
+    // Largest relative error of mean wait and of p99 that these approximations have here.
     let rows = [
         (Times::Exponential, 1, 0.05, 0.06),
-        (Times::Exponential, 4, 0.05, 0.05),
-        (Times::Exponential, 16, 0.10, 0.05),
-        (Times::Fixed, 1, 0.05, 0.12),
-        (Times::Fixed, 4, 0.15, 0.12),
-        (Times::Mixed, 2, 0.12, 0.15),
-        (Times::Mixed, 8, 0.25, 0.15),
+        // Exact in theory: what is left is chance, at a load of 0.9 a twentieth.
+        (Times::Exponential, 4, 0.05, 0.07),
+        (Times::Exponential, 16, 0.10, 0.07),
+        (Times::Fixed, 1, 0.05, 0.15),
+        (Times::Fixed, 4, 0.12, 0.06),
+        (Times::Mixed, 2, 0.06, 0.05),
+        (Times::Mixed, 8, 0.1, 0.05),
     ];
     for (times, servers, wait_error, answer_error) in rows {
         for load in [0.5, 0.7, 0.9] {

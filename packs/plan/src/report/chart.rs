@@ -288,10 +288,10 @@ mod tests {
             "a point without a time is no dot"
         );
         for (mark, most) in [
-            ("x=\"", WIDTH),
-            ("cx=\"", WIDTH),
-            ("x1=\"", WIDTH),
-            ("cy=\"", HEAD + 2.0 * PANEL),
+            (" x=\"", WIDTH),
+            (" cx=\"", WIDTH),
+            (" x1=\"", WIDTH),
+            (" cy=\"", HEAD + 2.0 * PANEL),
         ] {
             for found in svg.split(mark).skip(1) {
                 let value: f64 = found.split('"').next().unwrap().parse().unwrap();
