@@ -89,7 +89,8 @@ fn a_spin_of_a_millisecond_costs_a_millisecond_and_nothing_is_left_behind() {
     assert!((1.0..4.0).contains(&ms), "{plan}");
     // Two calls a request.
     let service = plan["service_ms"].as_f64().unwrap();
-    assert!((service - 2.0 * ms).abs() < 1e-6, "{plan}");
+    let ratio = plan["together"]["ratio"].as_f64().unwrap();
+    assert!((service - 2.0 * ms * ratio).abs() < 1e-6, "{plan}");
     let capacity = plan["capacity"].as_array().unwrap();
     let one = capacity[0]["full_rps"].as_f64().unwrap();
     assert!((one - 1e3 / service).abs() < 1e-6 * one, "{plan}");

@@ -1,11 +1,14 @@
 //! What each operation of a mix costs, measured on the real server.
 //!
-//! Three looks at each operation, each for the same share of the time:
+//! Three looks at each operation, each for the same share of the time, and one at all together:
 //!
 //! 1. **alone**: one call at a time, all processors. Answer times without a line.
 //! 2. **one core**: the server on one processor, always busy. Processor time per call.
 //! 3. **all cores**: all processors busy. Processor time per call again: memory, caches and turbo are
 //!    shared, so it differs; the quotient is the scaling.
+//! 4. **together**: all parts by their weights, at random times, a little more than the sum of their
+//!    costs allows. What one call costs then, over that sum, corrects all costs: calls that come at
+//!    random and of several kinds drive each other out of the caches.
 //!
 //! Costs are processor time of the server's process tree, not wall time: neither the load's client nor
 //! other programs of the machine are counted in, and what waits costs nothing.
@@ -106,6 +109,19 @@ pub fn processes(wait_ratio: f64, cores: f64) -> u16 {
     (cores * each).ceil().clamp(1.0, 4_096.0) as u16
 }
 
+/// The parts of a mix, called by their weights at random times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Together {
+    /// Processor time of the average call, seconds.
+    pub call_s: f64,
+    /// Of that, by the sum of the parts' costs; 1: as much as they cost each by itself.
+    pub ratio: f64,
+    /// Processor time that the load's client used for one call, seconds.
+    pub client_s: f64,
+    /// Calls that were counted.
+    pub calls: u64,
+}
+
 /// A mix, measured.
 #[derive(Clone, Debug)]
 pub struct Measured {
@@ -115,6 +131,8 @@ pub struct Measured {
     /// A call that does nothing.
     pub empty: Cost,
     pub parts: Vec<Cost>,
+    /// All parts together.
+    pub together: Together,
     /// Processors that other programs kept busy meanwhile, on average.
     pub others: f64,
     /// Executors of the server that was measured.
@@ -173,6 +191,14 @@ impl<'a> Bench<'a> {
         std::fs::create_dir_all(&folder).map_err(PlanError::Folder)?;
         let config = setup::config(self.user, self.mix, self.keys().as_deref(), sizing)?;
         Server::start(self.command, &folder, &config, on)
+    }
+
+    /// A request for each part of the mix, each answered once.
+    pub(crate) fn requests(&self, server: &Server) -> Result<Vec<Vec<u8>>, PlanError> {
+        let parts = self.mix.parts().iter();
+        parts
+            .map(|part| operation::request(&part.operation, server.address))
+            .collect()
     }
 
     pub(crate) fn clients(&self) -> usize {
@@ -237,13 +263,13 @@ pub(crate) fn measure(
     });
     let subjects: Vec<_> = std::iter::once(empty).chain(parts).collect();
     // A quarter on top of each look is its warm-up.
-    let span = Duration::from_secs_f64(seconds / (3.75 * subjects.len() as f64));
+    let looks = 3.0 * subjects.len() as f64 + TOGETHER_LOOKS;
+    let span = Duration::from_secs_f64(seconds / (1.25 * looks));
     let mut others = Vec::new();
     let mut costs: Vec<Cost> = Vec::new();
-    let steps = 3.0 * subjects.len() as f64;
     let mut step = 0.0;
-    let mut next = |what: &str, cost: &Cost| {
-        tell(step / steps, &format!("{}: {what}", cost.operation));
+    let mut next = |what: &str, operation: &str| {
+        tell(step / looks, &format!("{operation}: {what}"));
         step += 1.0;
     };
     let mut sizing = Sizing {
@@ -265,7 +291,7 @@ pub(crate) fn measure(
             },
             ..Cost::default()
         };
-        next("one at a time", &cost);
+        next("one at a time", &cost.operation);
         alone(bench, &server, subject, span, &mut cost)?;
         costs.push(cost);
     }
@@ -280,7 +306,8 @@ pub(crate) fn measure(
         };
         let server = bench.server(name, on, &sizing)?;
         for (subject, cost) in subjects.iter().zip(&mut costs) {
-            next(if cores == 1 { "one core" } else { "all cores" }, cost);
+            let what = if cores == 1 { "one core" } else { "all cores" };
+            next(what, &cost.operation);
             let full = Full {
                 on,
                 sizing: &sizing,
@@ -298,14 +325,81 @@ pub(crate) fn measure(
     }
     let parts = costs.split_off(1);
     let empty = costs.remove(0);
+    let others = others.iter().sum::<f64>() / others.len() as f64;
+    next("together", &bench.mix.to_string());
+    let span = span.mul_f64(TOGETHER_LOOKS);
+    let together = together(bench, (&empty, &parts), &sizing, others, span)?;
     Ok(Measured {
         mix: bench.mix.clone(),
         cores: bench.cores,
         empty,
         parts,
-        others: others.iter().sum::<f64>() / others.len() as f64,
+        together,
+        others,
         sizing,
     })
+}
+
+/// The look at all parts is so much longer than the others: its calls are random.
+const TOGETHER_LOOKS: f64 = 2.0;
+/// Part of the capacity by the sum of costs that is offered in it: what a call costs falls with the
+/// load, since a busy server is woken less often, and capacity is what it costs a full one.
+const TOGETHER_LOAD: f64 = 1.05;
+
+fn together(
+    bench: &Bench<'_>,
+    (empty, parts): (&Cost, &[Cost]),
+    sizing: &Sizing,
+    others: f64,
+    span: Duration,
+) -> Result<Together, PlanError> {
+    let server = bench.server("together", On::AllCores, sizing)?;
+    let requests = bench.requests(&server)?;
+    let weights: Vec<_> = parts.iter().map(|part| part.weight).collect();
+    let calls: f64 = weights.iter().sum();
+    let mean = |of: &dyn Fn(&Cost) -> f64| {
+        parts.iter().map(|part| part.weight * of(part)).sum::<f64>() / calls
+    };
+    let sum_s = mean(&|part| part.all_cores_s);
+    let each_s = sum_s + mean(&|part| part.client_s);
+    let holds_s = mean(&|part| part.holds_s.unwrap_or(0.0));
+    let cores = (f64::from(bench.cores) - others).max(0.1);
+    let most = f64::from(sizing.processes) / holds_s.max(1e-9);
+    let per_s = TOGETHER_LOAD * (cores / each_s).min(most);
+    // Long enough for some calls of each executor.
+    let enough = (CALLS_LEAST / per_s).min(LOOK_MAX_S);
+    let span = span.max(Duration::from_secs_f64(enough));
+    let pace = Pace::Open {
+        per_s,
+        connections: connections(per_s, sizing),
+    };
+    let (seen, share) = bench.look(&server, &requests, &weights, pace, span, 0)?;
+    if seen.done == 0 || seen.failed * 50 > seen.offered {
+        let why = seen.failure;
+        let why = why.unwrap_or_else(|| "no call was answered".into());
+        return Err(PlanError::Operation {
+            operation: bench.mix.to_string(),
+            cause: std::io::Error::other(why),
+        });
+    }
+    let done = seen.done as f64;
+    // What is refused costs as well, and is no call.
+    let refused_s = empty.all_cores_s * seen.refused as f64;
+    let call_s = (share.server - refused_s).max(0.0) / done;
+    Ok(Together {
+        call_s,
+        ratio: call_s / sum_s,
+        client_s: share.own / done,
+        calls: seen.done,
+    })
+}
+
+/// Enough that the server, and not the client, decides what waits: 5 ms of calls, and several for
+/// each executor.
+pub(crate) fn connections(per_s: f64, sizing: &Sizing) -> usize {
+    let executors = sizing.threads.max(sizing.processes);
+    let most = (per_s * 0.005).clamp(64.0, 1_024.0) as usize;
+    most.max(8 * usize::from(executors)).min(4_096)
 }
 
 fn request(subject: &Subject<'_>, server: &Server) -> Result<Vec<u8>, PlanError> {

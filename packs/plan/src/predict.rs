@@ -19,6 +19,9 @@ pub struct Model {
     /// Processor time of one call on one core, seconds, and with all cores of the machine busy.
     pub one_s: f64,
     pub all_s: f64,
+    /// What a call costs among the others at random times, over what it costs by itself; both costs
+    /// above hold it already.
+    pub together: f64,
     /// Of that, the way there and back.
     pub empty_s: f64,
     /// Cores of the machine that was measured.
@@ -47,15 +50,16 @@ impl Model {
         let second = mean(&|part| part.alone.mean_s.powi(2) * (1.0 + part.alone.cv.powi(2)));
         Self {
             calls,
-            one_s: mean(&|part| part.one_core_s),
-            all_s: mean(&|part| part.all_cores_s),
+            one_s: mean(&|part| part.one_core_s) * measured.together.ratio,
+            all_s: mean(&|part| part.all_cores_s) * measured.together.ratio,
+            together: measured.together.ratio,
             empty_s: measured.empty.one_core_s,
             cores: measured.cores.into(),
             cv2: (second / first.powi(2).max(1e-18) - 1.0).max(0.0),
             alone: mixture(measured),
             wait_ratio: parts.iter().map(Cost::wait_ratio).fold(1.0, f64::max),
             holds_s: mean(&|part| part.holds_s.unwrap_or(0.0)),
-            client_s: mean(&|part| part.client_s),
+            client_s: measured.together.client_s,
         }
     }
 
@@ -221,7 +225,7 @@ impl Model {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::measure::Times;
+    use crate::measure::{Times, Together};
     use crate::mix::Mix;
     use crate::setup::Sizing;
 
@@ -242,6 +246,12 @@ pub(crate) mod tests {
             cores: 4,
             empty: cost("an empty call", 0.0, 0.1),
             parts: vec![cost("cpu:10ms", 1.0, 10.0), cost("cpu:1ms", 2.0, 1.0)],
+            together: Together {
+                call_s: 0.0044,
+                ratio: 1.0,
+                client_s: 1e-5,
+                calls: 100,
+            },
             others: 0.0,
             sizing: Sizing {
                 threads: 4,
@@ -263,6 +273,19 @@ pub(crate) mod tests {
         assert!(model.cost_s(2.0) > model.one_s && model.cost_s(2.0) < model.all_s);
         // Beyond what was measured it goes on getting worse, and says that it guesses.
         assert!(model.cost_s(8.0) > model.all_s && model.is_guess(8.0) && !model.is_guess(4.0));
+    }
+
+    #[test]
+    fn what_a_call_costs_among_others_is_in_the_capacity() {
+        let mut measured = measured();
+        let apart = Model::of(&measured);
+        measured.together.ratio = 1.25;
+        let together = Model::of(&measured);
+        for cores in [0.5, 1.0, 2.5, 4.0] {
+            let part = together.requests_per_s(cores) / apart.requests_per_s(cores);
+            assert!((part - 0.8).abs() < 1e-9, "{cores}: {part}");
+        }
+        assert!((together.scaling() - apart.scaling()).abs() < 1e-9);
     }
 
     #[test]

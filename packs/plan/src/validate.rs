@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use crate::PlanError;
 use crate::load::{Pace, Seen};
-use crate::measure::{Bench, Measured};
-use crate::operation;
+use crate::measure::{Bench, Measured, connections};
 use crate::predict::Model;
 use crate::proc::Share;
 use crate::server::On;
-use crate::setup::Sizing;
 
 /// Parts of the prediction that are offered.
 pub const LOADS: [f64; 3] = [0.5, 0.7, 0.9];
@@ -51,24 +49,14 @@ pub struct Validation {
     pub error: f64,
 }
 
-/// Calls per second on the processors that others leave to server and client.
-fn predicted(model: &Model, processes: u16, others: f64) -> f64 {
-    let cores = (model.cores - others).max(0.05);
-    let cost = model.all_s + model.client_s;
-    let by_cores = cores / cost;
+/// Calls per second of a server whose calls cost `each_s`, on the processors that are left to it.
+fn predicted(model: &Model, processes: u16, taken: f64, each_s: f64) -> f64 {
+    let by_cores = (model.cores - taken).max(0.05) / each_s;
     if model.holds_s > 0.0 {
         by_cores.min(f64::from(processes) / model.holds_s)
     } else {
         by_cores
     }
-}
-
-/// Enough that the server, and not the client, decides what waits: 5 ms of calls, and several for
-/// each executor.
-fn connections(per_s: f64, sizing: &Sizing) -> usize {
-    let executors = sizing.threads.max(sizing.processes);
-    let most = (per_s * 0.005).clamp(64.0, 1_024.0) as usize;
-    most.max(8 * usize::from(executors)).min(4_096)
 }
 
 /// Takes about `seconds`.
@@ -82,12 +70,11 @@ pub(crate) fn validate(
     let processes = measured.sizing.processes;
     let server = bench.server("validate", On::AllCores, &measured.sizing)?;
     let parts = bench.mix.parts();
-    let requests: Vec<_> = parts
-        .iter()
-        .map(|part| operation::request(&part.operation, server.address))
-        .collect::<Result<_, _>>()?;
+    let requests = bench.requests(&server)?;
     let weights: Vec<_> = parts.iter().map(|part| part.weight).collect();
-    let base = predicted(&model, processes, measured.others);
+    // What the client will use is not known yet: so much for each call as in the measurement.
+    let each_s = model.all_s + model.client_s;
+    let base = predicted(&model, processes, measured.others, each_s);
     let looks = (LOADS.len() + BEYOND.len()) as f64;
     let longest = 20.0 * model.alone.last().copied().unwrap_or(0.0);
     let span = Duration::from_secs_f64((seconds / (1.25 * looks)).max(longest.min(10.0)));
@@ -137,7 +124,8 @@ fn point(load: f64, seen: &Seen, share: Share, model: &Model, processes: u16) ->
     let wall = share.wall.max(1e-9);
     let due = (seen.offered as f64).max(1.0);
     let offered_per_s = seen.offered as f64 / wall;
-    let predicted_per_s = predicted(model, processes, share.others_cores());
+    let taken = share.others_cores() + share.own / wall;
+    let predicted_per_s = predicted(model, processes, taken, model.all_s);
     let latency = seen.sorted();
     let at = |part: f64| {
         let last = latency.len().saturating_sub(1) as f64;
@@ -167,10 +155,13 @@ mod tests {
     #[test]
     fn what_others_use_is_taken_off_the_prediction() {
         let model = Model::of(&measured());
-        let all = predicted(&model, 4, 0.0);
-        assert!((all - 4.0 / (0.0044 + 1e-5)).abs() < 1e-6);
-        assert!((predicted(&model, 4, 1.0) / all - 0.75).abs() < 1e-9);
-        assert!(predicted(&model, 4, 99.0) > 0.0, "never by nothing");
+        let all = predicted(&model, 4, 0.0, model.all_s);
+        assert!((all - 4.0 / 0.0044).abs() < 1e-6);
+        assert!((predicted(&model, 4, 1.0, model.all_s) / all - 0.75).abs() < 1e-9);
+        assert!(
+            predicted(&model, 4, 99.0, model.all_s) > 0.0,
+            "never by nothing"
+        );
     }
 
     #[test]

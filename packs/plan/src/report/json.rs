@@ -38,6 +38,7 @@ pub fn json(findings: &Findings, ask: &Ask) -> Value {
         "machine": { "cores": measured.cores, "others_cores": measured.others },
         "operations": measured.parts.iter().map(cost).collect::<Vec<_>>(),
         "http": cost(&measured.empty),
+        "together": { "ratio": measured.together.ratio, "calls_counted": measured.together.calls },
         "service_ms": model.one_s * model.calls * 1e3,
         "scaling": model.scaling(),
         "utilisation": ask.utilisation,

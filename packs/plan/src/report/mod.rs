@@ -105,7 +105,7 @@ fn cautions(findings: &Findings, ask: &Ask, model: &Model) -> Vec<String> {
             && has < model.processes(pod)
         {
             out.push(format!(
-                "{}: your configuration has {has} processes for its calls, which is {} calls/s at most",
+                "{}: your configuration has processes = {has} for its calls, which is {} calls/s at most",
                 part.operation,
                 number(f64::from(has) / holds)
             ));

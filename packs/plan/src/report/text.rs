@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{Ask, cautions, conclusion, figures, milliseconds, number, rows};
 use crate::Findings;
 use crate::measure::Cost;
+use crate::mix::Operation;
 use crate::predict::Model;
 use crate::validate::{Point, Validation};
 
@@ -36,37 +37,39 @@ fn say(out: &mut String, line: std::fmt::Arguments<'_>) {
 fn costs(out: &mut String, findings: &Findings) {
     let measured = &findings.measured;
     say(out, format_args!("mix: {}\n", measured.mix));
+    let names = measured.parts.iter().map(|part| part.operation.len());
+    let width = names.max().unwrap_or(0).clamp(14, 60);
     let all = format!("{} cores", measured.cores);
     say(
         out,
         format_args!(
-            "{:<26} {:>8} | {:^35} | {:^27}",
+            "{:<width$} {:>8} | {:^35} | {:^27}",
             "", "", "alone, answer in ms", "processor time of a call, ms"
         ),
     );
     say(
         out,
         format_args!(
-            "{:<26} {:>8} | {:>8} {:>8} {:>8} {:>8} | {:>9} {:>9} {:>8}",
+            "{:<width$} {:>8} | {:>8} {:>8} {:>8} {:>8} | {:>9} {:>9} {:>8}",
             "operation", "calls", "mean", "p50", "p99", "CV", "one core", all, "scaling"
         ),
     );
     for part in measured.parts.iter().chain([&measured.empty]) {
-        say(out, format_args!("{}", cost(part)));
+        say(out, format_args!("{}", cost(part, width)));
     }
     out.push('\n');
 }
 
-fn cost(part: &Cost) -> String {
+fn cost(part: &Cost, width: usize) -> String {
     let calls = if part.weight > 0.0 {
         part.weight.to_string()
     } else {
         String::new()
     };
     let ms = |seconds: f64| figures(seconds * 1e3);
-    let name: String = part.operation.chars().take(26).collect();
     format!(
-        "{name:<26} {calls:>8} | {:>8} {:>8} {:>8} {:>8.2} | {:>9} {:>9} {:>8.2}",
+        "{:<width$} {calls:>8} | {:>8} {:>8} {:>8} {:>8.2} | {:>9} {:>9} {:>8.2}",
+        part.operation,
         ms(part.alone.mean_s),
         ms(part.alone.p50_s),
         ms(part.alone.p99_s),
@@ -83,10 +86,12 @@ fn capacity(out: &mut String, findings: &Findings, ask: &Ask, model: &Model) {
         out,
         format_args!(
             "capacity = cores x 1/E[S] x scaling x utilisation\n\
-             E[S] = {} of processor time per request on one core, {} of it HTTP ({} calls)\n",
+             E[S] = {} of processor time per request on one core, {} of it HTTP ({} calls);\n\
+             together at random times the parts cost {:.2} of their sum, which is in it\n",
             milliseconds(model.one_s * model.calls),
             milliseconds(model.empty_s * model.calls),
             model.calls,
+            model.together,
         ),
     );
     say(
@@ -187,13 +192,12 @@ fn configure(out: &mut String, findings: &Findings, ask: &Ask, model: &Model) {
         format_args!("configure for {pod} cores, in offloop.toml"),
     );
     let mix = &findings.measured.mix;
-    let is_called = |part: &crate::mix::Part| {
-        matches!(
-            part.operation,
-            crate::mix::Operation::Cpu(_) | crate::mix::Operation::Task { .. }
-        )
+    let on_cpu_lane = |part: &crate::mix::Part| match &part.operation {
+        Operation::Cpu(_) => true,
+        Operation::Task { name, .. } => name.as_str().starts_with("offloop."),
+        _ => false,
     };
-    if mix.parts().iter().any(is_called) {
+    if mix.parts().iter().any(on_cpu_lane) {
         say(
             out,
             format_args!("  [lanes.calls]\n  threads = {}", pool.threads),
