@@ -8,9 +8,12 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+const WITHIN: Duration = Duration::from_secs(120);
 
 const TASK: &str = r#"
 [server]
@@ -39,19 +42,23 @@ impl Place {
         std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
-    fn run(&self, words: &[&str]) -> Output {
+    fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_offloop"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("OFFLOOP_") {
                 command.env_remove(name);
             }
         }
-        command.arg("plan").args(words);
+        command.arg("plan");
         command.current_dir(self.folder.path());
         // What it keeps meanwhile is here, so that what it leaves is seen.
         command.env("TMPDIR", self.folder.path().join("tmp"));
         command.env("OFFLOOP_LISTEN", "127.0.0.1:1");
-        command.output().unwrap()
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command().args(words).output().unwrap()
     }
 
     /// The plans of a run that works.
@@ -198,6 +205,36 @@ fn what_cannot_be_planned_is_said_before_anything_is_measured() {
     assert!(
         error.contains("task:double") && error.contains("KeyError"),
         "{error}"
+    );
+    assert_eq!(left_over(place.folder.path()), 0);
+}
+
+#[test]
+fn a_plan_that_is_interrupted_takes_its_server_and_its_folder_with_it() {
+    let place = Place::new();
+    let mut command = place.command();
+    command.args(["--mix", "cpu:1ms", "--seconds", "600"]);
+    let mut child = command.spawn().unwrap();
+    // Its server has written its lock or its tables: it runs.
+    let runs = || {
+        let folders = std::fs::read_dir(place.folder.path().join("tmp")).unwrap();
+        let data = folders
+            .flatten()
+            .map(|folder| folder.path().join("alone/data"));
+        data.into_iter().any(|data| data.exists())
+    };
+    let began = Instant::now();
+    while !runs() {
+        assert!(began.elapsed() < WITHIN, "no server is started");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = child.wait().unwrap();
+    assert_eq!(ended.code(), Some(1));
+    assert!(
+        began.elapsed() < WITHIN,
+        "it did not wait for its ten minutes"
     );
     assert_eq!(left_over(place.folder.path()), 0);
 }

@@ -23,6 +23,7 @@ pub mod validate;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use offloop::TaskName;
 
@@ -57,6 +58,8 @@ pub enum PlanError {
         #[source]
         cause: io::Error,
     },
+    #[error("stopped before it was done")]
+    Stopped,
     #[error("the load's client failed")]
     Load(#[source] io::Error),
 }
@@ -73,6 +76,8 @@ pub struct Trial<'a> {
     pub validate_seconds: Option<f64>,
     /// Of the times at which calls come.
     pub seed: u64,
+    /// Set: it ends with [`PlanError::Stopped`], and leaves nothing behind.
+    pub stop: &'a AtomicBool,
 }
 
 /// What was found out about a mix.
@@ -88,7 +93,7 @@ pub fn run(
     make_keys: &MakeKeys<'_>,
     tell: &mut dyn FnMut(f64, &str),
 ) -> Result<Findings, PlanError> {
-    let bench = measure::Bench::new(trial.command, trial.user, trial.mix, make_keys, trial.seed)?;
+    let bench = measure::Bench::new(trial, make_keys)?;
     let more = trial.validate_seconds.unwrap_or(0.0);
     let part = trial.seconds / (trial.seconds + more);
     let measured = measure::measure(&bench, trial.seconds, &mut |done, what| {

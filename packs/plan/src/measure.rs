@@ -14,17 +14,18 @@
 //! other programs of the machine are counted in, and what waits costs nothing.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::PlanError;
 use crate::load::{self, LoadPlan, Pace, Seen};
 use crate::mix::{Mix, Operation};
 use crate::operation;
 use crate::proc::{Share, Used};
 use crate::server::{On, Server, ServerCommand};
 use crate::setup::{self, Sizing, UserConfig};
+use crate::{PlanError, Trial};
 
 /// Answer times without a line, seconds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -147,34 +148,30 @@ pub(crate) struct Bench<'a> {
     pub(crate) folder: TempDir,
     pub(crate) cores: u16,
     pub(crate) seed: u64,
+    pub(crate) stop: &'a AtomicBool,
 }
 
 /// Makes keys in a folder: names and algorithms of `offloop vault keygen`.
 pub type MakeKeys<'a> = dyn Fn(&Path, &[(String, &'static str)]) -> Result<(), String> + 'a;
 
 impl<'a> Bench<'a> {
-    pub(crate) fn new(
-        command: &'a ServerCommand,
-        user: &'a UserConfig,
-        mix: &'a Mix,
-        make_keys: &MakeKeys<'_>,
-        seed: u64,
-    ) -> Result<Self, PlanError> {
+    pub(crate) fn new(trial: &Trial<'a>, make_keys: &MakeKeys<'_>) -> Result<Self, PlanError> {
         let folder = tempfile::Builder::new()
             .prefix("offloop-plan-")
             .tempdir()
             .map_err(PlanError::Folder)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let bench = Self {
-            command,
-            user,
-            mix,
+            command: trial.command,
+            user: trial.user,
+            mix: trial.mix,
             folder,
             cores: u16::try_from(cores).unwrap_or(u16::MAX),
-            seed,
+            seed: trial.seed,
+            stop: trial.stop,
         };
         if let Some(folder) = bench.keys() {
-            make_keys(&folder, &operation::keys(mix)).map_err(PlanError::Keys)?;
+            make_keys(&folder, &operation::keys(trial.mix)).map_err(PlanError::Keys)?;
         }
         Ok(bench)
     }
@@ -225,10 +222,14 @@ impl<'a> Bench<'a> {
             drain: DRAIN,
             seed: self.seed,
             clients: self.clients(),
+            stop: self.stop,
             keep,
         };
         let look = || Used::now(server.pid());
-        let (seen, before, after) = load::run(&plan, look).map_err(PlanError::Load)?;
+        let (seen, before, after) = load::run(&plan, look).map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::Interrupted => PlanError::Stopped,
+            _ => PlanError::Load(cause),
+        })?;
         Ok((seen, before.until(after)))
     }
 }

@@ -80,7 +80,14 @@ pub(crate) fn validate(
     let span = Duration::from_secs_f64((seconds / (1.25 * looks)).max(longest.min(10.0)));
     let mut points = Vec::new();
     for (at, load) in LOADS.iter().chain(&BEYOND).enumerate() {
-        let offered = base * load;
+        // Others may have given up what they used before.
+        let seen = points.iter().map(|point: &Point| point.predicted_per_s);
+        let full = if *load < 1.0 {
+            base
+        } else {
+            seen.fold(base, f64::max)
+        };
+        let offered = full * load;
         tell(at as f64 / looks, &format!("offering {offered:.0} calls/s"));
         let pace = Pace::Open {
             per_s: offered,
@@ -89,25 +96,25 @@ pub(crate) fn validate(
         let (seen, share) = bench.look(&server, &requests, &weights, pace, span, 0)?;
         points.push(point(*load, &seen, share, &model, processes));
     }
+    let saturation = saturation(&points).ok_or(PlanError::NotListening)?;
     // What others use while the server is not busy, they might give up if it were: only a full
     // machine tells what was left for it.
-    let full = points
-        .iter()
-        .max_by(|a, b| a.done_per_s.total_cmp(&b.done_per_s));
-    let full = full.map_or(base, |point| point.predicted_per_s);
     for point in &mut points {
-        point.predicted_p99_s = p99(&model, point.offered_per_s, full);
+        point.predicted_p99_s = p99(&model, point.offered_per_s, saturation.predicted_per_s);
     }
-    let best = points
-        .iter()
-        .max_by(|a, b| a.done_per_s.total_cmp(&b.done_per_s))
-        .cloned();
-    let saturation = best.ok_or(PlanError::NotListening)?;
     Ok(Validation {
         error: saturation.predicted_per_s / saturation.done_per_s.max(1e-9) - 1.0,
         saturation,
         points,
     })
+}
+
+/// The point at which most was done, of those that were offered more than fits; of all if none was.
+fn saturation(points: &[Point]) -> Option<Point> {
+    let is_full = |point: &&Point| point.offered_per_s >= point.predicted_per_s;
+    let most = |a: &&Point, b: &&Point| a.done_per_s.total_cmp(&b.done_per_s);
+    let full = points.iter().filter(is_full).max_by(most);
+    full.or_else(|| points.iter().max_by(most)).cloned()
 }
 
 /// Infinite for a load of `full_per_s` and more.
@@ -162,6 +169,32 @@ mod tests {
             predicted(&model, 4, 99.0, model.all_s) > 0.0,
             "never by nothing"
         );
+    }
+
+    #[test]
+    fn a_server_that_was_not_full_is_not_taken_for_saturated() {
+        let point = |offered_per_s, done_per_s, predicted_per_s| {
+            let share = Share {
+                wall: 1.0,
+                ..Share::default()
+            };
+            Point {
+                offered_per_s,
+                done_per_s,
+                predicted_per_s,
+                ..super::point(1.0, &Seen::default(), share, &Model::of(&measured()), 4)
+            }
+        };
+        // Most was done where there was room for more; later others took half of the machine.
+        let points = [
+            point(800.0, 800.0, 990.0),
+            point(980.0, 630.0, 700.0),
+            point(1_200.0, 570.0, 600.0),
+        ];
+        let full = saturation(&points).unwrap();
+        assert!((full.done_per_s - 630.0).abs() < 1e-9);
+        assert!((saturation(&points[..1]).unwrap().done_per_s - 800.0).abs() < 1e-9);
+        assert!(saturation(&[]).is_none());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,6 +15,7 @@ use offloop_plan::{Cores, Mix, ServerCommand, Trial, UserConfig};
 use offloop_vault::keys::KeyName;
 use offloop_vault::keys::make::{self, Algorithm};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, Flags};
 
@@ -106,6 +109,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let style = ProgressStyle::with_template("[{bar:32}] {percent:>3} %  {msg}")?;
     let bar = ProgressBar::new(1_000).with_style(style.progress_chars("=> "));
+    let stop = stop()?;
     let mut all = Vec::new();
     for (at, mix) in args.mix.iter().enumerate() {
         let trial = Trial {
@@ -115,6 +119,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             seconds: args.seconds,
             validate_seconds: args.validate.then_some(args.seconds * VALIDATE_FACTOR),
             seed: args.seed,
+            stop,
         };
         let found = offloop_plan::run(&trial, &make_keys, &mut |done, what| {
             bar.set_position(((at as f64 + done) / args.mix.len() as f64 * 1e3) as u64);
@@ -138,6 +143,36 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         println!("chart: {}", path.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Set by the first signal, so that server and folder of the trial end with it; the second does not
+/// wait for that.
+fn stop() -> anyhow::Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot listen for signals")?;
+    let entered = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    drop(entered);
+    let watch = async move {
+        for _ in 0..2 {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if STOP.swap(true, Ordering::Relaxed) {
+                std::process::exit(1);
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("plan-signals".into())
+        .spawn(move || runtime.block_on(watch))
+        .context("cannot listen for signals")?;
+    Ok(&STOP)
 }
 
 /// The operator's configuration, checked as `serve` would.

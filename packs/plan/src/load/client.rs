@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::time::Timespec;
 
 use super::answer::{detail, whole};
-use super::{LoadPlan, Pace, Seen, Window};
+use super::{LoadPlan, Pace, STOP_LOOK, Seen, Window};
 
 /// Calls that wait for a connection; beyond that they are failures.
 const BACKLOG_MAX: usize = 100_000;
@@ -104,7 +105,11 @@ impl<'a> Client<'a> {
             }
             self.send_waiting(now);
             let over = now >= self.window.end;
-            if now >= self.window.drained || (over && self.busy == 0 && self.backlog.is_empty()) {
+            let stops = self.plan.stop.load(Ordering::Relaxed);
+            if stops
+                || now >= self.window.drained
+                || (over && self.busy == 0 && self.backlog.is_empty())
+            {
                 break;
             }
             let until = if over {
@@ -114,7 +119,8 @@ impl<'a> Client<'a> {
             } else {
                 self.window.end
             };
-            self.wait(until.saturating_duration_since(now))?;
+            let left = until.saturating_duration_since(now);
+            self.wait(left.min(STOP_LOOK))?;
         }
         let open = self.conns.iter().flatten().filter_map(|conn| conn.call);
         let lost = open.chain(self.backlog.iter().copied());

@@ -10,6 +10,7 @@ mod client;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(crate) struct LoadPlan<'a> {
     pub(crate) seed: u64,
     /// Client threads, 1 and more.
     pub(crate) clients: usize,
+    /// Set: the load ends at once, with an error.
+    pub(crate) stop: &'a AtomicBool,
     /// Answers' bodies to keep, per client.
     pub(crate) keep: usize,
 }
@@ -115,21 +118,33 @@ pub(crate) fn run<T>(plan: &LoadPlan<'_>, mut look: impl FnMut() -> T) -> io::Re
                 Ok(scope.spawn(move || client.run()))
             })
             .collect::<io::Result<_>>()?;
-        wait_until(window.begin);
+        wait_until(window.begin, plan.stop);
         let before = look();
-        wait_until(window.end);
+        wait_until(window.end, plan.stop);
         let after = look();
         let mut seen = Seen::default();
         for client in clients {
             let theirs = client.join();
             seen.add(theirs.map_err(|_| io::Error::other("a client of the load panicked"))??);
         }
+        if plan.stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         Ok((seen, before, after))
     })
 }
 
-fn wait_until(instant: Instant) {
-    thread::sleep(instant.saturating_duration_since(Instant::now()));
+/// Between two looks whether the load is to end.
+const STOP_LOOK: Duration = Duration::from_millis(100);
+
+fn wait_until(instant: Instant, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let left = instant.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(STOP_LOOK));
+    }
 }
 
 /// One call, blocking; the body of an answer 200.

@@ -3,12 +3,12 @@
 
 use std::fmt::Write as _;
 
-use super::{Ask, figures, milliseconds, number};
+use super::{Ask, milliseconds, number};
 use crate::Findings;
 use crate::predict::Model;
 
 const WIDTH: f64 = 760.0;
-const PANEL: f64 = 320.0;
+const PANEL: f64 = 336.0;
 const HEAD: f64 = 44.0;
 /// Left, right, and from the panel's top: top and bottom of the plot.
 const PLOT: (f64, f64, f64, f64) = (70.0, 736.0, 46.0, 262.0);
@@ -156,7 +156,7 @@ fn panel(svg: &mut String, findings: &Findings, ask: &Ask, top: f64) {
 
 fn frame(svg: &mut String, findings: &Findings, axes: &Axes, cores: f64) {
     let top = axes.top;
-    let title = format!("{}, on {} cores", findings.measured.mix, figures(cores));
+    let title = format!("{}, on {cores} cores", findings.measured.mix);
     words(svg, "", (12.0, top + 24.0), "start", &title);
     for power in axes.first..=axes.last {
         let seconds = 10_f64.powi(power) / 1e3;
@@ -173,8 +173,19 @@ fn frame(svg: &mut String, findings: &Findings, axes: &Axes, cores: f64) {
         };
         words(svg, "dim", (PLOT.0 - 8.0, y + 4.0), "end", &label);
     }
-    for part in 0..=4 {
-        let rps = axes.rps_max * f64::from(part) / 4.0;
+    // Five steps of 1, 2 or 5 times a power of ten, or a few less.
+    let power = 10_f64.powf((axes.rps_max / 5.0).log10().floor());
+    let least = axes.rps_max / 5.0;
+    let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * power);
+    let step = steps
+        .into_iter()
+        .find(|step| *step >= least)
+        .unwrap_or(least);
+    for count in 0..=5 {
+        let rps = step * f64::from(count);
+        if rps > axes.rps_max {
+            break;
+        }
         words(
             svg,
             "dim",
@@ -194,13 +205,14 @@ fn upright(svg: &mut String, class: &str, x: f64, top: f64) {
 }
 
 fn legend(svg: &mut String, findings: &Findings, top: f64) {
-    let y = top + PLOT.3 + 40.0;
-    let mut text =
-        String::from("requests/s; line: p99 of a call as forecast, broken: p50, green: full");
+    let y = top + PLOT.3 + 38.0;
+    let told =
+        "requests/s; line: p99 of a call as forecast; broken line: p50; green: full, as predicted";
+    words(svg, "dim", (PLOT.0, y), "start", told);
     if findings.validation.is_some() {
-        text.push_str("; dots: p99 as measured, dotted: most that was done");
+        let seen = "dots: p99 of what was not refused, as measured; dotted: the most that was done";
+        words(svg, "dim", (PLOT.0, y + 16.0), "start", seen);
     }
-    words(svg, "dim", (PLOT.0, y), "start", &text);
 }
 
 fn words(svg: &mut String, class: &str, (x, y): (f64, f64), anchor: &str, words: &str) {

@@ -178,12 +178,16 @@ fn milliseconds(seconds: f64) -> String {
     if !seconds.is_finite() {
         return "-".into();
     }
+    if seconds >= 1.0 {
+        return format!("{} s", figures(seconds));
+    }
     format!("{} ms", figures(seconds * 1e3))
 }
 
 /// Three figures, and no more than are there.
 fn figures(value: f64) -> String {
     match value {
+        0.0 => "0".into(),
         _ if !value.is_finite() => "-".into(),
         _ if value >= 100.0 => format!("{value:.0}"),
         _ if value >= 10.0 => format!("{value:.1}"),
@@ -226,5 +230,9 @@ mod tests {
         }
         assert_eq!(milliseconds(f64::INFINITY), "-");
         assert_eq!(milliseconds(0.0123), "12.3 ms");
+        assert_eq!(
+            (milliseconds(2.126), figures(0.0)),
+            ("2.13 s".into(), "0".into())
+        );
     }
 }
