@@ -85,6 +85,11 @@ enum Command {
         after_help = "Examples:\n  offloop vault keygen documents --folder ./keys\n  offloop vault keygen invoices --algorithm ed25519 --folder ./keys\n  offloop vault rotate documents --folder ./keys\n  offloop vault keys --folder ./keys"
     )]
     Vault(commands::vault::Args),
+    /// Measure what work costs on this machine, and how many cores or pods a load needs
+    #[command(
+        after_help = "Examples:\n  offloop plan --mix 'seal:1KiB + sign:rsa2048' --cpu 1500m --pods 3\n  offloop plan --mix hash:argon2id --target-rps 500\n  offloop plan --mix 'task:report=@payload.json' --validate --svg plan.svg"
+    )]
+    Plan(commands::plan::Args),
     /// Starts a child of a lane; not for people
     #[command(name = "__shim", hide = true, disable_help_flag = true)]
     Shim {
@@ -113,6 +118,7 @@ fn main() -> ExitCode {
         Command::LabWarm => commands::lab::warm(),
         Command::LabOnce => commands::lab::once(),
         Command::Vault(args) => commands::vault::run(&args),
+        Command::Plan(args) => commands::plan::run(&args),
         Command::Shim { arguments } => offloop::lane_process::shim_main(arguments.into_iter()),
     };
     match done {

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod lab;
+pub(crate) mod plan;
 pub(crate) mod pulse;
 pub(crate) mod queues;
 pub(crate) mod scan;

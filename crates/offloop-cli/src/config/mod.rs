@@ -37,17 +37,17 @@ pub(crate) struct Flags {
     pub(crate) store: Option<String>,
 }
 
+/// The file that is read, if there is one.
+pub(crate) fn file(flags: &Flags) -> Option<PathBuf> {
+    let named = flags.config.clone();
+    let named = named.or_else(|| from_environment("CONFIG").map(PathBuf::from));
+    named.or_else(|| Some(PathBuf::from(FILE_DEFAULT)).filter(|file| file.exists()))
+}
+
 /// Reads the file and the environment, and says everything that is wrong with them.
 pub(crate) fn load(flags: &Flags) -> anyhow::Result<Config> {
     let environment = environment();
-    let named = flags
-        .config
-        .clone()
-        .or_else(|| environment.get("CONFIG").map(PathBuf::from));
-    let file = match named {
-        Some(file) => Some(file),
-        None => Some(PathBuf::from(FILE_DEFAULT)).filter(|file| file.exists()),
-    };
+    let file = file(flags);
     let mut raw = match &file {
         Some(file) => read(file)?,
         None => RawConfig::default(),
