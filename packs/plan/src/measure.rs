@@ -248,23 +248,44 @@ struct Subject<'m> {
     weight: f64,
 }
 
+impl<'m> Subject<'m> {
+    /// An empty call, and each part.
+    fn all(mix: &'m Mix) -> Vec<Self> {
+        let empty = Subject {
+            operation: None,
+            weight: 0.0,
+        };
+        let parts = mix.parts().iter().map(|part| Subject {
+            operation: Some(&part.operation),
+            weight: part.weight,
+        });
+        std::iter::once(empty).chain(parts).collect()
+    }
+
+    /// Not yet measured.
+    fn cost(&self, user: &UserConfig) -> Cost {
+        let name = self.operation.map(ToString::to_string);
+        Cost {
+            operation: name.unwrap_or_else(|| "an empty call".into()),
+            weight: self.weight,
+            configured: match self.operation {
+                Some(Operation::Task { name, .. }) => setup::processes_of(user, name.as_str()),
+                _ => None,
+            },
+            ..Cost::default()
+        }
+    }
+}
+
 /// Measures a mix in about `seconds`; `tell`: part that is done, and what comes now.
 pub(crate) fn measure(
     bench: &Bench<'_>,
     seconds: f64,
     tell: &mut dyn FnMut(f64, &str),
 ) -> Result<Measured, PlanError> {
-    let empty = Subject {
-        operation: None,
-        weight: 0.0,
-    };
-    let parts = bench.mix.parts().iter().map(|part| Subject {
-        operation: Some(&part.operation),
-        weight: part.weight,
-    });
-    let subjects: Vec<_> = std::iter::once(empty).chain(parts).collect();
+    let subjects = Subject::all(bench.mix);
     // A quarter on top of each look is its warm-up.
-    let looks = 3.0 * subjects.len() as f64 + TOGETHER_LOOKS;
+    let looks = (3 * subjects.len() + TOGETHER_LOOKS) as f64;
     let span = Duration::from_secs_f64(seconds / (1.25 * looks));
     let mut others = Vec::new();
     let mut costs: Vec<Cost> = Vec::new();
@@ -279,19 +300,7 @@ pub(crate) fn measure(
     };
     let server = bench.server("alone", On::AllCores, &sizing)?;
     for subject in &subjects {
-        let mut cost = Cost {
-            operation: subject
-                .operation
-                .map_or_else(|| "an empty call".into(), ToString::to_string),
-            weight: subject.weight,
-            configured: match subject.operation {
-                Some(Operation::Task { name, .. }) => {
-                    setup::processes_of(bench.user, name.as_str())
-                }
-                _ => None,
-            },
-            ..Cost::default()
-        };
+        let mut cost = subject.cost(bench.user);
         next("one at a time", &cost.operation);
         alone(bench, &server, subject, span, &mut cost)?;
         costs.push(cost);
@@ -299,7 +308,7 @@ pub(crate) fn measure(
     drop(server);
     let mut empty_s = costs[0].one_core_s;
     let ratio = costs.iter().map(Cost::wait_ratio).fold(1.0, f64::max);
-    for (on, name) in [(On::OneCore, "one"), (On::AllCores, "all")] {
+    for (on, name) in [(On::OneCore, "one core"), (On::AllCores, "all cores")] {
         let cores = if on == On::OneCore { 1 } else { bench.cores };
         sizing = Sizing {
             threads: cores,
@@ -307,8 +316,7 @@ pub(crate) fn measure(
         };
         let server = bench.server(name, on, &sizing)?;
         for (subject, cost) in subjects.iter().zip(&mut costs) {
-            let what = if cores == 1 { "one core" } else { "all cores" };
-            next(what, &cost.operation);
+            next(name, &cost.operation);
             let full = Full {
                 on,
                 sizing: &sizing,
@@ -328,7 +336,6 @@ pub(crate) fn measure(
     let empty = costs.remove(0);
     let others = others.iter().sum::<f64>() / others.len() as f64;
     next("together", &bench.mix.to_string());
-    let span = span.mul_f64(TOGETHER_LOOKS);
     let together = together(bench, (&empty, &parts), &sizing, others, span)?;
     Ok(Measured {
         mix: bench.mix.clone(),
@@ -341,8 +348,9 @@ pub(crate) fn measure(
     })
 }
 
-/// The look at all parts is so much longer than the others: its calls are random.
-const TOGETHER_LOOKS: f64 = 2.0;
+/// Looks at all parts; the one in the middle counts, because what others do to caches and memory meanwhile
+/// is not the mix's.
+const TOGETHER_LOOKS: usize = 3;
 /// Part of the capacity by the sum of costs that is offered in it: what a call costs falls with the
 /// load, since a busy server is woken less often, and capacity is what it costs a full one.
 const TOGETHER_LOAD: f64 = 1.05;
@@ -374,25 +382,30 @@ fn together(
         per_s,
         connections: connections(per_s, sizing),
     };
-    let (seen, share) = bench.look(&server, &requests, &weights, pace, span, 0)?;
-    if seen.done == 0 || seen.failed * 50 > seen.offered {
-        let why = seen.failure;
-        let why = why.unwrap_or_else(|| "no call was answered".into());
-        return Err(PlanError::Operation {
-            operation: bench.mix.to_string(),
-            cause: std::io::Error::other(why),
+    let mut looks = Vec::new();
+    for _ in 0..TOGETHER_LOOKS {
+        let (seen, share) = bench.look(&server, &requests, &weights, pace, span, 0)?;
+        if seen.done == 0 || seen.failed * 50 > seen.offered {
+            let why = seen.failure;
+            let why = why.unwrap_or_else(|| "no call was answered".into());
+            return Err(PlanError::Operation {
+                operation: bench.mix.to_string(),
+                cause: std::io::Error::other(why),
+            });
+        }
+        let done = seen.done as f64;
+        // What is refused costs as well, and is no call.
+        let refused_s = empty.all_cores_s * seen.refused as f64;
+        let call_s = (share.server - refused_s).max(0.0) / done;
+        looks.push(Together {
+            call_s,
+            ratio: call_s / sum_s,
+            client_s: share.own / done,
+            calls: seen.done,
         });
     }
-    let done = seen.done as f64;
-    // What is refused costs as well, and is no call.
-    let refused_s = empty.all_cores_s * seen.refused as f64;
-    let call_s = (share.server - refused_s).max(0.0) / done;
-    Ok(Together {
-        call_s,
-        ratio: call_s / sum_s,
-        client_s: share.own / done,
-        calls: seen.done,
-    })
+    looks.sort_by(|a, b| a.call_s.total_cmp(&b.call_s));
+    Ok(looks[TOGETHER_LOOKS / 2])
 }
 
 /// Enough that the server, and not the client, decides what waits: 5 ms of calls, and several for

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::{Ask, milliseconds, number};
 use crate::Findings;
 use crate::predict::Model;
+use crate::queueing::Forecast;
 
 const WIDTH: f64 = 760.0;
 const PANEL: f64 = 336.0;
@@ -56,6 +57,25 @@ struct Axes {
 }
 
 impl Axes {
+    /// Around a rate, what was told, and rates and times that were seen.
+    fn around(top: f64, full_rps: f64, told: &[Forecast], seen: &[(f64, f64)]) -> Self {
+        let times = told.iter().flat_map(|at| [at.p50_s, at.p99_s]);
+        let times = times
+            .chain(seen.iter().map(|at| at.1))
+            .filter(|time| *time > 0.0);
+        let (least, most) = times.fold((f64::INFINITY, 0.0_f64), |(least, most), time| {
+            (least.min(time), most.max(time))
+        });
+        let power = |seconds: f64| (seconds * 1e3).clamp(1e-3, 1e6).log10();
+        let first = power(least.min(1e3)).floor() as i32;
+        Self {
+            top,
+            rps_max: seen.iter().map(|at| at.0).fold(full_rps, f64::max) * 1.04,
+            first,
+            last: (power(most).ceil() as i32).max(first + 1),
+        }
+    }
+
     fn x(&self, rps: f64) -> f64 {
         let part = (rps / self.rps_max).clamp(0.0, 1.0);
         PLOT.0 + part * (PLOT.1 - PLOT.0)
@@ -89,27 +109,9 @@ fn panel(svg: &mut String, findings: &Findings, ask: &Ask, top: f64) {
         .filter(|point| point.measured_p99_s.is_finite())
         .map(|point| (point.offered_per_s / model.calls, point.measured_p99_s))
         .collect();
-    let times = told.iter().flat_map(|at| [at.p50_s, at.p99_s]);
-    let times = times
-        .chain(seen.iter().map(|at| at.1))
-        .filter(|time| *time > 0.0);
-    let (least, most) = times.fold((f64::INFINITY, 0.0_f64), |(least, most), time| {
-        (least.min(time), most.max(time))
-    });
-    let power = |seconds: f64| (seconds * 1e3).clamp(1e-3, 1e6).log10();
-    let first = power(least.min(1e3)).floor() as i32;
-    let axes = Axes {
-        top,
-        rps_max: seen
-            .iter()
-            .map(|at| at.0)
-            .fold(full / model.calls, f64::max)
-            * 1.04,
-        first,
-        last: (power(most).ceil() as i32).max(first + 1),
-    };
+    let axes = Axes::around(top, full / model.calls, &told, &seen);
     frame(svg, findings, &axes, cores);
-    let curve = |of: &dyn Fn(&crate::queueing::Forecast) -> f64| {
+    let curve = |of: &dyn Fn(&Forecast) -> f64| {
         let points = told.iter().map(|at| {
             let (x, y) = (axes.x(at.per_s / model.calls), axes.y(of(at)));
             format!("{x:.1},{y:.1}")
@@ -136,22 +138,21 @@ fn panel(svg: &mut String, findings: &Findings, ask: &Ask, top: f64) {
         );
     }
     for (rps, p99) in &seen {
-        let (x, y) = (axes.x(*rps), axes.y(*p99));
-        let _ = write!(
-            svg,
-            "<circle class=\"seen\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>"
-        );
-        // Beside the point, and never out of the plot.
-        let anchor = if x > PLOT.1 - 60.0 { "end" } else { "middle" };
-        words(
-            svg,
-            "dim",
-            (x, (y - 9.0).max(top + PLOT.2)),
-            anchor,
-            &milliseconds(*p99),
-        );
+        dot(svg, &axes, *rps, *p99);
     }
     legend(svg, findings, top);
+}
+
+fn dot(svg: &mut String, axes: &Axes, rps: f64, p99: f64) {
+    let (x, y) = (axes.x(rps), axes.y(p99));
+    let _ = write!(
+        svg,
+        "<circle class=\"seen\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>"
+    );
+    // Beside the point, and never out of the plot.
+    let anchor = if x > PLOT.1 - 60.0 { "end" } else { "middle" };
+    let place = (x, (y - 9.0).max(axes.top + PLOT.2));
+    words(svg, "dim", place, anchor, &milliseconds(p99));
 }
 
 fn frame(svg: &mut String, findings: &Findings, axes: &Axes, cores: f64) {

@@ -84,7 +84,7 @@ fn cautions(findings: &Findings, ask: &Ask, model: &Model) -> Vec<String> {
     }
     if measured.others > 0.1 {
         out.push(format!(
-            "other programs used {:.1} of {} cores meanwhile: answer times are longer than on a quiet machine",
+            "other programs used {:.1} of {} cores meanwhile: answers took longer than on a quiet machine, and calls may have cost more",
             measured.others, measured.cores
         ));
     }

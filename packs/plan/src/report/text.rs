@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Ask, cautions, conclusion, figures, milliseconds, number, rows};
 use crate::Findings;
+use crate::cores::Cores;
 use crate::measure::Cost;
 use crate::mix::Operation;
 use crate::predict::Model;
@@ -122,34 +123,39 @@ fn capacity(out: &mut String, findings: &Findings, ask: &Ask, model: &Model) {
             ),
         );
     }
-    if let Some(target) = ask.target_rps {
-        let pod = ask.pod(findings);
-        match model.cores_for(target, utilisation) {
-            Some(cores) => say(
-                out,
-                format_args!(
-                    "\n{} requests/s need {} cores in one piece{}, or {} pods of {pod}",
-                    number(target),
-                    figures(cores),
-                    if model.is_guess(cores) {
-                        " (beyond what was measured)"
-                    } else {
-                        ""
-                    },
-                    number(model.pods_for(target, utilisation, pod)),
-                ),
-            ),
-            None => say(
-                out,
-                format_args!(
-                    "\n{} requests/s need {} pods of {pod}; one machine does not carry them",
-                    number(target),
-                    number(model.pods_for(target, utilisation, pod))
-                ),
-            ),
-        }
+    if let Some(rps) = ask.target_rps {
+        target(out, rps, ask.pod(findings), ask.utilisation, model);
     }
     out.push('\n');
+}
+
+fn target(out: &mut String, rps: f64, pod: Cores, utilisation: f64, model: &Model) {
+    let pods = number(model.pods_for(rps, utilisation, pod).max(1.0));
+    let pods = pods
+        .strip_suffix(".00")
+        .or(pods.strip_suffix(".0"))
+        .unwrap_or(&pods);
+    let asked = number(rps);
+    let Some(cores) = model.cores_for(rps, utilisation) else {
+        return say(
+            out,
+            format_args!(
+                "\n{asked} requests/s need {pods} pods of {pod}; one machine does not carry them"
+            ),
+        );
+    };
+    let guess = if model.is_guess(cores) {
+        " (beyond what was measured)"
+    } else {
+        ""
+    };
+    let cores = figures(cores);
+    say(
+        out,
+        format_args!(
+            "\n{asked} requests/s need {cores} cores in one piece{guess}, or {pods} pods of {pod}"
+        ),
+    );
 }
 
 fn answers(out: &mut String, findings: &Findings, ask: &Ask, model: &Model) {
@@ -286,7 +292,6 @@ fn point_line(point: &Point, model: &Model) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cores::Cores;
     use crate::predict::tests::measured;
 
     #[test]
