@@ -109,9 +109,12 @@ pub(crate) fn validate(
     })
 }
 
-/// The point at which most was done, of those that were offered more than fits; of all if none was.
+/// Less than this part of what was predicted leaves a server room, and tells nothing of its end.
+const FULL: f64 = 0.95;
+
+/// The point at which most was done, of those that were offered as much as fits; of all if none was.
 fn saturation(points: &[Point]) -> Option<Point> {
-    let is_full = |point: &&Point| point.offered_per_s >= point.predicted_per_s;
+    let is_full = |point: &&Point| point.offered_per_s >= FULL * point.predicted_per_s;
     let most = |a: &&Point, b: &&Point| a.done_per_s.total_cmp(&b.done_per_s);
     let full = points.iter().filter(is_full).max_by(most);
     full.or_else(|| points.iter().max_by(most)).cloned()
