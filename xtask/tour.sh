@@ -42,6 +42,9 @@ expect tour-03.sh.out 'unknown-task'
 expect tour-04.sh.out '"state":"cancelled"'
 expect tour-05.sh.out '1000000'
 expect tour-05.sh.out 'LOUD'
+expect tour-07.sh.out '"lane":"cpu:calls"'
+expect tour-07.sh.out 'argon2id'
+expect tour-07.sh.out 'doors'
 curl -sf http://127.0.0.1:7878/ | grep -q '<title>' || { echo "no dashboard"; exit 1; }
 
 kill "$server"

@@ -14,7 +14,6 @@ pub(crate) struct Stat {
     pub(crate) state: char,
     pub(crate) parent: i32,
     pub(crate) group: i32,
-    pub(crate) session: i32,
     /// Ticks, its own.
     pub(crate) own_ticks: u64,
     /// Ticks, of the children that it waited for.
@@ -44,7 +43,6 @@ fn parse_stat(pid: i32, text: &str) -> Option<Stat> {
         state: fields.first()?.chars().next()?,
         parent: signed(1)?,
         group: signed(2)?,
-        session: signed(3)?,
         own_ticks: number(11)? + number(12)?,
         waited_ticks: number(13)? + number(14)?,
         start: number(19)?,
@@ -168,19 +166,6 @@ pub(crate) fn no_new_privs(pid: i32) -> bool {
     line.is_some_and(|value| value.trim() == "1")
 }
 
-/// Gives the session of a process the least weight. To die takes processor time as well, and where the
-/// kernel groups by session (sched_autogroup), nice values do not count between sessions: hundreds of
-/// dying sessions would weigh hundreds of times as much as the server. Never for a process of the
-/// server's own session, whose weight is the server's. Refused and absent are the same.
-pub(crate) fn let_others_first(pid: i32) {
-    let session = |pid| stat(pid).map(|stat| stat.session);
-    let its = session(pid);
-    if its.is_none() || its == session(std::process::id() as i32) {
-        return;
-    }
-    let _ = fs::write(format!("/proc/{pid}/autogroup"), "19");
-}
-
 /// Changes with each boot: pids and start times mean nothing across it.
 pub(crate) fn boot_id() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -200,7 +185,6 @@ mod tests {
             state: 'S',
             parent: 1,
             group: 5,
-            session: 6,
             own_ticks: 30,
             waited_ticks: 7,
             start: 999,

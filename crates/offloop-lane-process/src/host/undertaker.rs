@@ -423,7 +423,6 @@ fn kill_tagged(tag: Tag) {
             continue;
         };
         if Tag::of_process(pid) == Some(tag) {
-            procfs::let_others_first(pid);
             let _ = pidfd_send_signal(&held, Signal::KILL);
         }
     }

@@ -119,10 +119,20 @@ fn best<'a>(rows: &[&'a Row]) -> Option<&'a Row> {
         .max_by(|a, b| rate(a).total_cmp(&rate(b)))
 }
 
+/// Of those that do about as much as the best, the one that answers soonest.
+fn soonest<'a>(rows: &[&'a Row]) -> Option<&'a Row> {
+    let most = rate(best(rows)?);
+    let as_much = rows
+        .iter()
+        .copied()
+        .filter(|row| rate(row) >= SAME_RATE * most);
+    as_much.min_by(|a, b| a.work.p50_ms.total_cmp(&b.work.p50_ms))
+}
+
 /// The second sentence.
 fn which(record: &Record, free: &[&Row]) -> String {
     let all: Vec<&Row> = record.strategies.iter().collect();
-    let Some(first) = best(free) else {
+    let Some(first) = soonest(free) else {
         let gentlest = all
             .iter()
             .min_by(|a, b| a.probe.p99_ms.total_cmp(&b.probe.p99_ms));
@@ -175,8 +185,9 @@ fn choice(record: &Record, free: &[&Row], first: &Row) -> String {
         let reason = why(row.strategy).unwrap_or_default();
         let _ = write!(
             text,
-            "{gap}{}` did {much} and is for {reason}",
-            row.strategy.name()
+            "{gap}{}` did {much}{} and is for {reason}",
+            row.strategy.name(),
+            slower(row, first),
         );
     }
     let all: Vec<&Row> = record.strategies.iter().collect();
@@ -192,6 +203,19 @@ fn choice(record: &Record, free: &[&Row], first: &Row) -> String {
     }
     text.push('.');
     text
+}
+
+/// Where callers wait much longer for it.
+fn slower(row: &Row, first: &Row) -> String {
+    const MUCH: f64 = 3.0;
+    if row.work.p50_ms > MUCH * first.work.p50_ms {
+        format!(
+            " ({:.0} ms to an answer, not {:.0})",
+            row.work.p50_ms, first.work.p50_ms
+        )
+    } else {
+        String::new()
+    }
 }
 
 /// When a way is worth less work.
@@ -218,6 +242,16 @@ mod tests {
             .map(|(kind, p99, done)| row(*kind, *p99, *done))
             .collect();
         conclusion(&record(rows))
+    }
+
+    #[test]
+    fn of_ways_that_do_as_much_the_one_that_answers_soonest_is_named() {
+        let mut rows = vec![row(Kind::Cpu, 0.6, 377.0), row(Kind::Job, 0.4, 378.0)];
+        (rows[0].work.p50_ms, rows[1].work.p50_ms) = (20.0, 898.0);
+        let said = conclusion(&record(rows));
+        assert!(said.contains("Take `cpu`: it finished 377"), "{said}");
+        let job = "`job` did as much (898 ms to an answer, not 20)";
+        assert!(said.contains(job), "{said}");
     }
 
     #[test]
