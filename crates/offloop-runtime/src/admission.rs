@@ -104,16 +104,17 @@ pub(crate) fn sheds(estimated: Duration, allowed: Duration, priority: u8, roll: 
 }
 
 /// Whether a newcomer is turned away because the whole server is pressed (load 1 is full): what can wait
-/// from half of that on, the usual from full on, both by chance up to half more, and never the urgent.
+/// surely from there on, the usual surely at four times that, both by chance down to half as much, and
+/// never the urgent.
 ///
 /// - `roll`: uniform in `0.0..1.0`.
 pub(crate) fn crowds_out(load: f64, priority: u8, roll: f64) -> bool {
     let from = match priority {
         0..=2 => return false,
-        3..=5 => 1.0,
+        3..=5 => 2.0,
         _ => 0.5,
     };
-    load > from && load - from > 0.5 * roll
+    load > from && (load - from) / from > roll
 }
 
 /// When to come again: after the wait that is too long now, spread over half to one and a half of it,
@@ -201,8 +202,8 @@ mod tests {
         let out = |load, priority| crowds_out(load, priority, 0.5);
         assert!((0..=2).all(|priority| !out(9.0, priority)));
         assert!((0..=9).all(|priority| !out(0.5, priority)));
-        assert!(out(0.8, 8) && !out(0.8, 5));
-        assert!(out(1.3, 5) && !out(1.1, 5) && crowds_out(1.1, 5, 0.1));
+        assert!(out(0.8, 8) && !out(0.7, 8) && crowds_out(0.7, 8, 0.1));
+        assert!(out(3.1, 5) && !out(2.9, 5) && (3..=5).all(|usual| !out(2.0, usual)));
     }
 
     #[test]

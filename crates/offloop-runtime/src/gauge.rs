@@ -7,7 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use offloop_pulse::{Pulse, Snapshot};
+use offloop_pulse::{LaneView, Pulse, Snapshot};
 
 use crate::admission::{Pressure, crowds_out};
 
@@ -17,6 +17,8 @@ const LOOP_LATE: Duration = Duration::from_millis(50);
 /// pages and does no work.
 const MEMORY_STALLED: f64 = 25.0;
 const FRESH_FOR: Duration = Duration::from_millis(100);
+/// So many no-ops must have come back before their p99 says something.
+const FIGURES_MIN: u64 = 200;
 
 /// What presses, and how much.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,9 +62,15 @@ fn judge(snapshot: &Snapshot, before: Pressure) -> Pressed {
         }
     };
     for one in &snapshot.loops {
-        let Some(lately) = one.delay.lately else {
+        // A lane's own loop makes its own work late and nobody's answer; a few figures tell of an
+        // accident, not of a state.
+        let is_lane = |lane: &LaneView| lane.sample.name == one.name;
+        let Some(lately) = one.delay.lately.filter(|all| all.count >= FIGURES_MIN) else {
             continue;
         };
+        if snapshot.lanes.iter().any(is_lane) {
+            continue;
+        }
         let late = lately.p99;
         press(late.as_secs_f64() / LOOP_LATE.as_secs_f64(), &|| {
             format!(
