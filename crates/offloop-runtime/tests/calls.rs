@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use offloop_job::{FailureClass, JobOptions, NewJob, NodeId, TaskName};
-use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};
+use offloop_job::{FailureClass, JobOptions, Lease, NewJob, NodeId, StopReason, TaskName};
+use offloop_lane::{
+    Lane, LaneOpenError, LaneSink, LaneStatus, Slots, TaskContext, TaskError, TaskInfo, TaskOutput,
+    Work,
+};
 use offloop_lane_cpu::CpuLane;
 use offloop_runtime::{
     CallAsk, CallError, CallSettings, RefusedWhy, Runtime, RuntimeBuilder, ShutdownPlan,
@@ -342,5 +345,99 @@ fn a_server_that_closes_tells_callers_and_leaves_nothing_running() {
         assert_eq!(held.stopped.load(Ordering::Acquire), 1);
         let told = handle.call(ask("1")).await;
         assert!(matches!(told, Err(CallError::ShuttingDown)));
+    });
+}
+
+/// A real lane whose second start waits until it is let go: work is on its way to the lane.
+#[derive(Debug)]
+struct SlowWay {
+    lane: Arc<CpuLane>,
+    starts: AtomicU32,
+    on_its_way: std::sync::Mutex<mpsc::Sender<()>>,
+    go: std::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Lane for SlowWay {
+    fn name(&self) -> &str {
+        self.lane.name()
+    }
+
+    fn tasks(&self) -> &[TaskInfo] {
+        self.lane.tasks()
+    }
+
+    fn slots(&self) -> Slots {
+        self.lane.slots()
+    }
+
+    fn open(&self, sink: Arc<dyn LaneSink>) -> Result<(), LaneOpenError> {
+        self.lane.open(sink)
+    }
+
+    fn start(&self, work: Vec<Work>) {
+        if self.starts.fetch_add(1, Ordering::AcqRel) == 1 {
+            self.on_its_way.lock().unwrap().send(()).unwrap();
+            self.go.lock().unwrap().recv_timeout(SOON).unwrap();
+        }
+        self.lane.start(work);
+    }
+
+    fn stop(&self, lease: Lease, reason: StopReason) {
+        self.lane.stop(lease, reason);
+    }
+
+    fn close(&self) {
+        self.lane.close();
+    }
+
+    fn terminate(&self, within: Duration) -> Vec<Lease> {
+        self.lane.terminate(within)
+    }
+
+    fn status(&self) -> LaneStatus {
+        self.lane.status()
+    }
+}
+
+#[test]
+fn a_caller_that_leaves_while_its_work_is_on_the_way_to_the_lane_leaves_nothing_running() {
+    let held = held();
+    let (tell, on_its_way) = mpsc::channel();
+    let (go, let_go) = mpsc::channel();
+    let slow = SlowWay {
+        lane: lane("cpu:calls", 1, &held.run),
+        starts: AtomicU32::new(0),
+        on_its_way: std::sync::Mutex::new(tell),
+        go: std::sync::Mutex::new(let_go),
+    };
+    let store = Arc::new(MemoryStore::new(MemoryOptions {
+        id_seed: 1,
+        queue_jobs_max: 1_000,
+    }));
+    let runtime = RuntimeBuilder::new(store, NodeId("n".into()))
+        .call_lane(Arc::new(slow))
+        .start()
+        .unwrap();
+    tokio_test(async {
+        let calls = || runtime.handle().call_lanes().remove(0);
+        let call = || {
+            let handle = runtime.handle().clone();
+            let mut patient = ask("1");
+            patient.timeout = Some(Duration::from_secs(200));
+            tokio::spawn(async move { handle.call(patient).await })
+        };
+        let first = call();
+        held.began.recv_timeout(SOON).unwrap();
+        let second = call();
+        until("the second waits", || calls().waiting == 1).await;
+        held.go.store(1, Ordering::Release);
+        // The lane's thread has ended the first and brings the second, before it tells the first's end.
+        on_its_way.recv_timeout(SOON).unwrap();
+        held.go.store(0, Ordering::Release);
+        second.abort();
+        until("it left", || calls().counts.left == 1).await;
+        go.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        until("the slot is free", || calls().running == 0).await;
     });
 }

@@ -149,7 +149,7 @@ impl Desk {
             Admitted::Alone => (own, false),
             Admitted::Joined(lease) => (lease, true),
         };
-        self.feed(line, now);
+        self.feed(line, stuck, now);
         Ok(Place {
             desk: Arc::clone(self),
             lease,
@@ -159,9 +159,8 @@ impl Desk {
     }
 
     /// Gives the lane what it has room for.
-    fn feed(&self, mut line: MutexGuard<'_, Line<Tell>>, now: Instant) {
+    fn feed(&self, mut line: MutexGuard<'_, Line<Tell>>, stuck: u32, now: Instant) {
         let (mut start, mut late) = (Vec::new(), Vec::new());
-        let stuck = self.stuck(&line);
         while let Some(next) = line.next(stuck, now) {
             match next {
                 Next::Start(work) => start.push(work),
@@ -170,7 +169,9 @@ impl Desk {
         }
         drop(line);
         if !start.is_empty() {
+            let leases: Vec<_> = start.iter().map(|work| work.lease).collect();
             self.lane.start(start);
+            self.stop_deserted(&leases);
         }
         for (refused, waiters) in late {
             for waiter in waiters {
@@ -179,12 +180,25 @@ impl Desk {
         }
     }
 
+    /// Who left while its work was on the way to the lane asked the lane too early: it knew no such
+    /// lease. So it is asked again, now that it does.
+    fn stop_deserted(&self, started: &[Lease]) {
+        let line = self.lock();
+        let deserted = started.iter().filter(|lease| line.is_deserted(**lease));
+        let deserted: Vec<_> = deserted.copied().collect();
+        drop(line);
+        for lease in deserted {
+            self.lane.stop(lease, StopReason::Cancel);
+        }
+    }
+
     fn ended(&self, ended: Ended) {
         let completed = matches!(ended.outcome, Outcome::Completed { .. });
         let mut line = self.lock();
         let waiters = line.ended(ended.lease, ended.usage.wall, completed);
         // The next one first: the executor is idle.
-        self.feed(line, Instant::now());
+        let stuck = self.stuck(&line);
+        self.feed(line, stuck, Instant::now());
         let ended = Arc::new(ended);
         for waiter in waiters {
             let _ = waiter.tell.send(Reply::Ended(Arc::clone(&ended))); // it has left

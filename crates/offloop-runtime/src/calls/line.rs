@@ -461,6 +461,12 @@ impl<T> Line<T> {
         runs.map(|(lease, _)| *lease).collect()
     }
 
+    /// Whether nobody waits any more for a run that has not ended.
+    pub(super) fn is_deserted(&self, lease: Lease) -> bool {
+        let run = self.runs.get(&lease);
+        run.is_some_and(|run| run.waiters.is_empty())
+    }
+
     /// Whether a run was given to the lane; `None`: there is none such.
     pub(super) fn began(&self, lease: Lease) -> Option<bool> {
         self.runs.get(&lease).map(|run| run.place.is_none())
