@@ -186,6 +186,13 @@ pub(crate) fn with_fields(mut problem: Problem, errors: Vec<FieldProblem>) -> Pr
     problem
 }
 
+/// A sentence that begins with the name of a field of the body.
+fn of_field(kind: Kind, name: &str, detail: &str) -> Problem {
+    let text = detail.strip_prefix(&format!("{name}: ")).unwrap_or(detail);
+    let errors = vec![FieldProblem::new(format!("/{name}"), text)];
+    with_fields(kind.say(detail), errors)
+}
+
 /// `fields`: what it is when it is JSON and fields of it cannot be.
 pub(crate) fn of_body(error: BodyError, fields: Kind) -> Problem {
     match error {
@@ -196,11 +203,7 @@ pub(crate) fn of_body(error: BodyError, fields: Kind) -> Problem {
 
 pub(crate) fn of_enqueue(error: &EnqueueError) -> Problem {
     let detail = error.to_string();
-    let field = |kind: Kind, name: &str| {
-        let text = detail.strip_prefix(&format!("{name}: ")).unwrap_or(&detail);
-        let errors = vec![FieldProblem::new(format!("/{name}"), text)];
-        with_fields(kind.say(detail.as_str()), errors)
-    };
+    let field = |kind: Kind, name: &str| of_field(kind, name, &detail);
     match error {
         EnqueueError::UnknownTask { .. } => field(Kind::UnknownTask, "task"),
         EnqueueError::PayloadTooLarge { .. } => field(Kind::TooLarge, "payload"),
@@ -265,11 +268,7 @@ impl From<StoreError> for Refusal {
 
 pub(crate) fn of_call(error: &CallError) -> Problem {
     let detail = error.to_string();
-    let field = |kind: Kind, name: &str| {
-        let text = detail.strip_prefix(&format!("{name}: ")).unwrap_or(&detail);
-        let errors = vec![FieldProblem::new(format!("/{name}"), text)];
-        with_fields(kind.say(detail.as_str()), errors)
-    };
+    let field = |kind: Kind, name: &str| of_field(kind, name, &detail);
     match error {
         CallError::UnknownTask { .. } => Kind::NotFound.say(detail),
         CallError::NotCallable { .. } => Kind::NotCallable.say(detail),

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::args::within;
 use crate::config;
 
 /// Hidden commands: the children of the ways `process` and `exec`.
@@ -109,15 +110,6 @@ struct ServeArgs {
 fn kind(text: &str) -> Result<Kind, String> {
     let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
     Kind::named(text).ok_or_else(|| format!("there are {}", names.join(", ")))
-}
-
-fn within(text: &str, least: f64, most: f64) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "no number".to_owned())?;
-    if (least..=most).contains(&number) {
-        Ok(number)
-    } else {
-        Err(format!("give {least} to {most}"))
-    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

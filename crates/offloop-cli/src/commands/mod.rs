@@ -1,5 +1,6 @@
 //! One file per command, or per family of commands.
 
+mod args;
 pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod job;

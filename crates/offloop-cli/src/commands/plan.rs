@@ -17,6 +17,7 @@ use offloop_vault::keys::make::{self, Algorithm};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::args::within;
 use crate::config::{self, Flags};
 
 /// This very program, also after an upgrade has replaced its file.
@@ -63,15 +64,6 @@ pub(crate) struct Args {
 
 fn mix(text: &str) -> Result<Mix, String> {
     Mix::parse(text).map_err(|error| error.to_string())
-}
-
-fn within(text: &str, least: f64, most: f64) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "no number".to_owned())?;
-    if (least..=most).contains(&number) {
-        Ok(number)
-    } else {
-        Err(format!("give {least} to {most}"))
-    }
 }
 
 fn utilisation(text: &str) -> Result<f64, String> {
