@@ -97,6 +97,19 @@ impl Cost {
         let ratio = self.holds_s.unwrap_or(0.0) / self.one_core_s.max(1e-9);
         if ratio > WAITS_FROM { ratio } else { 1.0 }
     }
+
+    /// How long a call of a declared task holds its child while the server is full, seconds; 0 for
+    /// others. `together`: the ratio of [`Together`].
+    ///
+    /// The time of one that waits was measured. Of one that computes it is what it costs then: alone it
+    /// runs in a child that is cold and must be woken, and a bound by that would be too low.
+    pub fn holding_s(&self, together: f64) -> f64 {
+        match self.holds_s {
+            Some(holds_s) if self.wait_ratio() > 1.0 => holds_s,
+            Some(holds_s) => holds_s.min(self.all_cores_s * together),
+            None => 0.0,
+        }
+    }
 }
 
 /// Below, a task counts as one that never waits: the rest is scheduling.
@@ -348,12 +361,16 @@ pub(crate) fn measure(
     })
 }
 
-/// Looks at all parts; the one in the middle counts, because what others do to caches and memory meanwhile
-/// is not the mix's.
+/// Looks at all parts, at the least and at the most; of the last three the one in the middle counts,
+/// because what others do to caches and memory meanwhile is not the mix's.
 const TOGETHER_LOOKS: usize = 3;
-/// Part of the capacity by the sum of costs that is offered in it: what a call costs falls with the
-/// load, since a busy server is woken less often, and capacity is what it costs a full one.
+const TOGETHER_LOOKS_MAX: usize = 7;
+/// Part of the capacity that is offered in each: what a call costs falls with the load, since a busy
+/// server is woken less often, and capacity is what it costs a full one. So each look offers what the
+/// look before it makes possible, until the cost falls no more.
 const TOGETHER_LOAD: f64 = 1.05;
+/// A cost that falls by less stands still.
+const STANDS_STILL: f64 = 0.97;
 
 fn together(
     bench: &Bench<'_>,
@@ -370,20 +387,21 @@ fn together(
         parts.iter().map(|part| part.weight * of(part)).sum::<f64>() / calls
     };
     let sum_s = mean(&|part| part.all_cores_s);
-    let each_s = sum_s + mean(&|part| part.client_s);
-    let holds_s = mean(&|part| part.holds_s.unwrap_or(0.0));
     let cores = (f64::from(bench.cores) - others).max(0.1);
-    let most = f64::from(sizing.processes) / holds_s.max(1e-9);
-    let per_s = TOGETHER_LOAD * (cores / each_s).min(most);
-    // Long enough for some calls of each executor.
-    let enough = (CALLS_LEAST / per_s).min(LOOK_MAX_S);
-    let span = span.max(Duration::from_secs_f64(enough));
-    let pace = Pace::Open {
-        per_s,
-        connections: connections(per_s, sizing),
-    };
-    let mut looks = Vec::new();
-    for _ in 0..TOGETHER_LOOKS {
+    let mut each_s = sum_s + mean(&|part| part.client_s);
+    let mut looks: Vec<Together> = Vec::new();
+    while looks.len() < TOGETHER_LOOKS_MAX {
+        let ratio = looks.last().map_or(1.0, |look| look.ratio);
+        let holds_s = mean(&|part| part.holding_s(ratio));
+        let most = f64::from(sizing.processes) / holds_s.max(1e-9);
+        let per_s = TOGETHER_LOAD * (cores / each_s).min(most);
+        // Long enough for some calls of each executor.
+        let enough = (CALLS_LEAST / per_s).min(LOOK_MAX_S);
+        let pace = Pace::Open {
+            per_s,
+            connections: connections(per_s, sizing),
+        };
+        let span = span.max(Duration::from_secs_f64(enough));
         let (seen, share) = bench.look(&server, &requests, &weights, pace, span, 0)?;
         if seen.done == 0 || seen.failed * 50 > seen.offered {
             let why = seen.failure;
@@ -397,15 +415,22 @@ fn together(
         // What is refused costs as well, and is no call.
         let refused_s = empty.all_cores_s * seen.refused as f64;
         let call_s = (share.server - refused_s).max(0.0) / done;
+        let client_s = share.own / done;
+        let stands = call_s + client_s >= each_s * STANDS_STILL;
+        each_s = call_s + client_s;
         looks.push(Together {
             call_s,
             ratio: call_s / sum_s,
-            client_s: share.own / done,
+            client_s,
             calls: seen.done,
         });
+        if stands && looks.len() >= TOGETHER_LOOKS {
+            break;
+        }
     }
-    looks.sort_by(|a, b| a.call_s.total_cmp(&b.call_s));
-    Ok(looks[TOGETHER_LOOKS / 2])
+    let mut last = looks.split_off(looks.len() - TOGETHER_LOOKS);
+    last.sort_by(|a, b| a.call_s.total_cmp(&b.call_s));
+    Ok(last[TOGETHER_LOOKS / 2])
 }
 
 /// Enough that the server, and not the client, decides what waits: 5 ms of calls, and several for

@@ -58,7 +58,7 @@ impl Model {
             cv2: (second / first.powi(2).max(1e-18) - 1.0).max(0.0),
             alone: mixture(measured),
             wait_ratio: parts.iter().map(Cost::wait_ratio).fold(1.0, f64::max),
-            holds_s: mean(&|part| part.holds_s.unwrap_or(0.0)),
+            holds_s: mean(&|part| part.holding_s(measured.together.ratio)),
             client_s: measured.together.client_s,
         }
     }
@@ -319,6 +319,18 @@ pub(crate) mod tests {
         assert!((short as f64 / model.alone.len() as f64 - 2.0 / 3.0).abs() < 0.01);
         let p99: Vec<_> = model.forecasts(2.0).iter().map(|f| f.p99_s).collect();
         assert!(p99.windows(2).all(|two| two[0] < two[1]), "{p99:?}");
+    }
+
+    /// Alone it held its child for longer than it computed: it was woken each time.
+    #[test]
+    fn a_pool_of_tasks_that_compute_is_bounded_by_what_they_cost_a_full_server() {
+        let mut measured = measured();
+        measured.parts.truncate(1);
+        let cost_s = measured.parts[0].all_cores_s;
+        measured.parts[0].holds_s = Some(measured.parts[0].one_core_s * 1.2);
+        measured.together.ratio = 0.8;
+        let model = Model::of(&measured);
+        assert!((model.calls_per_s(2.0, 1) - 1.0 / (cost_s * 0.8)).abs() < 1e-6);
     }
 
     #[test]
