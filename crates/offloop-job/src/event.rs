@@ -15,6 +15,10 @@ pub enum EventKind {
         class: FailureClass,
         due_at: Timestamp,
     },
+    /// The task asked to be run again then; no attempt is spent.
+    Snoozed {
+        due_at: Timestamp,
+    },
     Completed,
     Failed {
         class: FailureClass,
@@ -34,6 +38,7 @@ impl EventKind {
             Self::Started => "started",
             Self::Progress => "progress",
             Self::Retrying { .. } => "retrying",
+            Self::Snoozed { .. } => "snoozed",
             Self::Completed => "completed",
             Self::Failed { .. } => "failed",
             Self::HandedBack => "handed_back",

@@ -29,6 +29,8 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     pub progress: Option<Progress>,
     pub result: Option<Bytes>,
+    /// What it left for its next attempt. `None` once it is completed.
+    pub checkpoint: Option<Bytes>,
 }
 
 /// One row of a list: a job without its payload, result and logs.
@@ -48,6 +50,8 @@ pub struct JobSummary {
     /// Attempts spent or being spent.
     pub attempt: u16,
     pub max_attempts: u16,
+    /// Snoozes in a row: since the last attempt that was spent, in this life.
+    pub snoozes: u16,
     /// Of a job that failed for good.
     pub reason: Option<FinalReason>,
     /// Of the last attempt that failed.

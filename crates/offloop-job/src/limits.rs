@@ -20,6 +20,16 @@ pub const CALL_RESULT_BYTES_MAX: usize = 8 << 20;
 pub const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// Progress is a note for a person, written over and over.
 pub const PROGRESS_BYTES_MAX: usize = 4 << 10;
+/// What a job keeps of its own work between attempts: a cursor, not the work itself.
+pub const CHECKPOINT_BYTES_MAX: usize = 64 << 10;
+/// One piece of a result that is told before the end, to whoever listens.
+pub const PARTIAL_BYTES_MAX: usize = 16 << 10;
+/// A task that asks to be run again later names a time in between: below it would be a busy loop,
+/// above it nobody remembers.
+pub const SNOOZE_MIN: Duration = Duration::from_secs(1);
+pub const SNOOZE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Snoozes in a row; the next one is a failure that says so. A task may set its own.
+pub const SNOOZES_DEFAULT: u16 = 1_000;
 /// Message of a failure; the rest is in the log.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 10;
 /// What is kept of one attempt's output: the first and the last part.

@@ -1,5 +1,7 @@
 //! How an attempt, and how a job, ended.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::{Failure, RecordWrite};
@@ -14,6 +16,11 @@ pub enum Outcome {
         records: Vec<RecordWrite>,
     },
     Failed(Failure),
+    /// The task asked to be run again later. Between [`crate::limits::SNOOZE_MIN`] and
+    /// [`crate::limits::SNOOZE_MAX`].
+    Snoozed {
+        after: Duration,
+    },
     /// Stopped because somebody asked; the failure says how it ended in the end.
     Stopped {
         reason: StopReason,

@@ -34,6 +34,8 @@ pub struct History {
     pub crash_streak: u16,
     /// Attempts before this one, of this life, that ended over their memory limit.
     pub memory_ends: u16,
+    /// Snoozes in a row before this attempt.
+    pub snoozes: u16,
 }
 
 /// What follows a failure.

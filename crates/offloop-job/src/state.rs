@@ -35,6 +35,8 @@ pub enum Step {
     Succeed,
     /// The attempt failed; another follows after a backoff.
     Retry,
+    /// The attempt asked to be run again later: it is not spent.
+    Snooze,
     /// The attempt failed; none follows.
     GiveUp,
     /// Handed back unrun, or run in vain by our fault (shutdown): the attempt is not spent.
@@ -58,12 +60,13 @@ pub struct IllegalStep {
 }
 
 impl Step {
-    pub const ALL: [Step; 11] = [
+    pub const ALL: [Step; 12] = [
         Step::Unblock,
         Step::FallDue,
         Step::Claim,
         Step::Succeed,
         Step::Retry,
+        Step::Snooze,
         Step::GiveUp,
         Step::HandBack,
         Step::Cancel,
@@ -80,7 +83,7 @@ impl Step {
             Step::FallDue => (&[Scheduled], Ready),
             Step::Claim => (&[Ready], Running),
             Step::Succeed => (&[Running], Completed),
-            Step::Retry => (&[Running], Scheduled),
+            Step::Retry | Step::Snooze => (&[Running], Scheduled),
             Step::GiveUp => (&[Running], Failed),
             Step::HandBack => (&[Running], Ready),
             Step::Cancel => (&[Waiting, Scheduled, Ready], Cancelled),
@@ -161,6 +164,7 @@ mod tests {
             (Waiting,   Step::Unblock,  Scheduled), (Scheduled, Step::FallDue, Ready),
             (Ready,     Step::Claim,    Running),   (Running,   Step::Succeed, Completed),
             (Running,   Step::Retry,    Scheduled), (Running,   Step::GiveUp,  Failed),
+            (Running,   Step::Snooze,   Scheduled),
             (Running,   Step::HandBack, Ready),     (Running,   Step::Abort,   Cancelled),
             (Waiting,   Step::Cancel,   Cancelled), (Scheduled, Step::Cancel,  Cancelled),
             (Ready,     Step::Cancel,   Cancelled), (Waiting,   Step::Expire,  Expired),

@@ -217,6 +217,7 @@ impl Offloop {
             },
             cores: 1,
             deadline: None,
+            checkpoint: None,
             trace: None,
         }
     }

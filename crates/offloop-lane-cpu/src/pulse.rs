@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use offloop_job::Lease;
+use offloop_job::{JobId, Lease};
 use offloop_lane::{LaneEvent, LaneSink};
 
 use crate::sync::{AtomicU64, Ordering};
@@ -49,9 +49,13 @@ impl SeatSink {
 
 impl LaneSink for SeatSink {
     fn send(&self, event: LaneEvent) {
-        if let LaneEvent::Progress { lease, note, .. } = &event {
+        if let LaneEvent::Progress {
+            lease, note: data, ..
+        }
+        | LaneEvent::Checkpoint { lease, data, .. } = &event
+        {
             self.note_bytes
-                .fetch_add(note.len() as u64, Ordering::Relaxed);
+                .fetch_add(data.len() as u64, Ordering::Relaxed);
             let nanos = self.epoch.elapsed().as_nanos() as u64;
             if self.lease.swap(lease.0, Ordering::AcqRel) != lease.0 {
                 self.progress_nanos.store(0, Ordering::Release);
@@ -59,5 +63,9 @@ impl LaneSink for SeatSink {
             self.progress_nanos.store(nanos.max(1), Ordering::Release);
         }
         self.inner.send(event);
+    }
+
+    fn listens(&self, job: JobId) -> bool {
+        self.inner.listens(job)
     }
 }

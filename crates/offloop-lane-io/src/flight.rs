@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use offloop_job::{Failure, FailureClass, Lease, Outcome, StopReason, Usage};
+use offloop_job::{Failure, FailureClass, JobId, Lease, Outcome, StopReason, Usage};
 use offloop_lane::{
     Ended, Gone, LaneEvent, LaneSink, Overrun, Proof, Stopped, TaskContext, TaskError, TaskOutput,
     outcome_of,
@@ -167,11 +167,18 @@ pub(crate) struct NotingSink {
 
 impl LaneSink for NotingSink {
     fn send(&self, event: LaneEvent) {
-        if let LaneEvent::Progress { lease, note, .. } = &event
+        if let LaneEvent::Progress {
+            lease, note: data, ..
+        }
+        | LaneEvent::Checkpoint { lease, data, .. } = &event
             && *lease == self.lease
         {
-            self.entry.progress_now(note.len());
+            self.entry.progress_now(data.len());
         }
         self.inner.send(event);
+    }
+
+    fn listens(&self, job: JobId) -> bool {
+        self.inner.listens(job)
     }
 }

@@ -96,11 +96,12 @@ impl LaneSink for Printer {
             LaneEvent::Started { executor, .. } => println!("started {executor}"),
             LaneEvent::Ended(ended) => match ended.outcome {
                 Outcome::Completed { .. } => println!("completed"),
+                Outcome::Snoozed { after } => println!("snoozed {after:?}"),
                 Outcome::Failed(failure) | Outcome::Stopped { failure, .. } => {
                     println!("{}: {}", failure.class.as_str(), failure.message);
                 }
             },
-            LaneEvent::Progress { .. } => {}
+            _ => {}
         }
     }
 }
@@ -196,6 +197,7 @@ fn work(lease: u64) -> Result<Work, Box<dyn std::error::Error>> {
         },
         cores: 1,
         deadline: None,
+        checkpoint: None,
         trace: None,
     })
 }

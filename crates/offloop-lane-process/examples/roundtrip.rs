@@ -58,6 +58,7 @@ fn work(lease: u64, payload: &Bytes) -> Fallible<Work> {
         },
         cores: 1,
         deadline: None,
+        checkpoint: None,
         trace: None,
     })
 }

@@ -45,6 +45,7 @@ fn work(lease: u64) -> Fallible<Work> {
         },
         cores: 1,
         deadline: None,
+        checkpoint: None,
         trace: None,
     })
 }
@@ -86,7 +87,7 @@ fn starts(what: &str, host: &Arc<Host>, sandbox: Sandbox, pause: Duration) -> Fa
                 LaneEvent::Started { .. } => started.push(begin.elapsed()),
                 LaneEvent::Ended(end) if matches!(end.outcome, Outcome::Completed { .. }) => break,
                 LaneEvent::Ended(end) => return Err(format!("{what}: {end:?}").into()),
-                LaneEvent::Progress { .. } => {}
+                _ => {}
             }
         }
         ended.push(begin.elapsed());

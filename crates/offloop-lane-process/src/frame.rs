@@ -5,16 +5,21 @@
 //! a newline and the data. Payloads and results travel as data, so that nobody has to parse or
 //! escape them on the way. `lines` is the other way to say the same.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offloop_job::limits::RESULT_BYTES_MAX;
 use offloop_job::{FailureClass, Lease};
 use offloop_lane::Work;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 pub const PROTOCOL_VERSION: u32 = 1;
+/// What this server understands beyond the first version; told in `hello`, so that a child knows
+/// before it relies on it.
+pub(crate) const FEATURES: [&str; 3] = ["checkpoint", "partial", "snooze"];
 /// A frame's bytes after its length: a result at its limit, and its header with room to spare.
 pub const FRAME_BYTES_MAX: usize = 2 * RESULT_BYTES_MAX;
 /// A frame that misses more is read to where it stays.
@@ -27,6 +32,7 @@ pub(crate) enum ToChild<'a> {
     Hello {
         protocol: u32,
         task: &'a str,
+        features: [&'static str; 3],
     },
     Run {
         job: &'a str,
@@ -36,6 +42,17 @@ pub(crate) enum ToChild<'a> {
         remaining_ms: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         trace: Option<&'a str>,
+        /// What an earlier attempt left.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        checkpoint: Option<&'a RawValue>,
+    },
+    #[serde(rename = "checkpoint_ack")]
+    CheckpointAck {
+        lease: u64,
+        number: u64,
+        kept: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a str>,
     },
     Cancel {
         lease: u64,
@@ -96,6 +113,10 @@ pub(crate) fn with_run<T>(work: &Work, now: Instant, send: impl FnOnce(&ToChild<
     if let Some(deadline) = work.deadline {
         remaining = remaining.min(deadline.saturating_duration_since(now));
     }
+    let checkpoint = work.checkpoint.as_deref().map(on_one_line);
+    let checkpoint = checkpoint
+        .as_deref()
+        .and_then(|text| serde_json::from_str(text).ok());
     send(&ToChild::Run {
         job: work.job.encode(&mut text),
         lease: work.lease.0,
@@ -103,7 +124,18 @@ pub(crate) fn with_run<T>(work: &Work, now: Instant, send: impl FnOnce(&ToChild<
         task: work.task.as_str(),
         remaining_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
         trace: work.trace.as_deref(),
+        checkpoint,
     })
+}
+
+/// JSON text as it may stand in a header: a line break in it is blank space, since within a string it
+/// would be escaped.
+fn on_one_line(text: &[u8]) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(text);
+    if text.contains(['\n', '\r']) {
+        return text.replace(['\n', '\r'], " ").into();
+    }
+    text
 }
 
 /// What a child says.
@@ -114,9 +146,23 @@ pub(crate) enum FromChild {
         lease: Lease,
         note: Bytes,
     },
+    Checkpoint {
+        lease: Lease,
+        /// The child's own, to know the answer by.
+        number: u64,
+        data: Bytes,
+    },
+    Partial {
+        lease: Lease,
+        data: Bytes,
+    },
     Result {
         lease: Lease,
         result: Bytes,
+    },
+    Snooze {
+        lease: Lease,
+        after: Duration,
     },
     Error {
         lease: Lease,
@@ -135,6 +181,8 @@ pub(crate) struct Header {
     kind: String,
     protocol: Option<u32>,
     lease: Option<u64>,
+    number: Option<u64>,
+    after_ms: Option<u64>,
     message: Option<String>,
     class: Option<String>,
 }
@@ -150,6 +198,19 @@ impl Header {
                 theirs => Err(Breach::Version { theirs }),
             },
             "progress" => lease.map(|lease| FromChild::Progress { lease, note: data }),
+            "checkpoint" => lease.map(|lease| FromChild::Checkpoint {
+                lease,
+                number: self.number.unwrap_or(0),
+                data,
+            }),
+            "partial" => lease.map(|lease| FromChild::Partial { lease, data }),
+            "snooze" => {
+                let after = self.after_ms.ok_or_else(|| bad("no `after_ms`"))?;
+                lease.map(|lease| FromChild::Snooze {
+                    lease,
+                    after: Duration::from_millis(after),
+                })
+            }
             "result" => lease.map(|lease| FromChild::Result {
                 lease,
                 result: data,

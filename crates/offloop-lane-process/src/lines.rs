@@ -43,6 +43,10 @@ struct Data<'a> {
     result: Option<&'a RawValue>,
     #[serde(borrow)]
     note: Option<&'a RawValue>,
+    #[serde(borrow)]
+    checkpoint: Option<&'a RawValue>,
+    #[serde(borrow)]
+    partial: Option<&'a RawValue>,
 }
 
 /// Puts lines together from what was read.
@@ -93,7 +97,12 @@ fn parse(line: &[u8]) -> Result<FromChild, Breach> {
     }
     let data: Data<'_> = serde_json::from_slice(line).map_err(|_| printed())?;
     let header: Header = serde_json::from_slice(line).map_err(|e| Breach::Header(e.to_string()))?;
-    let data = data.result.or(data.note).map_or("", RawValue::get);
+    let data = data
+        .result
+        .or(data.note)
+        .or(data.checkpoint)
+        .or(data.partial);
+    let data = data.map_or("", RawValue::get);
     header.message(Bytes::copy_from_slice(data.as_bytes()))
 }
 

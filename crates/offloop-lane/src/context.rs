@@ -2,12 +2,16 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use offloop_job::limits::{LOG_HEAD_BYTES_MAX, LOG_TAIL_BYTES_MAX, PROGRESS_BYTES_MAX};
+use offloop_job::limits::{
+    CHECKPOINT_BYTES_MAX, LOG_HEAD_BYTES_MAX, LOG_TAIL_BYTES_MAX, PARTIAL_BYTES_MAX,
+    PROGRESS_BYTES_MAX,
+};
 use offloop_job::{FailureClass, LogTail, RecordWrite};
 
-use crate::{LaneEvent, LaneSink, StopToken, Work};
+use crate::{CheckpointError, LaneEvent, LaneSink, Saving, StopToken, Work};
 
 /// Handed to a task on the `cpu` and `io` lanes.
 #[derive(Clone)]
@@ -67,9 +71,62 @@ impl TaskContext {
 
     /// Adds a line to the attempt's log. The first 16 KiB and the last 48 KiB are kept.
     pub fn log(&self, line: &str) {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        append(&mut log, line.as_bytes());
-        append(&mut log, b"\n");
+        {
+            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            append(&mut log, line.as_bytes());
+            append(&mut log, b"\n");
+        }
+        if self.sink.listens(self.work.job) {
+            let (job, lease) = (self.work.job, self.work.lease);
+            let data = Bytes::from([line.as_bytes(), b"\n"].concat());
+            self.sink.send(LaneEvent::Log { job, lease, data });
+        }
+    }
+
+    /// What an earlier attempt of this job left by [`TaskContext::checkpoint`], if one did.
+    pub fn resumed(&self) -> Option<&Bytes> {
+        self.work.checkpoint.as_ref()
+    }
+
+    /// Keeps a place in the work for the next attempt of this job: after a failure, a snooze, a
+    /// restart or a crash it is what [`TaskContext::resumed`] gives. The newest one counts; it goes
+    /// when the job is completed. Also a sign of life for the stall limit.
+    ///
+    /// - `data`: JSON, at most 64 KiB.
+    /// - It is on disk once the answer is there: `.await` it, or [`Saving::wait`] on the `cpu` lane.
+    ///   What was not answered may or may not be found again.
+    /// - Errors: too large; the attempt is no longer the current one; the store failed for good.
+    pub fn checkpoint(&self, data: impl Into<Bytes>) -> Saving {
+        let data = data.into();
+        if data.len() > CHECKPOINT_BYTES_MAX {
+            return Saving::refused(CheckpointError::TooLarge { len: data.len() });
+        }
+        let (saving, reply) = Saving::new();
+        self.sink.send(LaneEvent::Checkpoint {
+            job: self.work.job,
+            lease: self.work.lease,
+            data,
+            reply,
+        });
+        saving
+    }
+
+    /// A piece of the result for whoever listens to the job now (`GET /v1/jobs/{id}/events`). Nothing
+    /// is kept of it and nothing is done while nobody listens: the result has to hold everything.
+    /// JSON, at most 16 KiB; a longer one is refused.
+    pub fn partial(&self, data: impl Into<Bytes>) -> Result<(), TaskError> {
+        let data = data.into();
+        if data.len() > PARTIAL_BYTES_MAX {
+            let len = data.len();
+            let message =
+                format!("a partial result has {len} bytes; the limit is {PARTIAL_BYTES_MAX}");
+            return Err(TaskError::error(message));
+        }
+        let (job, lease) = (self.work.job, self.work.lease);
+        if self.sink.listens(job) {
+            self.sink.send(LaneEvent::Partial { job, lease, data });
+        }
+        Ok(())
     }
 
     /// What was logged so far.
@@ -130,30 +187,44 @@ pub struct TaskError {
     /// `Error` is retried by the job's rule, `Invalid` is not.
     pub class: FailureClass,
     pub message: String,
+    /// Not a failure: run it again after this; [`TaskError::snooze`].
+    pub snooze: Option<Duration>,
 }
 
 impl TaskError {
-    pub fn error(message: impl Into<String>) -> Self {
+    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            message: message.into(),
+            snooze: None,
+        }
+    }
+
+    /// The job is not to be done yet: it goes back to its queue and is run again after this time. No
+    /// attempt is spent and no failure is on record. What was done so far belongs into a checkpoint.
+    ///
+    /// - `after`: 1 s to 30 days; another one is a failure that says so.
+    /// - A job may snooze 1,000 times in a row (its task may set another number); then it fails.
+    pub fn snooze(after: Duration) -> Self {
         Self {
             class: FailureClass::Error,
-            message: message.into(),
+            message: format!("asked to be run again in {after:?}"),
+            snooze: Some(after),
         }
+    }
+
+    pub fn error(message: impl Into<String>) -> Self {
+        Self::new(FailureClass::Error, message)
     }
 
     /// The payload is wrong and will stay wrong: no retry.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self {
-            class: FailureClass::Invalid,
-            message: message.into(),
-        }
+        Self::new(FailureClass::Invalid, message)
     }
 
     /// For a task that returns because it was asked to stop.
     pub fn stopped() -> Self {
-        Self {
-            class: FailureClass::Cancelled,
-            message: "stopped on request".into(),
-        }
+        Self::new(FailureClass::Cancelled, "stopped on request")
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Must never: know a store, decide a retry, or read the wall clock.
 
+mod checkpoint;
 mod contain;
 mod context;
 mod gone;
@@ -16,6 +17,7 @@ mod unstarted;
 mod verdict;
 mod work;
 
+pub use checkpoint::{CHECKPOINT_WAIT_MAX, CheckpointError, CheckpointReply, Saving};
 pub use contain::{contained, drop_quietly, panicked};
 pub use context::{TaskContext, TaskError, TaskOutput};
 pub use gone::{Gone, Proof};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use offloop_job::{JobId, Lease, LogTail, Outcome, Usage};
 
-use crate::Gone;
+use crate::{CheckpointReply, Gone};
 
 /// The end of one attempt. Sent exactly once for each piece of work.
 #[derive(Debug)]
@@ -38,10 +38,37 @@ pub enum LaneEvent {
         lease: Lease,
         note: Bytes,
     },
+    /// What the job wants to find again in its next attempt: JSON, at most 64 KiB. Always told; who
+    /// keeps it answers.
+    Checkpoint {
+        job: JobId,
+        lease: Lease,
+        data: Bytes,
+        reply: CheckpointReply,
+    },
+    /// A piece of the result: JSON, at most 16 KiB. Only while somebody listens.
+    Partial {
+        job: JobId,
+        lease: Lease,
+        data: Bytes,
+    },
+    /// What the task printed just now. Only while somebody listens.
+    Log {
+        job: JobId,
+        lease: Lease,
+        data: Bytes,
+    },
     Ended(Box<Ended>),
 }
 
 /// Where lanes send their news: takes it at once, from any thread, and never blocks.
 pub trait LaneSink: Send + Sync + fmt::Debug {
     fn send(&self, event: LaneEvent);
+
+    /// Whether somebody wants this job's [`LaneEvent::Partial`] and [`LaneEvent::Log`] at present: a
+    /// load of one number while nobody does. A sink that passes news on passes this on too.
+    fn listens(&self, job: JobId) -> bool {
+        let _ = job;
+        false
+    }
 }

@@ -118,6 +118,7 @@ mod tests {
             },
             cores: 1,
             deadline,
+            checkpoint: None,
             trace: None,
         }
     }

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use offloop_job::{Failure, FailureClass, Outcome, RecordWrite};
+use offloop_job::limits::{SNOOZE_MAX, SNOOZE_MIN};
+use offloop_job::{Failure, FailureClass, Outcome, RecordWrite, StopReason};
 
 use crate::{Stopped, TaskError, TaskOutput};
 
@@ -79,6 +80,7 @@ impl Overrun {
 ///
 /// - An answer that is good came first, whatever was asked in the meantime: completed.
 /// - An error after a stop was asked is the stop's doing: stopped, or failed by the limit's class.
+/// - A wish to be run again later is heeded unless the job was cancelled or is over a limit.
 /// - A result or a record over its limit is an error that names the limit.
 ///
 /// - `result_max`: bytes that the result may have.
@@ -98,6 +100,13 @@ pub fn outcome_of(
         }
         Err(error) => error,
     };
+    let stopped_for_good = match stop {
+        Some(Stopped::Asked(StopReason::Cancel) | Stopped::Limit(_)) => true,
+        Some(Stopped::Asked(StopReason::Shutdown)) | None => false,
+    };
+    if let Some(after) = error.snooze.filter(|_| !stopped_for_good) {
+        return snoozed(after);
+    }
     match stop {
         Some(Stopped::Asked(reason)) => Outcome::Stopped {
             reason,
@@ -110,6 +119,17 @@ pub fn outcome_of(
         }
         None => Outcome::Failed(Failure::new(own_class(error.class), error.message)),
     }
+}
+
+/// A time that nobody can mean is a mistake of the task, and said so.
+fn snoozed(after: Duration) -> Outcome {
+    if (SNOOZE_MIN..=SNOOZE_MAX).contains(&after) {
+        return Outcome::Snoozed { after };
+    }
+    let message = format!(
+        "asked to be run again in {after:?}; give {SNOOZE_MIN:?} to {SNOOZE_MAX:?} (30 days)"
+    );
+    Outcome::Failed(Failure::new(FailureClass::Error, message))
 }
 
 /// A task cannot say that it was cancelled or lost when nobody stopped it.
@@ -153,7 +173,7 @@ mod tests {
         }
         let class =
             |error, stop| match outcome_of(Err(error), RESULT_BYTES_MAX, stop, Some(&overrun)) {
-                Outcome::Completed { .. } => panic!("an error completed"),
+                Outcome::Completed { .. } | Outcome::Snoozed { .. } => panic!("an error completed"),
                 Outcome::Failed(failure) => (failure.class, failure.message, None),
                 Outcome::Stopped { reason, failure } => {
                     (failure.class, failure.message, Some(reason))
@@ -173,6 +193,32 @@ mod tests {
             class(TaskError::invalid("x"), None).0,
             FailureClass::Invalid
         );
+    }
+
+    #[test]
+    fn a_snooze_is_heeded_in_its_range_and_never_gets_a_job_past_a_stop() {
+        let cancel = Some(Stopped::Asked(StopReason::Cancel));
+        let shutdown = Some(Stopped::Asked(StopReason::Shutdown));
+        let limit = Some(Stopped::Limit(FailureClass::Timeout));
+        let of =
+            |after, stop| outcome_of(Err(TaskError::snooze(after)), RESULT_BYTES_MAX, stop, None);
+        for after in [SNOOZE_MIN, Duration::from_secs(90), SNOOZE_MAX] {
+            assert_eq!(of(after, None), Outcome::Snoozed { after });
+            assert_eq!(of(after, shutdown), Outcome::Snoozed { after });
+            assert!(matches!(of(after, cancel), Outcome::Stopped { .. }));
+            assert!(matches!(of(after, limit), Outcome::Failed(_)));
+        }
+        let millisecond = Duration::from_millis(1);
+        for after in [
+            Duration::ZERO,
+            SNOOZE_MIN - millisecond,
+            SNOOZE_MAX + millisecond,
+        ] {
+            let Outcome::Failed(failure) = of(after, None) else {
+                panic!("{after:?} was taken");
+            };
+            assert!(failure.message.contains("30 days"), "{}", failure.message);
+        }
     }
 
     #[test]

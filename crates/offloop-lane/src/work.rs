@@ -37,6 +37,8 @@ pub struct Work {
     pub cores: u16,
     /// When nobody waits for the result any more. Work that cannot be done by then is not begun.
     pub deadline: Option<Instant>,
+    /// What an earlier attempt of the job left: JSON.
+    pub checkpoint: Option<Bytes>,
     /// W3C traceparent.
     pub trace: Option<Box<str>>,
 }

@@ -16,6 +16,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{RuntimeConfig, TaskDefaults};
 use crate::handle::{Parts, RuntimeHandle, Shared};
 use crate::hooks::TaskHook;
+use crate::inbox::LaneInbox;
 use crate::keeper::{self, Input};
 use crate::shutdown::{ShutdownPlan, ShutdownReport};
 
@@ -193,7 +194,7 @@ impl RuntimeBuilder {
             }
         }));
         for (index, lane) in shared.lanes.iter().enumerate() {
-            lane.open(Arc::new(keeper::LaneInbox {
+            lane.open(Arc::new(LaneInbox {
                 lane: index,
                 inbox: shared.inbox.clone(),
             }))?;

@@ -47,6 +47,9 @@ pub struct TaskDefaults {
     pub max_queued: Option<u64>,
     /// The longest estimated wait that a new job may have; `None`: any.
     pub max_wait: Option<Duration>,
+    /// Snoozes of a job in a row; the next one is a failure that says so. `None`:
+    /// [`offloop_job::limits::SNOOZES_DEFAULT`].
+    pub snoozes_max: Option<u16>,
     /// What is not shown of its jobs.
     pub redact: Redact,
 }

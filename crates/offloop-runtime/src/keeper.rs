@@ -9,14 +9,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use offloop_job::{EventKind, JobEvent, Lease, Outcome, StopReason, Timestamp};
-use offloop_lane::{Ended, LaneEvent, LaneSink};
+use offloop_lane::{Ended, LaneEvent};
 use offloop_store::{
-    ClaimRequest, Claimed, ProgressNote, Promoted, Settled, Settlement, StoreError, Verdict,
+    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, ProgressNote, Promoted, Settled,
+    Settlement, StoreError, Verdict,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use crate::handle::{RunningView, Shared};
+use crate::path::checkpoint::{Checkpoints, Held};
 use crate::path::claim::{self, Asked, Desk};
 use crate::path::dispatch::{self, Moment};
 use crate::path::settle::{self, Over};
@@ -50,6 +52,10 @@ pub(crate) enum Input {
     /// A piece of upkeep is done.
     UpkeepDone,
     Noted(Result<(), StoreError>),
+    Checkpointed {
+        batch: Vec<Held>,
+        answer: Result<Vec<CheckpointOutcome>, StoreError>,
+    },
     Shutdown {
         plan: ShutdownPlan,
         force: oneshot::Receiver<()>,
@@ -65,22 +71,6 @@ pub(crate) enum Input {
 pub(crate) struct Attempted {
     pub(crate) claimed: Claimed,
     pub(crate) settlement: Settlement,
-}
-
-/// Where one lane sends its news.
-#[derive(Debug)]
-pub(crate) struct LaneInbox {
-    pub(crate) lane: usize,
-    pub(crate) inbox: UnboundedSender<Input>,
-}
-
-impl LaneSink for LaneInbox {
-    fn send(&self, event: LaneEvent) {
-        let _ = self.inbox.send(Input::Lane {
-            lane: self.lane,
-            event,
-        }); // the keeper has ended
-    }
 }
 
 /// Settlements in one commit.
@@ -120,6 +110,7 @@ pub(crate) struct Keeper {
     pub(crate) news: Vec<JobEvent>,
     pub(crate) notes: HashMap<Lease, ProgressNote>,
     pub(crate) noting: bool,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) claiming: bool,
     /// A hint came while a claim was under way, which may have missed what it hints at.
     pub(crate) hinted: bool,
@@ -182,6 +173,7 @@ impl Keeper {
             news: Vec::new(),
             notes: HashMap::new(),
             noting: false,
+            checkpoints: Checkpoints::default(),
             claiming: false,
             hinted: false,
             settling: 0,
@@ -264,6 +256,7 @@ impl Keeper {
                     self.store_failed("keep progress notes", &error);
                 }
             }
+            Input::Checkpointed { batch, answer } => self.on_checkpointed(batch, answer),
             Input::Shutdown {
                 plan,
                 force,
@@ -292,6 +285,8 @@ impl Keeper {
         if self.next_due.is_some_and(|due| due <= now) {
             self.promote();
         }
+        // First: an attempt that fails next must find it.
+        self.keep_checkpoints(now);
         self.settle(now);
         self.note(now);
         if self.closing.is_none() {
@@ -410,6 +405,17 @@ impl Keeper {
                     },
                 );
             }
+            LaneEvent::Checkpoint {
+                job,
+                lease,
+                data,
+                reply,
+            } => {
+                let id = job;
+                self.checkpoints.add(Checkpoint { id, lease, data }, reply);
+            }
+            // They go past the keeper, to whoever listens.
+            LaneEvent::Partial { .. } | LaneEvent::Log { .. } => {}
             LaneEvent::Ended(ended) => self.on_ended(lane, *ended),
         }
     }
@@ -452,6 +458,7 @@ impl Keeper {
         let defaults = self.shared.defaults_of(&running.claimed.task);
         let over = Over {
             enlarged: dispatch::enlarged(&running.claimed, defaults).is_some(),
+            snoozes_max: defaults.snoozes_max,
             claimed: &running.claimed,
             lane: self.shared.lanes[lane].name(),
             ended,
@@ -509,7 +516,7 @@ impl Keeper {
                 tracing::warn!(job = %over.claimed.id, lease = %over.claimed.lease, "a settlement was refused: another lease holds the job");
                 continue;
             }
-            if let Verdict::Retry { due } = over.settlement.verdict {
+            if let Verdict::Retry { due } | Verdict::Snooze { due } = over.settlement.verdict {
                 self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
             }
             events.push(settle::event(&over.claimed, &over.settlement, now));
@@ -567,7 +574,7 @@ impl Keeper {
         }
     }
 
-    fn store_failed(&mut self, what: &str, error: &StoreError) {
+    pub(crate) fn store_failed(&mut self, what: &str, error: &StoreError) {
         if self.pause_until.is_none() {
             tracing::warn!(error = %error, pause = ?self.pause, "the store could not {what}");
         }
@@ -578,7 +585,7 @@ impl Keeper {
         }
     }
 
-    fn store_works(&mut self) {
+    pub(crate) fn store_works(&mut self) {
         if self.pause > STORE_RETRY_FIRST {
             self.pause = STORE_RETRY_FIRST;
             if self.closing.is_none() {

@@ -15,6 +15,7 @@ mod config;
 mod gauge;
 mod handle;
 mod hooks;
+mod inbox;
 mod keeper;
 mod meters;
 mod path;

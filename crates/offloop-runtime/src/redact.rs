@@ -17,6 +17,9 @@ pub(crate) fn job(job: &mut Job, what: Redact) {
         if let Some(progress) = &mut job.progress {
             progress.note = Bytes::from_static(JSON);
         }
+        if job.checkpoint.is_some() {
+            job.checkpoint = Some(Bytes::from_static(JSON));
+        }
     }
     if what.result && job.result.is_some() {
         job.result = Some(Bytes::from_static(JSON));

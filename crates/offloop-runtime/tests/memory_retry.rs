@@ -34,10 +34,7 @@ fn run(needs: u64, error_first: bool, own_limit: Option<u64>) -> (Job, Vec<u64>)
         if needs <= limit {
             return Ok(TaskOutput::none());
         }
-        Err(TaskError {
-            class: FailureClass::MemoryLimit,
-            message: "held too much".into(),
-        })
+        Err(TaskError::new(FailureClass::MemoryLimit, "held too much"))
     };
     let info = TaskInfo {
         name: task.clone(),

@@ -127,6 +127,7 @@ impl State {
             attempts: Vec::new(),
             progress: None,
             result: None,
+            checkpoint: None,
         };
         self.jobs.insert(id, row);
         InsertOutcome::Created {

@@ -22,10 +22,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
-    Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LineStatus, ListRequest, Overdue,
-    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
-    Reply, ReviveOutcome, Settled, Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
+    Capability, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle,
+    EndIdleOutcome, Engine, InsertBatch, InsertOutcome, JobPage, JobQuery, JobStore, LabelCount,
+    LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus,
+    Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement, StoreError,
+    UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::state::State;
@@ -111,6 +112,13 @@ impl JobStore for MemoryStore {
 
     fn note_progress(&self, now: Timestamp, notes: Vec<ProgressNote>) -> Reply<()> {
         self.answer(|state| state.note_progress(now, notes))
+    }
+
+    fn checkpoint(&self, _now: Timestamp, notes: Vec<Checkpoint>) -> Reply<Vec<CheckpointOutcome>> {
+        self.answer(|state| {
+            let notes = notes.into_iter();
+            notes.map(|note| state.checkpoint(note)).collect()
+        })
     }
 
     fn promote(&self, now: Timestamp) -> Reply<Promoted> {

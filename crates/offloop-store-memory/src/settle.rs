@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use offloop_job::limits::ATTEMPTS_KEPT_MAX;
 use offloop_job::{Attempt, FailureClass, JobState, Progress, Timestamp};
-use offloop_store::{AttemptReport, ProgressNote, Settled, Settlement, Verdict};
+use offloop_store::{
+    AttemptReport, Checkpoint, CheckpointOutcome, ProgressNote, Settled, Settlement, Verdict,
+};
 
 use crate::state::{Row, State};
 
@@ -39,6 +41,16 @@ impl State {
         Settled::Done(state)
     }
 
+    pub(crate) fn checkpoint(&mut self, note: Checkpoint) -> CheckpointOutcome {
+        match self.jobs.get_mut(&note.id) {
+            Some(row) if row.running_lease() == Some(note.lease) => {
+                row.checkpoint = Some(note.data);
+                CheckpointOutcome::Kept
+            }
+            _ => CheckpointOutcome::Stale,
+        }
+    }
+
     pub(crate) fn note_progress(&mut self, now: Timestamp, notes: Vec<ProgressNote>) {
         for note in notes {
             if let Some(row) = self.jobs.get_mut(&note.id)
@@ -57,7 +69,11 @@ impl Row {
     /// A job whose cancel was answered must not run again.
     fn heed_cancel(&self, verdict: Verdict) -> Verdict {
         match verdict {
-            Verdict::Retry { .. } | Verdict::HandBack if self.cancelling => Verdict::Abort,
+            Verdict::Retry { .. } | Verdict::Snooze { .. } | Verdict::HandBack
+                if self.cancelling =>
+            {
+                Verdict::Abort
+            }
             verdict => verdict,
         }
     }
@@ -73,10 +89,13 @@ impl Row {
         if matches!(verdict, Verdict::Retry { .. }) && class == Some(FailureClass::MemoryLimit) {
             self.history.memory_ends += 1;
         }
-        if verdict == Verdict::HandBack {
-            self.history.attempt -= 1;
-        } else {
-            self.put_on_record(report);
+        match verdict {
+            Verdict::HandBack => self.history.attempt -= 1,
+            Verdict::Snooze { .. } => {
+                self.history.attempt -= 1;
+                self.history.snoozes = self.history.snoozes.saturating_add(1);
+            }
+            _ => self.put_on_record(report),
         }
         self.state = state;
         self.cancelling = false;
@@ -87,8 +106,15 @@ impl Row {
             self.claimed_at = None;
         }
         match verdict {
-            Verdict::Completed { result } => self.result = result,
-            Verdict::Retry { due } => self.due_at = due,
+            Verdict::Completed { result } => {
+                self.result = result;
+                self.checkpoint = None;
+            }
+            Verdict::Retry { due } => {
+                self.due_at = due;
+                self.history.snoozes = 0;
+            }
+            Verdict::Snooze { due } => self.due_at = due,
             Verdict::GiveUp { reason } => self.reason = Some(reason),
             Verdict::HandBack | Verdict::Abort => {}
         }

@@ -67,6 +67,8 @@ pub(crate) struct Row {
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) progress: Option<Progress>,
     pub(crate) result: Option<Bytes>,
+    /// Until it is completed.
+    pub(crate) checkpoint: Option<Bytes>,
 }
 
 impl State {
@@ -141,6 +143,7 @@ impl Row {
             due_at: self.due_at,
             claimed_at: self.claimed_at?,
             history: self.history,
+            checkpoint: self.checkpoint.clone(),
             cancelling: self.cancelling,
             node: self.node.clone()?,
         })
@@ -164,6 +167,7 @@ impl Row {
             finished_at: self.finished_at,
             attempt: self.history.attempt,
             max_attempts: self.options.retry.max_attempts,
+            snoozes: self.history.snoozes,
             reason: self.reason,
             failure: self.failure.clone(),
             cancelling: self.cancelling,
@@ -182,6 +186,7 @@ impl Row {
             attempts,
             progress: self.progress.clone(),
             result: self.result.clone(),
+            checkpoint: self.checkpoint.clone(),
         }
     }
 

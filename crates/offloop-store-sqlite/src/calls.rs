@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use offloop_job::{Collection, JobId, NodeId, QueueName, RecordWrite, Timestamp};
 use offloop_store::{
-    ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, InsertBatch, InsertOutcome,
-    LabelCount, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, Reply, ReviveOutcome,
-    Settled, Settlement, StoreError, Verdict,
+    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome,
+    InsertBatch, InsertOutcome, LabelCount, Overdue, ProgressNote, Promoted, PruneReport,
+    PruneRule, Reply, ReviveOutcome, Settled, Settlement, StoreError, Verdict,
 };
 use tokio::sync::oneshot;
 
@@ -53,6 +53,7 @@ pub(crate) enum Command {
     Claim(Call<ClaimRequest, Vec<Claimed>>),
     Settle(Call<(Timestamp, Vec<Settlement>), Vec<Settled>>),
     Note(Call<(Timestamp, Vec<ProgressNote>), ()>),
+    Checkpoint(Call<(Timestamp, Vec<Checkpoint>), Vec<CheckpointOutcome>>),
     Promote(Call<Timestamp, Promoted>),
     EndIdle(Call<(Timestamp, Vec<EndIdle>), Vec<EndIdleOutcome>>),
     Overdue(Call<(Timestamp, u16), Vec<Overdue>>),
@@ -73,6 +74,7 @@ macro_rules! each {
             Command::Claim($call) => $body,
             Command::Settle($call) => $body,
             Command::Note($call) => $body,
+            Command::Checkpoint($call) => $body,
             Command::Promote($call) => $body,
             Command::EndIdle($call) => $body,
             Command::Overdue($call) => $body,
@@ -164,6 +166,10 @@ impl Command {
             Self::Records(call) => (call.ask.1.len(), records(&call.ask.1)),
             Self::Note(call) => {
                 let notes = call.ask.1.iter().map(|note| note.note.len() + 64);
+                (call.ask.1.len(), notes.sum())
+            }
+            Self::Checkpoint(call) => {
+                let notes = call.ask.1.iter().map(|note| note.data.len() + 64);
                 (call.ask.1.len(), notes.sum())
             }
             Self::Prune(call) => (call.ask.rows_per_call as usize, 64),

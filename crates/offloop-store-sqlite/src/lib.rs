@@ -34,10 +34,11 @@ use std::thread::{Builder, JoinHandle};
 
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
-    Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LineStatus, ListRequest, Overdue,
-    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
-    Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    Capability, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle,
+    EndIdleOutcome, Engine, InsertBatch, InsertOutcome, JobPage, JobQuery, JobStore, LabelCount,
+    LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus,
+    Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums,
+    Wake, WakeHook,
 };
 
 use crate::board::Board;
@@ -197,6 +198,10 @@ impl JobStore for SqliteStore {
 
     fn note_progress(&self, now: Timestamp, notes: Vec<ProgressNote>) -> Reply<()> {
         self.call((now, notes), Command::Note)
+    }
+
+    fn checkpoint(&self, now: Timestamp, notes: Vec<Checkpoint>) -> Reply<Vec<CheckpointOutcome>> {
+        self.call((now, notes), Command::Checkpoint)
     }
 
     fn promote(&self, now: Timestamp) -> Reply<Promoted> {

@@ -15,6 +15,7 @@ pub(crate) const APPLICATION_ID: i64 = 0x6f66_666c;
 const STEPS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_usage.sql"),
+    include_str!("migrations/0003_checkpoints.sql"),
 ];
 
 /// The version that this program reads and writes.
@@ -110,7 +111,7 @@ mod tests {
         conn.execute_batch(
             "INSERT INTO lines VALUES (1, 'q', 't');
              INSERT INTO jobs VALUES ((0x0199f3c27c1e << 12) | 0x123, 5, 1, 2, 5, 0, 0, 1000,
-               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, x'7b7d', NULL);
+               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, x'7b7d', NULL, NULL);
              SELECT * FROM v_attempts; SELECT * FROM v_usage",
         )
         .unwrap();

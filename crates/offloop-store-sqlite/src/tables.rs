@@ -37,7 +37,7 @@ impl<'c> Hot<'c> {
             read: conn.prepare(
                 "SELECT rnd, line, state, priority, attempt, streak, due_at, run_at, expires_at, \
                  lease, class, exit_code, signal, unique_key, options, message, payload, \
-                 memory_ends FROM jobs WHERE id = ?1",
+                 memory_ends, snoozes FROM jobs WHERE id = ?1",
             )?,
             claim: conn
                 .prepare("INSERT INTO running VALUES (?1, ?2, ?3, ?4, ?5, 0, NULL, NULL)")?,
@@ -45,7 +45,7 @@ impl<'c> Hot<'c> {
             finish: conn.prepare(
                 "INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, \
                  ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, \
-                 ?29, ?30, ?31, ?32, ?33, ?34, ?35)",
+                 ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36)",
             )?,
             delete: conn.prepare("DELETE FROM jobs WHERE id = ?1")?,
         })
@@ -62,6 +62,7 @@ pub(crate) struct LiveRow {
     pub(crate) attempt: u16,
     pub(crate) streak: u16,
     pub(crate) memory_ends: u16,
+    pub(crate) snoozes: u16,
     pub(crate) due_at: u64,
     pub(crate) run_at: Option<u64>,
     pub(crate) expires_at: Option<u64>,
@@ -94,6 +95,7 @@ impl LiveRow {
             attempt: row.get(4)?,
             streak: row.get(5)?,
             memory_ends: row.get::<_, Option<u16>>(17)?.unwrap_or(0),
+            snoozes: row.get::<_, Option<u16>>(18)?.unwrap_or(0),
             due_at: row.get(6)?,
             run_at: row.get(7)?,
             expires_at: row.get(8)?,
@@ -111,6 +113,7 @@ impl LiveRow {
             attempt,
             crash_streak: self.streak,
             memory_ends: self.memory_ends,
+            snoozes: self.snoozes,
         }
     }
 

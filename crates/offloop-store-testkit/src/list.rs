@@ -62,6 +62,27 @@ macro_rules! conformance {
                 a_refused_settlement_writes_no_records
                 a_repeated_settlement_writes_no_records
             ]
+            snooze: [
+                waits_for_its_time_and_spends_no_attempt
+                leaves_no_failure_and_no_attempt_on_record
+                is_counted_until_an_attempt_is_spent
+                a_job_that_ended_still_says_how_often
+                does_not_reset_the_crash_streak
+                of_a_job_whose_cancel_was_answered_ends_it
+                can_be_cancelled_and_can_expire_while_it_sleeps
+                a_stale_lease_puts_nobody_to_sleep
+                what_it_cost_is_summed_up
+            ]
+            checkpoint: [
+                is_there_after_every_end_that_is_not_the_last
+                the_newest_one_counts
+                a_stale_lease_moves_nothing
+                a_completed_job_has_none
+                the_next_life_goes_on_from_it
+                goes_with_its_job
+                orphans_bring_theirs
+                the_longest_one_comes_back_whole
+            ]
             insert: [
                 a_job_for_now_is_ready
                 a_job_for_later_is_scheduled
@@ -274,6 +295,7 @@ macro_rules! conformance {
                 running_jobs_are_orphans_of_the_old_node
                 a_settlement_that_was_answered
                 the_last_note
+                checkpoints_and_snoozes
                 ids_keep_growing
                 leases_keep_growing
                 leases_grow_even_if_no_row_remembers_them

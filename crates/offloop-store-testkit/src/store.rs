@@ -8,10 +8,10 @@ use offloop_job::{
     QueueName, RecordKey, RecordWrite, Timestamp,
 };
 use offloop_store::{
-    ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, IdleEnd, InsertBatch,
-    InsertOutcome, JobFilter, ListRequest, Overdue, ProgressNote, Promoted, PruneRule, QueueStatus,
-    Record, RecordScan, Reply, ReviveOutcome, Settled, Settlement, USAGE_ROWS_MAX, UsageAsk,
-    UsageBy, UsageSums, Verdict, Want,
+    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome,
+    Engine, IdleEnd, InsertBatch, InsertOutcome, JobFilter, ListRequest, Overdue, ProgressNote,
+    Promoted, PruneRule, QueueStatus, Record, RecordScan, Reply, ReviveOutcome, Settled,
+    Settlement, USAGE_ROWS_MAX, UsageAsk, UsageBy, UsageSums, Verdict, Want,
 };
 
 use crate::{Kit, Setup, block_on, name, report};
@@ -157,6 +157,22 @@ impl<'a> Store<'a> {
             self.engine
                 .note_progress(now, vec![ProgressNote { id, lease, note }]),
         );
+    }
+
+    pub fn checkpoint(&self, now: Timestamp, claimed: &Claimed, data: &str) -> CheckpointOutcome {
+        let note = Checkpoint {
+            id: claimed.id,
+            lease: claimed.lease,
+            data: Bytes::copy_from_slice(data.as_bytes()),
+        };
+        self.checkpoints(now, vec![note])[0]
+    }
+
+    pub fn checkpoints(&self, now: Timestamp, notes: Vec<Checkpoint>) -> Vec<CheckpointOutcome> {
+        let asked = notes.len();
+        let outcomes = wait(self.engine.checkpoint(now, notes));
+        assert_eq!(outcomes.len(), asked, "one outcome per checkpoint");
+        outcomes
     }
 
     pub fn promote(&self, now: Timestamp) -> Promoted {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
-    Capability, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LineStatus, ListRequest, Overdue,
-    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
-    Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    Capability, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle,
+    EndIdleOutcome, Engine, InsertBatch, InsertOutcome, JobPage, JobQuery, JobStore, LabelCount,
+    LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus,
+    Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums,
+    Wake, WakeHook,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use offloop_store_testkit::{Harness, Kit, Setup, cases};
@@ -33,6 +34,7 @@ impl JobStore for Handle {
         claim(ask: ClaimRequest) -> Vec<Claimed>;
         settle(now: Timestamp, ends: Vec<Settlement>) -> Vec<Settled>;
         note_progress(now: Timestamp, notes: Vec<ProgressNote>) -> ();
+        checkpoint(now: Timestamp, notes: Vec<Checkpoint>) -> Vec<CheckpointOutcome>;
         promote(now: Timestamp) -> Promoted;
         end_idle(now: Timestamp, ends: Vec<EndIdle>) -> Vec<EndIdleOutcome>;
         overdue(now: Timestamp, limit: u16) -> Vec<Overdue>;

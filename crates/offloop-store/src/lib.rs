@@ -6,6 +6,7 @@
 //!
 //! Must never: know an engine, a lane, HTTP or serde.
 
+mod checkpoint;
 pub mod codec;
 mod error;
 mod insert;
@@ -13,6 +14,7 @@ mod query;
 mod settle;
 mod usage;
 
+pub use checkpoint::{Checkpoint, CheckpointOutcome};
 pub use error::{BackendError, StoreError};
 pub use insert::{InsertBatch, InsertOutcome, InsertRefusal, NotAdmitted, NotAdmittedWhy, SameAs};
 pub use query::{
@@ -69,6 +71,10 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     /// Keeps the last note of running jobs. Stale leases are ignored; may be lost in a power cut.
     /// The note goes with its attempt.
     fn note_progress(&self, now: Timestamp, notes: Vec<ProgressNote>) -> Reply<()>;
+
+    /// Keeps what running jobs want to find again in their next attempt: the newest one of each.
+    /// Durable when answered. One outcome per checkpoint, in order. See [`Checkpoint`].
+    fn checkpoint(&self, now: Timestamp, notes: Vec<Checkpoint>) -> Reply<Vec<CheckpointOutcome>>;
 
     /// Makes scheduled jobs whose time has come ready; the engine calls its [`WakeHook`] if any.
     /// Until then they are shown as scheduled and not given out, however late they are.
@@ -167,6 +173,8 @@ pub struct Claimed {
     pub claimed_at: Timestamp,
     /// With this attempt counted.
     pub history: History,
+    /// What an earlier attempt left; see [`Checkpoint`].
+    pub checkpoint: Option<Bytes>,
     /// Its cancel was asked for before its node died.
     pub cancelling: bool,
     /// Who held it: for orphans, the dead node.

@@ -11,7 +11,7 @@ use offloop_job::{
 /// The end of one attempt, with what the runtime decided. Applied if the job is running under
 /// this lease; otherwise nothing changes.
 ///
-/// `Retry` and `HandBack` of a job whose cancel was marked are applied as `Abort`: the cancel was
+/// `Retry`, `Snooze` and `HandBack` of a job whose cancel was marked are applied as `Abort`: the cancel was
 /// answered, so the job must not run again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
@@ -34,6 +34,12 @@ pub enum Verdict {
     Retry {
         due: Timestamp,
     },
+    /// Again at `due`: scheduled, even if that has passed. The attempt is not spent and leaves no
+    /// record, but what it cost is summed up; it counts in the job's `snoozes`. Streak and earlier
+    /// failure stay as they are.
+    Snooze {
+        due: Timestamp,
+    },
     GiveUp {
         reason: FinalReason,
     },
@@ -48,6 +54,7 @@ impl Verdict {
         match self {
             Self::Completed { .. } => Step::Succeed,
             Self::Retry { .. } => Step::Retry,
+            Self::Snooze { .. } => Step::Snooze,
             Self::GiveUp { .. } => Step::GiveUp,
             Self::HandBack => Step::HandBack,
             Self::Abort => Step::Abort,

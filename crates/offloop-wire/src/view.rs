@@ -31,6 +31,9 @@ pub struct JobView {
     /// Attempts spent or being spent.
     pub attempt: u16,
     pub max_attempts: u16,
+    /// Times in a row that it asked to be run again later.
+    #[serde(default)]
+    pub snoozes: u16,
     /// Why it failed for good: `exhausted`, `not_retryable` or `poison`.
     #[serde(default)]
     pub reason: Option<String>,
@@ -52,6 +55,9 @@ pub struct JobView {
     pub progress: Option<ProgressView>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<RawValue>>,
+    /// What it left for its next attempt, until it is completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Box<RawValue>>,
 }
 
 /// One run of a job.
@@ -220,13 +226,13 @@ pub struct EventView {
     pub job: String,
     pub task: String,
     pub queue: String,
-    /// `enqueued`, `started`, `progress`, `retrying`, `completed`, `failed`, `handed_back`,
+    /// `enqueued`, `started`, `progress`, `retrying`, `snoozed`, `completed`, `failed`, `handed_back`,
     /// `cancelled`, `expired` or `revived`.
     pub kind: String,
     /// Of `retrying` and `failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
-    /// Of `retrying`.
+    /// Of `retrying` and `snoozed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<String>,
 }
@@ -260,6 +266,7 @@ impl From<&JobSummary> for JobView {
             finished_at: from.finished_at.map(format_time),
             attempt: from.attempt,
             max_attempts: from.max_attempts,
+            snoozes: from.snoozes,
             reason: from.reason.map(|reason| reason.as_str().into()),
             failure: from.failure.as_ref().map(EndView::from),
             cancelling: from.cancelling,
@@ -269,6 +276,7 @@ impl From<&JobSummary> for JobView {
             attempts: None,
             progress: None,
             result: None,
+            checkpoint: None,
         }
     }
 }
@@ -284,6 +292,7 @@ impl From<&Job> for JobView {
                 note: raw_or_text(&progress.note),
             }),
             result: from.result.as_ref().map(|result| raw_or_text(result)),
+            checkpoint: from.checkpoint.as_ref().map(|data| raw_or_text(data)),
             ..Self::from(&from.summary)
         }
     }
@@ -327,6 +336,7 @@ impl From<&JobEvent> for EventView {
     fn from(from: &JobEvent) -> Self {
         let (class, due_at) = match from.kind {
             EventKind::Retrying { class, due_at } => (Some(class), Some(due_at)),
+            EventKind::Snoozed { due_at } => (None, Some(due_at)),
             EventKind::Failed { class } => (Some(class), None),
             _ => (None, None),
         };
@@ -361,7 +371,7 @@ pub fn event_json(out: &mut Vec<u8>, event: &JobEvent) {
         out.extend_from_slice(b"\",\"class\":\"");
         out.extend_from_slice(class.as_str().as_bytes());
     }
-    if let EventKind::Retrying { due_at, .. } = event.kind {
+    if let EventKind::Retrying { due_at, .. } | EventKind::Snoozed { due_at } = event.kind {
         out.extend_from_slice(b"\",\"due_at\":\"");
         write_time(out, due_at);
     }
@@ -398,7 +408,9 @@ pub fn new_job_json(
         b"\",\"started_at\":null,\"finished_at\":null,\"attempt\":0,\"max_attempts\":",
     );
     write_number(&mut out, job.options.retry.max_attempts.into());
-    out.extend_from_slice(b",\"reason\":null,\"failure\":null,\"cancelling\":false,\"tags\":[");
+    out.extend_from_slice(
+        b",\"snoozes\":0,\"reason\":null,\"failure\":null,\"cancelling\":false,\"tags\":[",
+    );
     for (index, tag) in job.options.tags.iter().enumerate() {
         if index > 0 {
             out.push(b',');

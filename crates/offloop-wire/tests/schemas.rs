@@ -70,6 +70,7 @@ fn job() -> Job {
             finished_at: Some(at),
             attempt: 1,
             max_attempts: 5,
+            snoozes: 2,
             reason: Some(FinalReason::Poison),
             failure: Some(failure.clone()),
             cancelling: false,
@@ -94,6 +95,7 @@ fn job() -> Job {
             note: "no json".into(),
         }),
         result: Some("\u{fffd}".into()),
+        checkpoint: Some("7".into()),
     }
 }
 
@@ -203,6 +205,7 @@ fn an_event_and_its_quick_form_are_the_same() {
     for kind in [
         EventKind::Enqueued,
         EventKind::Retrying { class, due_at: at },
+        EventKind::Snoozed { due_at: at },
         EventKind::Failed { class },
         EventKind::Completed,
     ] {
@@ -243,6 +246,7 @@ fn the_quick_answer_to_an_enqueue_is_a_row_of_a_list() {
         started_at: None,
         finished_at: None,
         attempt: 0,
+        snoozes: 0,
         reason: None,
         failure: None,
         ..job().summary

@@ -33,6 +33,7 @@ pub(super) fn work(lease: u64, task: &TaskName, payload: &Bytes, timeout: Durati
         },
         cores: 1,
         deadline: None,
+        checkpoint: None,
         trace: None,
     }
 }

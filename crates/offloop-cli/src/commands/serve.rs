@@ -91,6 +91,7 @@ pub(crate) fn build(config: &Config) -> Builder {
             memory_retry_bytes: task.memory_retry_bytes,
             max_queued: task.max_queued,
             max_wait: task.max_wait,
+            snoozes_max: task.max_snoozes,
             redact: task.redact,
         };
         builder = builder

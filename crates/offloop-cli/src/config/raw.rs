@@ -130,6 +130,7 @@ pub(crate) struct RawTask {
     pub(crate) redact: Vec<String>,
     pub(crate) max_queued: Option<u64>,
     pub(crate) max_wait: Option<Span>,
+    pub(crate) max_snoozes: Option<u16>,
 }
 
 /// Executors for `POST /v1/call/TASK`.

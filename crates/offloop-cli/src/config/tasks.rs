@@ -44,6 +44,7 @@ pub(crate) struct TaskConfig {
     pub(crate) redact: Redact,
     pub(crate) max_queued: Option<u64>,
     pub(crate) max_wait: Option<Duration>,
+    pub(crate) max_snoozes: Option<u16>,
 }
 
 /// Children that serve calls of the task, beside those for its jobs.
@@ -129,6 +130,7 @@ pub(super) fn task(
         redact: redact(&raw.redact, &key, problems),
         max_queued: raw.max_queued,
         max_wait: problems.span(key("max_wait"), raw.max_wait),
+        max_snoozes: raw.max_snoozes,
         calls: raw.calls.as_ref().map(|raw| calls(raw, &key, problems)),
         sandbox: sandbox(raw.sandbox.unwrap_or_default(), folder, &key, problems),
     })

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each lane uses its part")]
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,18 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct TestSink {
     seen: Mutex<Seen>,
     news: Condvar,
+    /// Somebody wants output and partial results.
+    pub listening: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 pub struct Seen {
     pub started: Vec<(Lease, Box<str>)>,
     pub notes: Vec<(Lease, Bytes)>,
+    /// Kept at once.
+    pub checkpoints: Vec<(Lease, Bytes)>,
+    pub partials: Vec<(Lease, Bytes)>,
+    pub printed: Vec<(Lease, Bytes)>,
     pub ended: Vec<Ended>,
 }
 
@@ -36,8 +43,21 @@ impl LaneSink for TestSink {
             } => seen.started.push((lease, executor)),
             LaneEvent::Progress { lease, note, .. } => seen.notes.push((lease, note)),
             LaneEvent::Ended(ended) => seen.ended.push(*ended),
+            LaneEvent::Checkpoint {
+                lease, data, reply, ..
+            } => {
+                seen.checkpoints.push((lease, data));
+                drop(seen); // the answer may bring news of its own
+                reply.answer(Ok(()));
+            }
+            LaneEvent::Partial { lease, data, .. } => seen.partials.push((lease, data)),
+            LaneEvent::Log { lease, data, .. } => seen.printed.push((lease, data)),
         }
         self.news.notify_all();
+    }
+
+    fn listens(&self, _: JobId) -> bool {
+        self.listening.load(Ordering::Relaxed)
     }
 }
 
@@ -137,6 +157,7 @@ pub fn work(lease: u64, task: &str, payload: &str) -> Work {
         limits: limits(),
         cores: 1,
         deadline: None,
+        checkpoint: None,
         trace: None,
     }
 }
@@ -145,7 +166,9 @@ pub fn work(lease: u64, task: &str, payload: &str) -> Work {
 pub fn failure(ended: &Ended) -> &Failure {
     match &ended.outcome {
         Outcome::Failed(failure) | Outcome::Stopped { failure, .. } => failure,
-        Outcome::Completed { .. } => panic!("it completed: {ended:?}"),
+        Outcome::Completed { .. } | Outcome::Snoozed { .. } => {
+            panic!("it did not fail: {ended:?}")
+        }
     }
 }
 

@@ -6,8 +6,10 @@
 // A worker file of Piscina runs as it is: the function, or a promise of it, is the default export.
 // `FILE#name` runs the export of that name. TypeScript runs where this Node strips types.
 //
-// ctx: job, lease, attempt, task, signal (AbortSignal), progress(note), log(...), recycle(), and
-// `invalid(text)`, which makes an error for a payload that no retry can help.
+// ctx: job, lease, attempt, task, signal (AbortSignal), progress(note), log(...), recycle();
+// resumed (what an earlier attempt left), `await checkpoint(value)` (leaves it for the next one, on
+// disk when it resolves), partial(value) (for who listens now); and to be thrown or returned:
+// `invalid(text)` for a payload that no retry can help, `snooze(ms)` to be run again later.
 //
 // Plain Node, no dependency. The protocol is docs/guides/process-protocol.md.
 import { isAscii } from "node:buffer";
@@ -19,6 +21,10 @@ import { format } from "node:util";
 
 const RESULT_BYTES_MAX = 1 << 20;
 const PROGRESS_BYTES_MAX = 4 << 10;
+const CHECKPOINT_BYTES_MAX = 64 << 10;
+const PARTIAL_BYTES_MAX = 16 << 10;
+const SNOOZE_MS_MIN = 1000;
+const SNOOZE_MS_MAX = 30 * 24 * 3600 * 1000;
 const MESSAGE_CHARS_MAX = 4000;
 const STACK_LINES_MAX = 10;
 const SMALL_CHARS = 8 << 10;
@@ -30,6 +36,8 @@ delete process.env.OFFLOOP_FD;
 
 let handler;
 let running; // { lease, controller }
+const unanswered = new Map(); // checkpoints by number
+let checkpoints = 0;
 
 // A file's name may hold a `#` itself.
 function split(word) {
@@ -60,6 +68,36 @@ function send(header, data) {
 
 class InvalidPayload extends Error {}
 class OutputLimit extends RangeError {}
+class Snooze extends Error {
+  constructor(ms) {
+    super(`asked to be run again in ${ms} ms`);
+    this.ms = ms;
+  }
+}
+
+function jsonOf(value, what, most) {
+  const text = JSON.stringify(value) ?? "null";
+  if (Buffer.byteLength(text) > most) throw new RangeError(`${what} has more than ${most} bytes`);
+  return text;
+}
+
+function checkpoint(lease, value) {
+  const text = jsonOf(value, "a checkpoint", CHECKPOINT_BYTES_MAX);
+  const number = ++checkpoints;
+  const kept = new Promise((resolve, reject) => {
+    unanswered.set(number, { resolve, reject });
+    send({ type: "checkpoint", lease, number }, text);
+  });
+  kept.catch(() => {}); // one that nobody awaits must not end the process
+  return kept;
+}
+
+function onCheckpointAnswer({ number, kept, message }) {
+  const waiting = unanswered.get(number);
+  unanswered.delete(number);
+  if (kept) waiting?.resolve();
+  else waiting?.reject(new Error(message));
+}
 
 function context(header, controller) {
   return Object.freeze({
@@ -71,11 +109,22 @@ function context(header, controller) {
     trace: header.trace,
     signal: controller.signal,
     progress(note) {
-      const text = JSON.stringify(note) ?? "null";
-      if (Buffer.byteLength(text) > PROGRESS_BYTES_MAX) {
-        throw new RangeError(`a progress note has more than ${PROGRESS_BYTES_MAX} bytes`);
-      }
+      const text = jsonOf(note, "a progress note", PROGRESS_BYTES_MAX);
       if (running?.lease === header.lease) send({ type: "progress", lease: header.lease }, text);
+    },
+    resumed: header.checkpoint,
+    checkpoint(value) {
+      return checkpoint(header.lease, value);
+    },
+    partial(value) {
+      const text = jsonOf(value, "a partial result", PARTIAL_BYTES_MAX);
+      if (running?.lease === header.lease) send({ type: "partial", lease: header.lease }, text);
+    },
+    snooze(ms) {
+      if (!(ms >= SNOOZE_MS_MIN && ms <= SNOOZE_MS_MAX)) {
+        throw new RangeError(`snooze(${ms}): give ${SNOOZE_MS_MIN} to ${SNOOZE_MS_MAX} ms (30 days)`);
+      }
+      return new Snooze(Math.round(ms));
     },
     log(...parts) {
       process.stdout.write(format(...parts) + "\n");
@@ -123,10 +172,15 @@ async function run(header, data) {
   let result;
   try {
     const payload = data.length === 0 ? null : JSON.parse(textOf(data));
-    result = resultData(await handler(payload, context(header, controller)));
+    const value = await handler(payload, context(header, controller));
+    if (value instanceof Snooze) throw value;
+    result = resultData(value);
     answer = { type: "result", lease };
   } catch (error) {
-    answer = errorAnswer(lease, error);
+    answer =
+      error instanceof Snooze
+        ? { type: "snooze", lease, after_ms: error.ms }
+        : errorAnswer(lease, error);
   }
   running = undefined;
   send(answer, result);
@@ -142,6 +196,9 @@ function onFrame(frame) {
       break;
     case "cancel":
       if (running?.lease === header.lease) running.controller.abort(new Error(header.reason));
+      break;
+    case "checkpoint_ack":
+      onCheckpointAnswer(header);
       break;
     case "ping":
       send({ type: "pong" });

@@ -2,8 +2,10 @@
 
 `handle` may be a plain function or a coroutine, and may leave `ctx` out. `FILE#name` calls the
 function of that name. ctx: job, lease, attempt, task, cancelled (a threading.Event; a coroutine is
-cancelled as well), progress(note), log(...), recycle(). Raise ctx.Invalid for a payload that no
-retry can help.
+cancelled as well), progress(note), log(...), recycle(); resumed (what an earlier attempt left),
+checkpoint(value) (leaves it for the next one, on disk when it returns; in a coroutine `await
+ctx.checkpoint_async(value)`), partial(value) (for who listens now). Raise ctx.Invalid for a payload
+that no retry can help, ctx.snooze(ms) to be run again later.
 
 Standard library only. The protocol is docs/guides/process-protocol.md.
 """
@@ -21,12 +23,18 @@ import traceback
 
 RESULT_BYTES_MAX = 1 << 20
 PROGRESS_BYTES_MAX = 4 << 10
+CHECKPOINT_BYTES_MAX = 64 << 10
+PARTIAL_BYTES_MAX = 16 << 10
+SNOOZE_MS_MIN = 1000
+SNOOZE_MS_MAX = 30 * 24 * 3600 * 1000
 MESSAGE_CHARS_MAX = 4000
 
 channel = socket.socket(fileno=int(os.environ.pop("OFFLOOP_FD")))
 write_lock = threading.Lock()
 jobs = queue.SimpleQueue()
 running = None  # the context of the job that runs
+unanswered = {}  # checkpoints by number: an event and what was said
+checkpoints = 0
 
 
 def send(header, data=None):
@@ -45,6 +53,21 @@ class OutputLimit(ValueError):
     """The result is too large."""
 
 
+class Snooze(BaseException):
+    """Run it again later. No Exception, so that `except Exception` does not swallow it."""
+
+    def __init__(self, ms):
+        super().__init__(f"asked to be run again in {ms} ms")
+        self.ms = ms
+
+
+def json_of(value, what, most):
+    text = json.dumps(value, allow_nan=False).encode()
+    if len(text) > most:
+        raise ValueError(f"{what} has more than {most} bytes")
+    return text
+
+
 class Context:
     Invalid = Invalid
     coroutine = None  # its loop and task, while one runs
@@ -56,14 +79,39 @@ class Context:
         self.task = header["task"]
         self.remaining_ms = header["remaining_ms"]
         self.trace = header.get("trace")
+        self.resumed = header.get("checkpoint")
         self.cancelled = threading.Event()
 
     def progress(self, note):
-        text = json.dumps(note).encode()
-        if len(text) > PROGRESS_BYTES_MAX:
-            raise ValueError(f"a progress note has more than {PROGRESS_BYTES_MAX} bytes")
+        text = json_of(note, "a progress note", PROGRESS_BYTES_MAX)
         if running is self:
             send({"type": "progress", "lease": self.lease}, text)
+
+    def checkpoint(self, value):
+        global checkpoints
+        text = json_of(value, "a checkpoint", CHECKPOINT_BYTES_MAX)
+        done, said = threading.Event(), {}
+        with write_lock:
+            checkpoints += 1
+            number = checkpoints
+            unanswered[number] = (done, said)
+        send({"type": "checkpoint", "lease": self.lease, "number": number}, text)
+        done.wait()
+        if not said["kept"]:
+            raise RuntimeError(said["message"])
+
+    async def checkpoint_async(self, value):
+        await asyncio.to_thread(self.checkpoint, value)
+
+    def partial(self, value):
+        text = json_of(value, "a partial result", PARTIAL_BYTES_MAX)
+        if running is self:
+            send({"type": "partial", "lease": self.lease}, text)
+
+    def snooze(self, ms):
+        if not SNOOZE_MS_MIN <= ms <= SNOOZE_MS_MAX:
+            raise ValueError(f"snooze({ms}): give {SNOOZE_MS_MIN} to {SNOOZE_MS_MAX} ms (30 days)")
+        return Snooze(round(ms))
 
     def log(self, *parts):
         print(*parts, flush=True)
@@ -111,6 +159,11 @@ def listen():
             current = running
             if current is not None and current.lease == header["lease"]:
                 current.cancel()
+        elif kind == "checkpoint_ack":
+            done, said = unanswered.pop(header["number"], (None, None))
+            if done is not None:
+                said.update(header)
+                done.set()
         elif kind == "ping":
             send({"type": "pong"})
 
@@ -125,6 +178,8 @@ def call(handle, header, data):
         value = handle(json.loads(data) if data else None, ctx)
         if inspect.isawaitable(value):
             value = asyncio.run(resolve(value, ctx))
+        if isinstance(value, Snooze):
+            raise value
         if value is not None:
             text = json.dumps(value, allow_nan=False).encode()
             if len(text) > RESULT_BYTES_MAX:
@@ -135,6 +190,9 @@ def call(handle, header, data):
         text = None
         kind = "invalid" if isinstance(error, Invalid) else "output_limit"
         answer = {"type": "error", "lease": lease, "class": kind, "message": str(error)}
+    except Snooze as wish:
+        text = None
+        answer = {"type": "snooze", "lease": lease, "after_ms": wish.ms}
     except SystemExit as wish:
         code = wish.code
         if isinstance(code, str):

@@ -97,14 +97,13 @@ impl Pool {
         let Some(flight) = child.flight.as_mut() else {
             return Err(Breach::Unexpected("an answer"));
         };
-        let ours = flight.work.lease;
+        let (ours, began) = (flight.work.lease, flight.began);
         if lease != ours {
             return Err(Breach::OtherLease {
                 theirs: lease,
                 ours,
             });
         }
-        let began = flight.began;
         // A failed job may run again at once, and must not meet itself.
         let left_behind = !leaving && answer.is_err() && child.has_left_behind();
         if leaving || left_behind {
@@ -117,6 +116,7 @@ impl Pool {
         // Frames: one pipe takes both outputs. Lines: standard output is the channel.
         drain(child, Part::Stdout, buffer);
         drain(child, Part::Stderr, buffer);
+        self.news.extend(child.take_live());
         let Some(mut flight) = child.flight.take() else {
             return Ok(());
         };

@@ -16,7 +16,7 @@ use super::part::Part;
 use super::recycle::RecycleAt;
 use super::state::Pool;
 use super::{Resolved, Shared};
-use crate::frame::{PROTOCOL_VERSION, ToChild};
+use crate::frame::{FEATURES, PROTOCOL_VERSION, ToChild};
 use crate::host::{SpawnOrder, Spawned};
 use crate::shim::CHANNEL_FD;
 use crate::spec::{Mode, ProcessSpec, Wire};
@@ -145,6 +145,7 @@ impl Shared {
             let hello = ToChild::Hello {
                 protocol: PROTOCOL_VERSION,
                 task: self.spec.task.name.as_str(),
+                features: FEATURES,
             };
             self.send(child, number, &hello, None);
         } else {

@@ -103,6 +103,13 @@ pub(super) struct Notes {
     pub(super) bytes: u64,
 }
 
+/// A copy of what the job prints, for those who listen to it now.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub(super) listened: bool,
+    pub(super) printed: Vec<u8>,
+}
+
 impl Flight {
     pub(super) fn new(work: Arc<Work>, submitted: Instant) -> Self {
         Self {
@@ -195,6 +202,7 @@ pub(super) struct Child {
     pub(super) rung: Rung,
     pub(super) flight: Option<Flight>,
     pub(super) log: Log,
+    pub(super) live: Live,
     /// `exec`: what it prints may be the result.
     pub(super) captures: bool,
     pub(super) printed: Vec<u8>,
@@ -243,6 +251,7 @@ impl Child {
             rung: Rung::Calm,
             flight: None,
             log: Log::default(),
+            live: Live::default(),
             captures: false,
             printed: Vec::new(),
             printed_cut: false,

@@ -58,6 +58,7 @@ impl Shared {
         for part in [Part::Stdout, Part::Stderr] {
             drain(child, part, &mut buffer);
         }
+        pool.tell_live(number);
         match self.spec.mode {
             Mode::Process => self.warm_child_gone(pool, number, buried, now),
             Mode::Exec => self.command_gone(pool, number, buried, now),

@@ -14,6 +14,7 @@ mod deaths;
 mod exec;
 mod exits;
 mod jobs;
+mod live;
 mod part;
 mod poll;
 mod recycle;

@@ -76,12 +76,15 @@ pub(super) fn drain(child: &mut Child, part: Part, buffer: &mut [u8]) {
     };
     let Some(fd) = fd else { return };
     let capture = part == Part::Stdout && child.captures;
-    let (log, said) = (&mut child.log, &mut child.said);
+    let (log, said, live) = (&mut child.log, &mut child.said, &mut child.live);
     let (printed, cut) = (&mut child.printed, &mut child.printed_cut);
     let mut total = 0;
     let read = read_some(&fd, buffer, |bytes| {
         total += bytes.len() as u64;
         log.push(bytes);
+        if live.listened {
+            live.printed.extend_from_slice(bytes);
+        }
         if capture {
             let room = RESULT_BYTES_MAX - printed.len();
             *cut |= bytes.len() > room;

@@ -44,9 +44,11 @@ impl Shared {
         match part {
             Part::Channel => self.listen(pool, number, buffer, now),
             Part::Stdout | Part::Stderr => {
+                self.look_who_listens(pool, number);
                 if let Some(child) = pool.children.get_mut(&number) {
                     drain(child, part, buffer);
                 }
+                pool.tell_live(number);
                 self.check_printed(pool, number, now);
             }
             Part::Stdin => self.writable(pool, number, part), // its reader is gone
@@ -79,6 +81,7 @@ impl Shared {
     }
 
     pub(super) fn listen(&self, pool: &mut Pool, number: u64, buffer: &mut [u8], now: Instant) {
+        self.look_who_listens(pool, number);
         let Some(child) = pool.children.get_mut(&number) else {
             return;
         };
@@ -88,6 +91,9 @@ impl Shared {
         let heard = channel.hear(buffer);
         let mut wrong = heard.breach;
         for message in heard.messages {
+            let Some(message) = self.on_the_way(pool, number, message, now) else {
+                continue;
+            };
             if let Err(breach) = pool.heard(number, message, buffer, now) {
                 wrong = Some(breach);
                 break;
@@ -149,9 +155,15 @@ impl Pool {
                 class,
                 message,
             } => {
-                let error = TaskError { class, message };
+                let error = TaskError::new(class, message);
                 self.answered(number, lease, Err(error), buffer, now)?;
             }
+            FromChild::Snooze { lease, after } => {
+                let wish = Err(TaskError::snooze(after));
+                self.answered(number, lease, wish, buffer, now)?;
+            }
+            // Taken on the way here.
+            FromChild::Checkpoint { .. } | FromChild::Partial { .. } => {}
             FromChild::Recycle => {
                 child.wants_out = true;
                 child.see_if_due(now);

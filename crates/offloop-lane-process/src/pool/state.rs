@@ -284,6 +284,7 @@ mod tests {
             },
             cores: 1,
             deadline: None,
+            checkpoint: None,
             trace: None,
         }
     }

@@ -28,10 +28,7 @@ pub(super) fn result_of(data: Bytes) -> Result<TaskOutput, TaskError> {
     if data.len() > RESULT_BYTES_MAX {
         let (limit, len) = (RESULT_BYTES_MAX as u64, data.len() as u64);
         let overrun = Overrun::output("the result has", limit, len);
-        return Err(TaskError {
-            class: overrun.class,
-            message: overrun.message.into(),
-        });
+        return Err(TaskError::new(overrun.class, overrun.message));
     }
     match json::check(&data) {
         Ok(()) => Ok(TaskOutput::json(data)),
@@ -88,10 +85,7 @@ pub(super) fn of_command(flight: &Flight, end: &ExecResult) -> Outcome {
         }),
         ExecExit::Code(EX_DATAERR) => Err(TaskError::invalid(how())),
         ExecExit::Code(_) => Err(TaskError::error(how())),
-        ExecExit::Signal(_) => Err(TaskError {
-            class: FailureClass::Crashed,
-            message: how(),
-        }),
+        ExecExit::Signal(_) => Err(TaskError::new(FailureClass::Crashed, how())),
     };
     of_answer(flight, answer, end.exit)
 }

@@ -207,6 +207,7 @@ fn work(shared: &Shared, ask: CallAsk, bytes_max: usize, deadline: Instant) -> W
         },
         cores: 1,
         deadline: Some(deadline),
+        checkpoint: None,
         trace: ask.trace,
     }
 }
@@ -227,6 +228,14 @@ fn answer(
             shared: place.joined,
         }),
         Outcome::Failed(failure) => Err(failed(failure, ended, began, asked)),
+        Outcome::Snoozed { .. } => {
+            let message =
+                "the task asked to be run again later, which a call cannot: ask for a job";
+            Err(CallError::Failed(Failure::new(
+                FailureClass::Error,
+                message,
+            )))
+        }
         // Only its last caller's leaving, or the end of the server, stops a call.
         Outcome::Stopped { .. } => Err(CallError::ShuttingDown),
     }

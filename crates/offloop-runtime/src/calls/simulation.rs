@@ -47,6 +47,7 @@ fn work(number: u64, priority: u8, deadline: Instant) -> Work {
         },
         cores: 1,
         deadline: Some(deadline),
+        checkpoint: None,
         trace: None,
     }
 }

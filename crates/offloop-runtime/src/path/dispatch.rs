@@ -39,6 +39,7 @@ pub(crate) fn work(claimed: &Claimed, task: TaskDefaults, now: Moment) -> Work {
         deadline: options
             .deadline
             .and_then(|at| now.steady.checked_add(at.since(now.wall))),
+        checkpoint: claimed.checkpoint.clone(),
         trace: options.trace.clone(),
     }
 }

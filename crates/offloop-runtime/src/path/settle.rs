@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use offloop_job::limits::SNOOZES_DEFAULT;
 use offloop_job::{
     Decision, EventKind, Failure, FailureClass, JobEvent, JobState, Outcome, RecordWrite,
     StopReason, Timestamp, Usage, decide,
@@ -24,6 +25,30 @@ pub(crate) struct Over<'a> {
     pub(crate) cancelling: bool,
     /// It ran with the larger memory that its task grants once.
     pub(crate) enlarged: bool,
+    /// Snoozes in a row that its task grants.
+    pub(crate) snoozes_max: Option<u16>,
+}
+
+/// What is known of the attempt beside its outcome.
+#[derive(Clone, Copy)]
+struct Moods {
+    cancelling: bool,
+    enlarged: bool,
+}
+
+/// One snooze too many is a failure: a job that waits for ever must not look well for ever.
+fn bounded(outcome: Outcome, claimed: &Claimed, most: Option<u16>) -> Outcome {
+    let most = most.unwrap_or(SNOOZES_DEFAULT);
+    match outcome {
+        Outcome::Snoozed { .. } if claimed.history.snoozes >= most => {
+            let message = format!(
+                "asked {} times in a row to be run again later; its limit is {most}",
+                u32::from(most) + 1
+            );
+            Outcome::Failed(Failure::new(FailureClass::Error, message))
+        }
+        outcome => outcome,
+    }
 }
 
 /// What the outcome means: the verdict, the failure for the record, and the rows that a completed
@@ -31,8 +56,10 @@ pub(crate) struct Over<'a> {
 fn decided(
     claimed: &Claimed,
     outcome: Outcome,
-    cancelling: bool,
-    enlarged: bool,
+    Moods {
+        cancelling,
+        enlarged,
+    }: Moods,
     now: Timestamp,
     dice: f64,
 ) -> (Verdict, Option<Failure>, Vec<RecordWrite>) {
@@ -49,6 +76,14 @@ fn decided(
                 ..failure
             };
             (Verdict::Abort, Some(failure), Vec::new())
+        }
+        Outcome::Snoozed { .. } if cancelling => {
+            let failure = Failure::new(FailureClass::Cancelled, "cancelled while it ran");
+            (Verdict::Abort, Some(failure), Vec::new())
+        }
+        Outcome::Snoozed { after } => {
+            let due = now.plus(after);
+            (Verdict::Snooze { due }, None, Vec::new())
         }
         Outcome::Failed(failure) if cancelling => (Verdict::Abort, Some(failure), Vec::new()),
         Outcome::Failed(failure) => {
@@ -78,9 +113,14 @@ pub(crate) fn settlement(
         ended,
         cancelling,
         enlarged,
+        snoozes_max,
     } = over;
-    let (verdict, failure, mut records) =
-        decided(claimed, ended.outcome, cancelling, enlarged, now, dice);
+    let outcome = bounded(ended.outcome, claimed, snoozes_max);
+    let moods = Moods {
+        cancelling,
+        enlarged,
+    };
+    let (verdict, failure, mut records) = decided(claimed, outcome, moods, now, dice);
     let _proof: Proof = ended.gone.proof(); // without it there would be no settlement
     let started_at = now.minus(ended.usage.wall);
     let report = AttemptReport {
@@ -141,6 +181,7 @@ pub(crate) fn event(claimed: &Claimed, settlement: &Settlement, now: Timestamp) 
     let kind = match settlement.verdict {
         Verdict::Completed { .. } => EventKind::Completed,
         Verdict::Retry { due } => EventKind::Retrying { class, due_at: due },
+        Verdict::Snooze { due } => EventKind::Snoozed { due_at: due },
         Verdict::GiveUp { .. } => EventKind::Failed { class },
         Verdict::HandBack => EventKind::HandedBack,
         Verdict::Abort => EventKind::Cancelled,

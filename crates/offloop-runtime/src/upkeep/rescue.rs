@@ -30,6 +30,7 @@ pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
                     ended: settle::lost(claimed),
                     cancelling: claimed.cancelling,
                     enlarged: false,
+                    snoozes_max: None,
                 };
                 settle::settlement(over, now, shared.dice.roll(), |end| {
                     shared.final_records(end)

@@ -17,6 +17,7 @@ struct Work {
     row: LiveRow,
     options: Arc<JobOptions>,
     payload: Bytes,
+    checkpoint: Option<Bytes>,
 }
 
 impl Desk<'_> {
@@ -108,6 +109,7 @@ impl Desk<'_> {
             due_at,
             claimed_at: ask.now,
             history,
+            checkpoint: work.checkpoint,
             cancelling: false,
             node: ask.node.clone(),
         }))
@@ -139,6 +141,7 @@ impl Desk<'_> {
             row: live,
             options,
             payload,
+            checkpoint: self.checkpoint_of(row)?,
         }))
     }
 
@@ -170,6 +173,7 @@ impl Desk<'_> {
             due_at: Timestamp::from_millis(work.row.due_at),
             claimed_at: Timestamp::from_millis(job.claimed_at),
             history: work.row.history(job.attempt),
+            checkpoint: work.checkpoint,
             cancelling: job.cancelling,
             node: node(self.index.words.text(job.node)),
         })

@@ -93,11 +93,15 @@ impl Desk<'_> {
         bind.raw_bind_parameter(34, usage.and_then(|usage| bytes(usage.bytes_out)))?;
         let age = usage.and_then(|usage| usage.executor_age);
         bind.raw_bind_parameter(35, age.map(micros))?;
+        bind.raw_bind_parameter(36, (live.snoozes > 0).then_some(live.snoozes))?;
         bind.raw_execute()?;
         if self.hot.delete.execute([row as i64])? != 1 {
             return Err(Failure::bug(format!(
                 "job {row:#x} was not where it was known to be"
             )));
+        }
+        if end.state == JobState::Completed {
+            self.forget_checkpoint(row)?;
         }
         self.index.finished_rows += 1;
         Ok(())

@@ -178,6 +178,7 @@ impl Desk<'_> {
         ] {
             self.conn.prepare_cached(sql)?.execute(parameters)?;
         }
+        self.forget_checkpoint(row)?;
         self.index.finished_rows -= 1;
         Ok(())
     }

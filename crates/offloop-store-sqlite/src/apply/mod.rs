@@ -4,6 +4,7 @@
 //!
 //! Must never: answer a caller, commit, or go on after an error of SQLite. One thread, no waiting.
 
+mod checkpoint;
 mod claim;
 mod finish;
 mod idle;
@@ -77,6 +78,11 @@ impl<'c> Desk<'c> {
                 call.answer = Some(Ok(settled.collect::<Result<_, _>>()?));
             }
             Command::Note(call) => call.answer = Some(Ok(self.note(call.ask.0, &call.ask.1)?)),
+            Command::Checkpoint(call) => {
+                let (now, notes) = &call.ask;
+                let kept = notes.iter().map(|note| self.checkpoint(*now, note));
+                call.answer = Some(Ok(kept.collect::<Result<_, _>>()?));
+            }
             Command::Promote(call) => call.answer = Some(Ok(self.promote(call.ask)?)),
             Command::EndIdle(call) => {
                 let (now, ends) = &call.ask;

@@ -45,8 +45,11 @@ impl Desk<'_> {
             Verdict::Retry { due } if !held.cancelling => {
                 self.retry(row, &held, &live, *due, &end.report)?
             }
+            Verdict::Snooze { due } if !held.cancelling => {
+                self.snooze(row, &held, &live, *due, &end.report)?
+            }
             Verdict::HandBack if !held.cancelling => self.hand_back(row, &held, &live)?,
-            Verdict::Abort | Verdict::Retry { .. } | Verdict::HandBack => {
+            Verdict::Abort | Verdict::Retry { .. } | Verdict::Snooze { .. } | Verdict::HandBack => {
                 let last = (JobState::Cancelled, None, None);
                 self.end_job(now, row, &held, &live, last, &end.report)?
             }
@@ -107,7 +110,7 @@ impl Desk<'_> {
         let failure = own_failure.or(live.failure.as_deref());
         let sql = "UPDATE jobs SET state = ?2, due_at = ?3, attempt = ?4, streak = ?5, \
                    lease = ?6, class = ?7, message = ?8, exit_code = ?9, signal = ?10, \
-                   memory_ends = ?11 WHERE id = ?1";
+                   memory_ends = ?11, snoozes = NULL WHERE id = ?1";
         self.conn.prepare_cached(sql)?.execute((
             row as i64,
             idle.code(),
@@ -120,6 +123,30 @@ impl Desk<'_> {
             failure.and_then(|failure| failure.exit_code),
             failure.and_then(|failure| failure.signal),
             (memory_ends > 0).then_some(memory_ends),
+        ))?;
+        self.index.add_idle(row, held.line, idle, live.expires_at);
+        Ok(JobState::Scheduled)
+    }
+
+    /// Scheduled as a retry is, and nothing of the attempt is on record but its cost.
+    fn snooze(
+        &mut self,
+        row: Row,
+        held: &Running,
+        live: &LiveRow,
+        due: Timestamp,
+        report: &AttemptReport,
+    ) -> Result<JobState, Failure> {
+        self.spend(held.line, live, report)?;
+        let key = ReadyKey::new(live.priority, due.as_millis());
+        let idle = self.index.scheduled(key);
+        let sql = "UPDATE jobs SET state = ?2, due_at = ?3, lease = ?4, snoozes = ?5 WHERE id = ?1";
+        self.conn.prepare_cached(sql)?.execute((
+            row as i64,
+            idle.code(),
+            ms(due),
+            held.lease as i64,
+            live.snoozes.saturating_add(1),
         ))?;
         self.index.add_idle(row, held.line, idle, live.expires_at);
         Ok(JobState::Scheduled)

@@ -1,6 +1,6 @@
 //! Reading the index from the rows: one scan of the live jobs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use offloop_job::{JobId, JobIdSource, QueueName, TaskName};
 use rusqlite::Connection;
@@ -26,6 +26,7 @@ impl Index {
             expiries: BTreeSet::new(),
             expires_at: HashMap::new(),
             running: BTreeMap::new(),
+            checkpoints: HashSet::new(),
             unique: HashMap::new(),
             ids: JobIdSource::new(last_row, options.id_seed),
             last_lease: reserved,
@@ -37,6 +38,7 @@ impl Index {
         };
         index.load_names(conn)?;
         index.load_jobs(conn)?;
+        index.load_checkpoints(conn)?;
         Ok(index)
     }
 
@@ -73,6 +75,13 @@ impl Index {
             let (collection, label) = (collection.map_err(damaged)?, label.map_err(damaged)?);
             self.labels.set(collection, label, row.get::<_, u64>(2)?);
         }
+        Ok(())
+    }
+
+    fn load_checkpoints(&mut self, conn: &Connection) -> Result<(), OpenError> {
+        let mut query = conn.prepare("SELECT job FROM checkpoints")?;
+        let rows = query.query_map([], |row| row.get(0))?;
+        self.checkpoints = rows.collect::<Result<_, _>>()?;
         Ok(())
     }
 

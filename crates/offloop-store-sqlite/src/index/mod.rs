@@ -13,7 +13,7 @@ mod names;
 pub(crate) use line::{Line, LineCounts, LineId, Picked, ReadyKey};
 pub(crate) use names::{Labels, Words};
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use offloop_job::{JobId, JobIdSource, QueueName, TaskName};
 use sha2::{Digest, Sha256};
@@ -96,6 +96,8 @@ pub(crate) struct Index {
     expiries: BTreeSet<(u64, Row)>,
     expires_at: HashMap<Row, u64>,
     pub(crate) running: BTreeMap<Row, Running>,
+    /// Jobs that left something for their next attempt, finished ones too.
+    pub(crate) checkpoints: HashSet<Row>,
     unique: HashMap<UniqueHash, JobId>,
     pub(crate) ids: JobIdSource,
     pub(crate) last_lease: u64,

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use offloop_job::limits::{ATTEMPTS_KEPT_MAX, PAGE_ROWS_MAX};
 use offloop_job::{
     Attempt, FinalReason, Job, JobId, JobOptions, JobState, JobSummary, Lease, LogTail, Progress,
@@ -20,15 +21,15 @@ use crate::tables::{
 /// Rows that one page looks at: some 20 ms.
 const VISITED_MAX: usize = 20_000;
 
-/// Columns 0 to 18 of both tables, in the order that `read` reads.
+/// Columns 0 to 19 of both tables, in the order that `read` reads.
 const LIVE: &str = "SELECT j.id, j.rnd, j.line, j.state, j.priority, \
     coalesce(r.attempt, j.attempt), r.cancelling, j.due_at, j.run_at, r.claimed_at, \
     NULL AS finished_at, NULL AS reason, j.class, j.exit_code, j.signal, j.options, j.message, \
-    j.lease, r.lease";
+    j.lease, r.lease, j.snoozes";
 const LIVE_FROM: &str = "FROM jobs j LEFT JOIN running r ON r.job = j.id";
 const ENDED: &str = "SELECT j.id, j.rnd, j.line, j.state, j.priority, j.attempt, NULL, \
     j.due_at, j.run_at, j.claimed_at, j.finished_at, j.reason, j.class, j.exit_code, \
-    j.signal, j.options, j.message, j.lease, NULL";
+    j.signal, j.options, j.message, j.lease, NULL, j.snoozes";
 
 /// What a row says before names are looked up.
 struct Found {
@@ -63,7 +64,7 @@ fn live_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>> 
         attempts.push(Attempt {
             number: found.summary.attempt,
             lease: Lease(lease),
-            node: node(&word(conn, row.get(20)?)?),
+            node: node(&word(conn, row.get(21)?)?),
             lane: "".into(),
             executor: "".into(),
             started_at,
@@ -76,11 +77,11 @@ fn live_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>> 
     }
     keep_last(&mut attempts);
     let mut progress = None;
-    if let Some(at) = timestamp(row, 21)? {
-        let note = row.get::<_, Vec<u8>>(22)?.into();
+    if let Some(at) = timestamp(row, 22)? {
+        let note = row.get::<_, Vec<u8>>(23)?.into();
         progress = Some(Progress { at, note });
     }
-    let payload = read_bytes(conn, row, 19, payload_blob(id.order()))?;
+    let payload = read_bytes(conn, row, 20, payload_blob(id.order()))?;
     Ok(Some(Job {
         payload: payload.unwrap_or_default(),
         summary: found.summary,
@@ -88,6 +89,7 @@ fn live_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>> 
         attempts,
         progress,
         result: None,
+        checkpoint: checkpoint(conn, id)?,
     }))
 }
 
@@ -108,27 +110,27 @@ fn ended_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>>
         return Ok(None);
     }
     let mut attempts = earlier_attempts(conn, id)?;
-    if let (Some(started_at), Some(lease)) = (timestamp(row, 25)?, found.lease) {
-        let failed: bool = row.get(21)?;
+    if let (Some(started_at), Some(lease)) = (timestamp(row, 26)?, found.lease) {
+        let failed: bool = row.get(22)?;
         attempts.push(Attempt {
             number: found.summary.attempt,
             lease: Lease(lease),
-            node: node(&word(conn, row.get(22)?)?),
-            lane: word(conn, row.get(23)?)?,
-            executor: row.get(24)?,
+            node: node(&word(conn, row.get(23)?)?),
+            lane: word(conn, row.get(24)?)?,
+            executor: row.get(25)?,
             started_at,
-            ended_at: timestamp(row, 26)?,
-            wait: Duration::from_micros(row.get(27)?),
-            usage: usage(row, 28, 34)?,
+            ended_at: timestamp(row, 27)?,
+            wait: Duration::from_micros(row.get(28)?),
+            usage: usage(row, 29, 35)?,
             failure: found.summary.failure.clone().filter(|_| failed),
-            log: log(row, 31)?,
+            log: log(row, 32)?,
         });
     }
     keep_last(&mut attempts);
-    let payload = read_bytes(conn, row, 19, payload_blob(id.order()))?;
+    let payload = read_bytes(conn, row, 20, payload_blob(id.order()))?;
     let mut result = None;
     if found.summary.state == JobState::Completed {
-        result = read_bytes(conn, row, 20, result_blob(id.order()))?;
+        result = read_bytes(conn, row, 21, result_blob(id.order()))?;
     }
     Ok(Some(Job {
         summary: found.summary,
@@ -137,7 +139,16 @@ fn ended_job(conn: &Connection, id: JobId, promoted: u64) -> Answer<Option<Job>>
         attempts,
         progress: None,
         result,
+        checkpoint: checkpoint(conn, id)?,
     }))
+}
+
+fn checkpoint(conn: &Connection, id: JobId) -> Answer<Option<Bytes>> {
+    let mut query = conn.prepare_cached("SELECT data FROM checkpoints WHERE job = ?1")?;
+    let found = query.query_row([id.order() as i64], |row| {
+        Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))
+    });
+    Ok(found.optional()?)
 }
 
 fn keep_last(attempts: &mut Vec<Attempt>) {
@@ -204,7 +215,7 @@ fn word(conn: &Connection, id: Option<u32>) -> Answer<Box<str>> {
     Ok(text.unwrap_or_default())
 }
 
-/// Columns 0 to 18.
+/// Columns 0 to 19.
 fn read(conn: &Connection, row: &Row<'_>, promoted: u64) -> Answer<Found> {
     let order: u64 = row.get(0)?;
     let unreadable = |what: String| Unreadable { row: order, what };
@@ -232,6 +243,7 @@ fn read(conn: &Connection, row: &Row<'_>, promoted: u64) -> Answer<Found> {
         finished_at: timestamp(row, 10)?,
         attempt: row.get(5)?,
         max_attempts: options.retry.max_attempts,
+        snoozes: row.get::<_, Option<u16>>(19)?.unwrap_or(0),
         reason: reason.and_then(FinalReason::from_code),
         failure: failure(row.get(12)?, text(16)?, row.get(13)?, row.get(14)?),
         cancelling: row.get::<_, Option<bool>>(6)?.unwrap_or(false),

@@ -1,5 +1,6 @@
 //! The cases, by what they are about. `list.rs` names every one of them.
 
+pub mod checkpoint;
 pub mod claim;
 pub mod close;
 pub mod delete;
@@ -17,6 +18,7 @@ pub mod queues;
 pub mod records;
 pub mod revive;
 pub mod settle;
+pub mod snooze;
 pub mod survives;
 pub mod usage;
 pub mod wake;

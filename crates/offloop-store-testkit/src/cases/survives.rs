@@ -40,6 +40,39 @@ fn keyed(scope: UniqueScope) -> offloop_job::NewJob {
     job("t").unique("k", scope, OnConflict::Keep)
 }
 
+pub fn checkpoints_and_snoozes(kit: &Kit) {
+    let prepare = |store: &Store<'_>| {
+        let asleep = store.start(at(0));
+        store.checkpoint(at(1), &asleep, "[1]");
+        store.finish(at(2), &asleep, Verdict::Snooze { due: at(50) });
+        let failed = store.start(at(3));
+        store.checkpoint(at(4), &failed, "[2]");
+        store.finish(at(5), &failed, EXHAUSTED);
+        let running = store.start(at(6));
+        store.checkpoint(at(7), &running, "[3]");
+        [asleep.id, failed.id, running.id]
+    };
+    across(kit, prepare, |store, [asleep, failed, running]| {
+        let orphans = store.orphans("n2", 10);
+        assert_eq!(orphans[0].id, running);
+        assert_eq!(orphans[0].checkpoint.as_deref(), Some(&b"[3]"[..]));
+        store.finish(at(60), &orphans[0], COMPLETED);
+        store.revive(at(61), &[failed]);
+        store.promote(at(62));
+        let claimed = store.claim(at(62), &["t"], 9);
+        let found: Vec<_> = claimed
+            .iter()
+            .map(|job| (job.id, job.history.snoozes, job.checkpoint.as_deref()))
+            .collect();
+        let want = [
+            (asleep, 1, Some(&b"[1]"[..])),
+            (failed, 0, Some(&b"[2]"[..])),
+        ];
+        assert_eq!(found, want);
+        assert_eq!(store.job(running).checkpoint, None);
+    });
+}
+
 pub fn an_empty_store(kit: &Kit) {
     across(
         kit,

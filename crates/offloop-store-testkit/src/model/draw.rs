@@ -154,6 +154,9 @@ pub(super) fn settlement(claimed: &Claimed, end: &End, now: Timestamp) -> Settle
         Verb::Retry(shift) => Verdict::Retry {
             due: shifted(now, shift),
         },
+        Verb::Snooze(shift) => Verdict::Snooze {
+            due: shifted(now, shift),
+        },
         Verb::GiveUp(reason) => Verdict::GiveUp {
             reason: FinalReason::ALL[usize::from(reason) % 3],
         },

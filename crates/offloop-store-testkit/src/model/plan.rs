@@ -31,6 +31,7 @@ pub(super) enum Call {
     },
     Settle(Vec<End>),
     Note(Vec<(Back, u8)>),
+    Checkpoint(Vec<(Back, u8)>),
     Promote,
     EndIdle(Vec<(Back, bool, Vec<Row>)>),
     Overdue,
@@ -112,6 +113,7 @@ pub(super) struct End {
 pub(super) enum Verb {
     Complete(Option<usize>),
     Retry(Shift),
+    Snooze(Shift),
     GiveUp(u8),
     HandBack,
     Abort,
@@ -150,6 +152,7 @@ fn call(restarts: Restarts) -> impl Strategy<Value = Call> {
         4 => vec(back(), 1..4).prop_map(Call::Delete),
         4 => (0_u8..4, any::<bool>()).prop_map(|(queue, paused)| Call::Pause(queue, paused)),
         4 => vec((back(), any::<u8>()), 1..4).prop_map(Call::Note),
+        6 => vec((back(), any::<u8>()), 1..4).prop_map(Call::Checkpoint),
         3 => prune(),
         4 => vec(row(), 1..4).prop_map(Call::Write),
     ];
@@ -231,6 +234,7 @@ fn end() -> impl Strategy<Value = End> {
     let verdict = prop_oneof![
         3 => of(bytes()).prop_map(Verb::Complete),
         4 => (-20_i64..300).prop_map(Verb::Retry),
+        2 => (-20_i64..300).prop_map(Verb::Snooze),
         2 => (0_u8..3).prop_map(Verb::GiveUp),
         2 => Just(Verb::HandBack),
         1 => Just(Verb::Abort),

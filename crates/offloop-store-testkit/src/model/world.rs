@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use offloop_job::{JobId, JobSummary, NewJob, QueueName, Timestamp};
 use offloop_store::{
-    ClaimRequest, Claimed, EndIdle, Engine, IdleEnd, InsertBatch, InsertOutcome, JobFilter,
-    JobQuery as _, ListRequest, ProgressNote, PruneRule, Record, RecordScan, Reply, Settlement,
-    UsageBy, Want,
+    Checkpoint, ClaimRequest, Claimed, EndIdle, Engine, IdleEnd, InsertBatch, InsertOutcome,
+    JobFilter, JobQuery as _, ListRequest, ProgressNote, PruneRule, Record, RecordScan, Reply,
+    Settlement, UsageBy, Want,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 
@@ -118,6 +118,7 @@ impl World<'_> {
             Call::Claim { node, wants } => self.claim(*node, wants),
             Call::Settle(ends) => self.settle(ends),
             Call::Note(notes) => self.note(notes),
+            Call::Checkpoint(notes) => self.checkpoint(notes),
             Call::Promote => self.agree(|engine| engine.promote(now)),
             Call::EndIdle(ends) => self.end_idle(ends),
             Call::Overdue => self.overdue(),
@@ -249,6 +250,27 @@ impl World<'_> {
         let theirs = theirs.collect();
         let write = |engine: &dyn Engine, notes| engine.note_progress(self.now, notes);
         self.both(ours, theirs, write).map(|_| ())
+    }
+
+    fn checkpoint(&self, notes: &[(u16, u8)]) -> Told<()> {
+        let mut ours = vec![];
+        for (back, number) in notes {
+            let at = self.attempts.len().checked_sub(usize::from(*back) + 1);
+            ours.extend(at.map(|at| Checkpoint {
+                id: self.attempts[at].id,
+                lease: self.attempts[at].lease,
+                data: number.to_string().into(),
+            }));
+        }
+        let theirs = ours.iter().map(|note| Checkpoint {
+            id: self.names.own_id(note.id),
+            lease: self.names.own_lease(note.lease),
+            ..note.clone()
+        });
+        let theirs = theirs.collect();
+        let write = |engine: &dyn Engine, notes| engine.checkpoint(self.now, notes);
+        let (ours, theirs) = self.both(ours, theirs, write)?;
+        same(&ours, &theirs)
     }
 
     fn end_idle(&self, ends: &[(u16, bool, Vec<Row>)]) -> Told<()> {
