@@ -57,3 +57,14 @@ pub const BATCH_JOBS_MAX: usize = 1_024;
 pub const PAGE_ROWS_MAX: u16 = 500;
 pub const RECORD_KEY_BYTES_MAX: usize = 4_352; // PATH_MAX and a little
 pub const RECORD_VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// Units that a job may cost of a rate; default 1.
+pub const COST_MAX: u32 = 1_000_000;
+pub const CONCURRENCY_MAX: u32 = 1_000_000;
+pub const RATE_UNITS_MAX: u32 = 1_000_000;
+pub const RATE_PER_MAX: Duration = Duration::from_secs(24 * 3600);
+pub const BURST_MAX: u32 = 1_000_000;
+pub const WEIGHT_MAX: u16 = 1_000;
+pub const WEIGHT_DEFAULT: u16 = 1;
+/// Limits in one store: room for one of each customer's.
+pub const LIMITS_MAX: usize = 200_000;

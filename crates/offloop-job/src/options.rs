@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::limits::{
-    ATTEMPTS_MAX, CORES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, TAGS_MAX, TIMEOUT_MAX, TRACE_BYTES_MAX,
+    ATTEMPTS_MAX, CORES_MAX, COST_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, TAGS_MAX, TIMEOUT_MAX,
+    TRACE_BYTES_MAX,
 };
 use crate::{QueueName, RetryPolicy, Tag, Timestamp, UniqueKey};
 
@@ -61,6 +62,8 @@ pub struct JobOptions {
     pub stall_timeout: Option<Duration>,
     /// Cores that it keeps busy; default 1.
     pub cores: u16,
+    /// Units that its start takes of every rate that holds for it, 1 to 1,000,000; default 1.
+    pub cost: u32,
     /// When its caller stops waiting for the result.
     pub deadline: Option<Timestamp>,
     /// Not started after this.
@@ -85,6 +88,7 @@ impl Default for JobOptions {
             memory_limit_bytes: None,
             stall_timeout: None,
             cores: 1,
+            cost: 1,
             deadline: None,
             expires_at: None,
             unique: None,
@@ -144,6 +148,9 @@ impl JobOptions {
         }
         if self.cores == 0 || self.cores > CORES_MAX {
             say("cores", format!("is {}; give 1 to {CORES_MAX}", self.cores));
+        }
+        if self.cost == 0 || self.cost > COST_MAX {
+            say("cost", format!("is {}; give 1 to {COST_MAX}", self.cost));
         }
         if self.tags.len() > TAGS_MAX {
             say(

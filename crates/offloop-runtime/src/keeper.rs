@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use offloop_job::{EventKind, JobEvent, Lease, Outcome, StopReason, Timestamp};
 use offloop_lane::{Ended, LaneEvent};
 use offloop_store::{
-    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, ProgressNote, Promoted, Settled,
+    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, ProgressNote, Promoted, Settled,
     Settlement, StoreError, Verdict,
 };
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -42,7 +42,7 @@ pub(crate) enum Input {
     },
     Claimed {
         asked: Asked,
-        answer: Result<Vec<Claimed>, StoreError>,
+        answer: Result<Claims, StoreError>,
     },
     Settled {
         batch: Vec<Attempted>,
@@ -71,6 +71,10 @@ pub(crate) enum Input {
 pub(crate) struct Attempted {
     pub(crate) claimed: Claimed,
     pub(crate) settlement: Settlement,
+}
+
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
 }
 
 /// Settlements in one commit.
@@ -119,6 +123,8 @@ pub(crate) struct Keeper {
     pub(crate) pause_until: Option<Instant>,
     pub(crate) pause: Duration,
     pub(crate) next_due: Option<Timestamp>,
+    /// When a rate lets ready jobs go again.
+    pub(crate) blocked_until: Option<Timestamp>,
     pub(crate) promoting: bool,
     pub(crate) upkeep: Upkeep,
     pub(crate) closing: Option<Closing>,
@@ -180,6 +186,7 @@ impl Keeper {
             pause_until: None,
             pause: STORE_RETRY_FIRST,
             next_due: None,
+            blocked_until: None,
             promoting: false,
             closing: None,
         }
@@ -215,7 +222,7 @@ impl Keeper {
     /// Until the next thing that time demands; never longer than one tick, whatever was missed.
     fn wait(&self) -> Duration {
         let mut wait = self.shared.config.tick;
-        if let Some(due) = self.next_due {
+        for due in [self.next_due, self.blocked_until].into_iter().flatten() {
             wait = wait.min(
                 due.since(self.shared.clock.now())
                     .max(Duration::from_millis(1)),
@@ -242,7 +249,7 @@ impl Keeper {
                 claim::wake(&mut self.desks);
             }
             Input::DueAt(due) => {
-                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+                self.next_due = earlier(self.next_due, Some(due));
             }
             Input::Lane { lane, event } => self.on_lane(lane, event),
             Input::Stop { lease, reason } => self.stop(lease, reason),
@@ -287,6 +294,10 @@ impl Keeper {
         }
         // First: an attempt that fails next must find it.
         self.keep_checkpoints(now);
+        if self.blocked_until.is_some_and(|until| until <= now) {
+            self.blocked_until = None;
+            claim::wake(&mut self.desks);
+        }
         self.settle(now);
         self.note(now);
         if self.closing.is_none() {
@@ -319,10 +330,13 @@ impl Keeper {
         });
     }
 
-    fn on_claimed(&mut self, asked: &Asked, answer: Result<Vec<Claimed>, StoreError>) {
+    fn on_claimed(&mut self, asked: &Asked, answer: Result<Claims, StoreError>) {
         self.claiming = false;
         let claimed = match answer {
-            Ok(claimed) => claimed,
+            Ok(claims) => {
+                self.blocked_until = earlier(self.blocked_until, claims.blocked_until);
+                claims.jobs
+            }
             Err(error) => {
                 let none = vec![0; self.desks.len()];
                 claim::answered(&mut self.desks, asked, &none);
@@ -517,7 +531,7 @@ impl Keeper {
                 continue;
             }
             if let Verdict::Retry { due } | Verdict::Snooze { due } = over.settlement.verdict {
-                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+                self.next_due = earlier(self.next_due, Some(due));
             }
             events.push(settle::event(&over.claimed, &over.settlement, now));
         }

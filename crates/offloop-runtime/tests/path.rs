@@ -327,7 +327,7 @@ fn claim_as_dead_node(store: &MemoryStore, now: offloop_job::Timestamp) {
         node: NodeId("dead".into()),
         wants: vec![want],
     };
-    assert_eq!(wait(store.claim(ask)).unwrap().len(), 1);
+    assert_eq!(wait(store.claim(ask)).unwrap().jobs.len(), 1);
 }
 
 #[test]

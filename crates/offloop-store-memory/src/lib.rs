@@ -9,11 +9,13 @@
 mod claim;
 mod idle;
 mod insert;
+mod limits;
 mod prune;
 mod query;
 mod records;
 mod settle;
 mod state;
+mod turns;
 mod usage;
 
 use std::fmt;
@@ -22,11 +24,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
-    Capability, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle,
-    EndIdleOutcome, Engine, InsertBatch, InsertOutcome, JobPage, JobQuery, JobStore, LabelCount,
-    LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus,
-    Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement, StoreError,
-    UsageAsk, UsageSums, Wake, WakeHook,
+    AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome, ClaimRequest,
+    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch, InsertOutcome,
+    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
+    LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule,
+    QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement,
+    StoreError, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::state::State;
@@ -78,6 +81,12 @@ impl MemoryStore {
         }
     }
 
+    /// Makes all flows even, as the end of the process does in an engine that survives it: turns
+    /// are not kept.
+    pub fn forget_turns(&self) {
+        lock(&self.state).forget_turns();
+    }
+
     /// Does `work` under the lock. The hook is called after it, so that it may call back.
     fn answer<T: Send + 'static>(&self, work: impl FnOnce(&mut State) -> T) -> Reply<T> {
         let mut state = lock(&self.state);
@@ -85,6 +94,7 @@ impl MemoryStore {
             return Box::pin(ready(Err(StoreError::Closed)));
         }
         let answer = work(&mut state);
+        state.refresh_turns();
         let wake = std::mem::take(&mut state.wake);
         drop(state);
         if wake {
@@ -102,7 +112,7 @@ impl JobStore for MemoryStore {
         self.answer(|state| state.insert(batch))
     }
 
-    fn claim(&self, ask: ClaimRequest) -> Reply<Vec<Claimed>> {
+    fn claim(&self, ask: ClaimRequest) -> Reply<Claims> {
         self.answer(|state| state.claim(&ask))
     }
 
@@ -196,6 +206,22 @@ impl JobQuery for MemoryStore {
 
     fn usage(&self, ask: UsageAsk) -> Reply<UsageSums> {
         self.answer(|state| state.usage(ask))
+    }
+}
+
+impl LimitStore for MemoryStore {
+    fn set_limit(&self, change: LimitChange) -> Reply<LimitSet> {
+        self.answer(|state| state.set_limit(change))
+    }
+
+    fn limits(&self, ask: LimitsAsk) -> Reply<LimitPage> {
+        self.answer(|state| state.limit_page(&ask))
+    }
+}
+
+impl AuditStore for MemoryStore {
+    fn audit(&self, ask: AuditAsk) -> Reply<AuditPage> {
+        self.answer(|state| state.audit_page(&ask))
     }
 }
 

@@ -26,6 +26,8 @@ impl State {
             return Settled::Stale;
         };
         let (task, options) = (row.task.clone(), Arc::clone(&row.options));
+        let flow = row.flow();
+        self.wake |= self.end_frees(&flow);
         if verdict != Verdict::HandBack {
             self.spend(&task, &options, &end.report);
         }

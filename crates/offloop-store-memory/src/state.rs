@@ -1,18 +1,19 @@
 //! What the store holds, and one job as it stands in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use offloop_job::limits::ATTEMPTS_KEPT_MAX;
 use offloop_job::{
-    Attempt, Collection, Failure, FinalReason, History, IdempotencyKey, Job, JobId, JobIdSource,
-    JobOptions, JobState, JobSummary, Lease, LogTail, NewJob, NodeId, Progress, QueueName,
-    RecordKey, Step, TaskName, Timestamp, UniqueKey, Usage,
+    Attempt, Bucket, Collection, Failure, FinalReason, History, IdempotencyKey, Job, JobId,
+    JobIdSource, JobOptions, JobState, JobSummary, Lease, LimitTable, LimitTarget, LogTail, NewJob,
+    NodeId, Progress, QueueName, RecordKey, Step, TaskName, Timestamp, UniqueKey, Usage,
 };
-use offloop_store::{Claimed, Record, UsageSum};
+use offloop_store::{AuditEntry, Claimed, Record, UsageSum};
 
 use crate::MemoryOptions;
+use crate::turns::{Flow, Turn};
 use crate::usage::Place;
 
 /// Everything, behind one lock.
@@ -27,6 +28,14 @@ pub(crate) struct State {
     pub(crate) records: BTreeMap<(Collection, RecordKey), Record>,
     /// Independent of the jobs too.
     pub(crate) usage: BTreeMap<Place, UsageSum>,
+    pub(crate) limits: LimitTable,
+    /// What was taken from rates, by concrete target.
+    pub(crate) buckets: BTreeMap<LimitTarget, Bucket>,
+    pub(crate) turns: BTreeMap<Flow, Turn>,
+    pub(crate) turns_ended: u64,
+    /// Oldest first, with their numbers.
+    pub(crate) audit: VecDeque<(u64, AuditEntry)>,
+    pub(crate) audit_number: u64,
     pub(crate) ids: JobIdSource,
     pub(crate) last_lease: u64,
     pub(crate) queue_jobs_max: u64,
@@ -41,6 +50,9 @@ pub(crate) struct Request {
     pub(crate) made: JobId,
     pub(crate) job: NewJob,
 }
+
+/// Order in which ready jobs of one flow are served: priority, due time, id.
+pub(crate) type Rank = (u8, Timestamp, JobId);
 
 /// One job.
 #[derive(Clone)]
@@ -80,6 +92,12 @@ impl State {
             paused: BTreeMap::new(),
             records: BTreeMap::new(),
             usage: BTreeMap::new(),
+            limits: LimitTable::default(),
+            buckets: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            turns_ended: 0,
+            audit: VecDeque::new(),
+            audit_number: 0,
             ids: JobIdSource::new(0, options.id_seed),
             last_lease: 0,
             queue_jobs_max: options.queue_jobs_max,
@@ -122,8 +140,7 @@ impl State {
 }
 
 impl Row {
-    /// Order in which ready jobs are served.
-    pub(crate) fn rank(&self) -> (u8, Timestamp, JobId) {
+    pub(crate) fn rank(&self) -> Rank {
         (self.options.priority, self.due_at, self.id)
     }
 

@@ -247,7 +247,7 @@ impl Bench {
         let mut done = 0;
         while done < jobs {
             store.insert(self.batch(batch)).await?;
-            let claimed = store.claim(self.ask(batch)).await?;
+            let claimed = store.claim(self.ask(batch)).await?.jobs;
             let settled = store.settle(self.now(), self.settlements(&claimed)).await?;
             done += settled.len();
         }
@@ -270,7 +270,7 @@ impl Bench {
             let claim = store.claim(self.ask(batch));
             insert.await?;
             done += settle.await?.len();
-            claimed = claim.await?;
+            claimed = claim.await?.jobs;
         }
         store.settle(self.now(), self.settlements(&claimed)).await?;
         Ok(done as f64 / began.elapsed().as_secs_f64())
@@ -313,7 +313,7 @@ impl Bench {
             let queues = store.queues(self.now()).await?;
             costs.push(began.elapsed());
             assert!(queues[0].counts.ready >= jobs as u64);
-            let claimed = store.claim(self.ask(10)).await?;
+            let claimed = store.claim(self.ask(10)).await?.jobs;
             assert_eq!(claimed.len(), 10);
         }
         costs.sort();

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use offloop_job::{Collection, JobId, NodeId, QueueName, RecordWrite, Timestamp};
 use offloop_store::{
-    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome,
-    InsertBatch, InsertOutcome, LabelCount, Overdue, ProgressNote, Promoted, PruneReport,
-    PruneRule, Reply, ReviveOutcome, Settled, Settlement, StoreError, Verdict,
+    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, EndIdle,
+    EndIdleOutcome, InsertBatch, InsertOutcome, LabelCount, LimitChange, LimitPage, LimitSet,
+    LimitsAsk, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, Reply, ReviveOutcome,
+    Settled, Settlement, StoreError, Verdict,
 };
 use tokio::sync::oneshot;
 
@@ -50,7 +51,7 @@ impl<Q, A: Send + 'static> Call<Q, A> {
 /// Everything that the writer does.
 pub(crate) enum Command {
     Insert(Call<InsertBatch, Vec<InsertOutcome>>),
-    Claim(Call<ClaimRequest, Vec<Claimed>>),
+    Claim(Call<ClaimRequest, Claims>),
     Settle(Call<(Timestamp, Vec<Settlement>), Vec<Settled>>),
     Note(Call<(Timestamp, Vec<ProgressNote>), ()>),
     Checkpoint(Call<(Timestamp, Vec<Checkpoint>), Vec<CheckpointOutcome>>),
@@ -64,6 +65,8 @@ pub(crate) enum Command {
     SetPaused(Call<(QueueName, bool), ()>),
     Records(Call<(Timestamp, Vec<RecordWrite>), ()>),
     Labels(Call<Collection, Vec<LabelCount>>),
+    SetLimit(Call<LimitChange, LimitSet>),
+    Limits(Call<LimitsAsk, LimitPage>),
     Close(Call<(), ()>),
 }
 
@@ -85,6 +88,8 @@ macro_rules! each {
             Command::SetPaused($call) => $body,
             Command::Records($call) => $body,
             Command::Labels($call) => $body,
+            Command::SetLimit($call) => $body,
+            Command::Limits($call) => $body,
             Command::Close($call) => $body,
         }
     };
@@ -118,6 +123,7 @@ impl Command {
                 | Self::Overdue(_)
                 | Self::Orphans(_)
                 | Self::Labels(_)
+                | Self::Limits(_)
         )
     }
 

@@ -34,11 +34,12 @@ use std::thread::{Builder, JoinHandle};
 
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
-    Capability, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle,
-    EndIdleOutcome, Engine, InsertBatch, InsertOutcome, JobPage, JobQuery, JobStore, LabelCount,
-    LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus,
-    Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums,
-    Wake, WakeHook,
+    AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome, ClaimRequest,
+    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch, InsertOutcome,
+    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
+    LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule,
+    QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement,
+    UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::board::Board;
@@ -188,7 +189,7 @@ impl JobStore for SqliteStore {
         self.call(batch, Command::Insert)
     }
 
-    fn claim(&self, ask: ClaimRequest) -> Reply<Vec<Claimed>> {
+    fn claim(&self, ask: ClaimRequest) -> Reply<Claims> {
         self.call(ask, Command::Claim)
     }
 
@@ -281,6 +282,23 @@ impl JobQuery for SqliteStore {
     fn usage(&self, ask: UsageAsk) -> Reply<UsageSums> {
         let read = move |conn: &_| reader::usage::sums(conn, ask);
         self.shared.readers.ask("sum up usage", read)
+    }
+}
+
+impl LimitStore for SqliteStore {
+    fn set_limit(&self, change: LimitChange) -> Reply<LimitSet> {
+        self.call(change, Command::SetLimit)
+    }
+
+    fn limits(&self, ask: LimitsAsk) -> Reply<LimitPage> {
+        self.call(ask, Command::Limits)
+    }
+}
+
+impl AuditStore for SqliteStore {
+    fn audit(&self, ask: AuditAsk) -> Reply<AuditPage> {
+        let read = move |conn: &_| reader::audit::page(conn, &ask);
+        self.shared.readers.ask("read the audit log", read)
     }
 }
 

@@ -16,6 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_usage.sql"),
     include_str!("migrations/0003_checkpoints.sql"),
+    include_str!("migrations/0004_limits.sql"),
 ];
 
 /// The version that this program reads and writes.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use offloop_job::{Failure, FailureClass, History, JobOptions, NodeId, QueueName, Timestamp};
+use offloop_job::{Failure, FailureClass, History, JobOptions, NodeId, QueueName, Tag, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, Statement};
 
 use crate::index::{LineId, Row as RowNumber};
@@ -122,6 +122,10 @@ impl LiveRow {
         self.priority == offloop_job::limits::PRIORITY_DEFAULT
             && self.run_at.is_none()
             && self.options.is_none()
+    }
+
+    pub(crate) fn group_key(&self) -> Option<Tag> {
+        offloop_store::codec::group_key(self.options.as_deref()?)
     }
 
     pub(crate) fn options(&self, queue: &QueueName) -> Result<JobOptions, String> {

@@ -203,7 +203,7 @@ fn fill_up(disk: &Path) {
             limit: 200,
         }],
     };
-    let running = block_on(store.claim(ask)).unwrap();
+    let running = block_on(store.claim(ask)).unwrap().jobs;
     let mut refused = None;
     for _ in 0..1_000 {
         if let Err(error) = block_on(store.insert(batch(20, 20_000))) {
@@ -300,7 +300,7 @@ fn a_file_of_the_first_version_keeps_its_jobs() {
             limit: 9,
         }],
     };
-    let claimed = block_on(store.claim(ask)).unwrap().remove(0);
+    let claimed = block_on(store.claim(ask)).unwrap().jobs.remove(0);
     assert_eq!((claimed.id, claimed.history.memory_ends), (id(0, 1), 0));
     let end = Settlement {
         id: claimed.id,

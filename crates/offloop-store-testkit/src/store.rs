@@ -8,10 +8,10 @@ use offloop_job::{
     QueueName, RecordKey, RecordWrite, Timestamp,
 };
 use offloop_store::{
-    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle, EndIdleOutcome,
-    Engine, IdleEnd, InsertBatch, InsertOutcome, JobFilter, ListRequest, Overdue, ProgressNote,
-    Promoted, PruneRule, QueueStatus, Record, RecordScan, Reply, ReviveOutcome, Settled,
-    Settlement, USAGE_ROWS_MAX, UsageAsk, UsageBy, UsageSums, Verdict, Want,
+    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, EndIdle,
+    EndIdleOutcome, Engine, IdleEnd, InsertBatch, InsertOutcome, JobFilter, ListRequest, Overdue,
+    ProgressNote, Promoted, PruneRule, QueueStatus, Record, RecordScan, Reply, ReviveOutcome,
+    Settled, Settlement, USAGE_ROWS_MAX, UsageAsk, UsageBy, UsageSums, Verdict, Want,
 };
 
 use crate::{Kit, Setup, block_on, name, report};
@@ -97,6 +97,10 @@ impl<'a> Store<'a> {
     // Running.
 
     pub fn claim_as(&self, by: &str, now: Timestamp, wants: Vec<Want>) -> Vec<Claimed> {
+        self.claims_as(by, now, wants).jobs
+    }
+
+    pub fn claims_as(&self, by: &str, now: Timestamp, wants: Vec<Want>) -> Claims {
         let node = node(by);
         wait(self.engine.claim(ClaimRequest { now, node, wants }))
     }

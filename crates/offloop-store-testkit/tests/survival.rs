@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
 use offloop_store::{
-    Capability, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, DeleteOutcome, EndIdle,
-    EndIdleOutcome, Engine, InsertBatch, InsertOutcome, JobPage, JobQuery, JobStore, LabelCount,
-    LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus,
-    Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums,
-    Wake, WakeHook,
+    AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome, ClaimRequest,
+    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch, InsertOutcome,
+    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
+    LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule,
+    QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement,
+    UsageAsk, UsageSums, Wake, WakeHook,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use offloop_store_testkit::{Harness, Kit, Setup, cases};
@@ -31,7 +32,7 @@ macro_rules! pass_on {
 impl JobStore for Handle {
     pass_on! {
         insert(batch: InsertBatch) -> Vec<InsertOutcome>;
-        claim(ask: ClaimRequest) -> Vec<Claimed>;
+        claim(ask: ClaimRequest) -> Claims;
         settle(now: Timestamp, ends: Vec<Settlement>) -> Vec<Settled>;
         note_progress(now: Timestamp, notes: Vec<ProgressNote>) -> ();
         checkpoint(now: Timestamp, notes: Vec<Checkpoint>) -> Vec<CheckpointOutcome>;
@@ -62,6 +63,19 @@ impl JobQuery for Handle {
         records(scan: RecordScan) -> RecordPage;
         record_counts(collection: Collection) -> Vec<LabelCount>;
         usage(ask: UsageAsk) -> UsageSums;
+    }
+}
+
+impl LimitStore for Handle {
+    pass_on! {
+        set_limit(change: LimitChange) -> LimitSet;
+        limits(ask: LimitsAsk) -> LimitPage;
+    }
+}
+
+impl AuditStore for Handle {
+    pass_on! {
+        audit(ask: AuditAsk) -> AuditPage;
     }
 }
 

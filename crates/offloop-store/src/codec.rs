@@ -59,6 +59,9 @@ pub fn encode(options: &JobOptions) -> Option<String> {
     if options.cores != 1 {
         put("cores", options.cores.to_string());
     }
+    if options.cost != 1 {
+        put("cost", options.cost.to_string());
+    }
     for (key, at) in [
         ("deadline", options.deadline),
         ("expires", options.expires_at),
@@ -107,6 +110,12 @@ pub fn decode_into(text: &str, options: &mut JobOptions) -> Result<(), OptionsTe
     Ok(())
 }
 
+/// The group key in a text of [`encode`], without reading the rest; none if it is unreadable.
+pub fn group_key(text: &str) -> Option<Tag> {
+    let found = text.split(';').find_map(|part| part.strip_prefix("group="));
+    Tag::parse(&unescape(found?)?).ok()
+}
+
 /// The tags in a text of [`encode`], without reading the rest; what is unreadable is left out.
 pub fn tags(text: &str) -> Vec<Tag> {
     let found = text.split(';').find_map(|part| part.strip_prefix("tags="));
@@ -133,6 +142,7 @@ fn read_pair(key: &str, value: &str, options: &mut JobOptions) -> Option<()> {
         "stall" => options.stall_timeout = Some(millis()?),
         "memory" => options.memory_limit_bytes = Some(value.parse().ok()?),
         "cores" => options.cores = value.parse().ok()?,
+        "cost" => options.cost = value.parse().ok()?,
         "deadline" => options.deadline = Some(instant()?),
         "expires" => options.expires_at = Some(instant()?),
         "unique" => options.unique = Some(read_unique(value)?),
@@ -278,7 +288,7 @@ mod tests {
                 opt(ms()),
                 opt(ms()),
                 opt(any::<u64>()),
-                1_u16..9,
+                (1_u16..9, 1_u32..999),
             ),
             (
                 opt(at()),
@@ -295,7 +305,8 @@ mod tests {
                 cpu_limit: a.2,
                 stall_timeout: a.3,
                 memory_limit_bytes: a.4,
-                cores: a.5,
+                cores: a.5.0,
+                cost: a.5.1,
                 deadline: b.0,
                 expires_at: b.1,
                 unique: b.2,
@@ -313,6 +324,7 @@ mod tests {
             if let Some(text) = encode(&options) {
                 decode_into(&text, &mut read).unwrap();
                 prop_assert_eq!(&tags(&text), &options.tags);
+                prop_assert_eq!(&group_key(&text), &options.group_key);
             }
             prop_assert_eq!(read, options);
         }

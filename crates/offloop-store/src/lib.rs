@@ -6,17 +6,23 @@
 //!
 //! Must never: know an engine, a lane, HTTP or serde.
 
+mod audit;
 mod checkpoint;
 pub mod codec;
 mod error;
 mod insert;
+mod limits;
 mod query;
 mod settle;
 mod usage;
 
+pub use audit::{
+    AUDIT_ENTRIES_MAX, AUDIT_TEXT_BYTES_MAX, AuditAsk, AuditEntry, AuditPage, AuditStore,
+};
 pub use checkpoint::{Checkpoint, CheckpointOutcome};
 pub use error::{BackendError, StoreError};
 pub use insert::{InsertBatch, InsertOutcome, InsertRefusal, NotAdmitted, NotAdmittedWhy, SameAs};
+pub use limits::{BlockedBy, LimitChange, LimitPage, LimitSet, LimitStatus, LimitStore, LimitsAsk};
 pub use query::{
     Cursor, JobFilter, JobPage, JobQuery, LabelCount, LineStatus, ListRequest, QueueCounts,
     QueueStatus, Record, RecordPage, RecordScan,
@@ -53,8 +59,25 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     fn insert(&self, batch: InsertBatch) -> Reply<Vec<InsertOutcome>>;
 
     /// Takes ready jobs out, each with a new lease and its attempt counted. Never a job of a paused
-    /// queue, before its time, or past its `expires_at` (that millisecond itself is in time). By
-    /// priority, then due time, then age (id), over all tasks of a want; wants in their order.
+    /// queue, before its time, past its `expires_at` (that millisecond itself is in time), or that
+    /// a limit holds back. Wants in their order, one job after the other:
+    ///
+    /// - A *flow* is the jobs of one queue, task and group key, or those without a key. Within it:
+    ///   by priority, then due time, then age (id).
+    /// - Jobs without a key: by the same order over all flows of the want.
+    /// - Jobs with a key: the flow whose last turn ended longest ago, then by the same order. A
+    ///   turn is as many picks as the key has weight, default 1. A flow whose first job came
+    ///   after it had none is served as if its turn had ended just before the last one that did.
+    /// - Between the best of either kind: the one whose flow's turn ended longer ago, then by the
+    ///   same order.
+    ///
+    /// So jobs of one key never wait behind all those of another, and without keys nothing but the
+    /// order counts. Turns need not outlive the process: then all flows are even.
+    ///
+    /// A job is held back while one of the limits of its queue, task, key, or task and key
+    /// ([`offloop_job::LimitTable::holding`]) has as many running as it allows, or its rate is not
+    /// open. A claim takes the job's `cost` from each of those rates, in the same commit; nothing
+    /// gives it back.
     ///
     /// A job's time has come when [`JobStore::promote`] has said so, or at its insert: a clock that
     /// steps back does not make it wait again. A claim releases a unique key that is held until
@@ -62,7 +85,7 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     ///
     /// The leases need not survive a power cut, only the death of this process: a claim that was
     /// lost is a job that is ready.
-    fn claim(&self, ask: ClaimRequest) -> Reply<Vec<Claimed>>;
+    fn claim(&self, ask: ClaimRequest) -> Reply<Claims>;
 
     /// Ends attempts. A settlement whose lease is not the job's current one changes nothing, and
     /// writes none of its records. One outcome per settlement, in order.
@@ -141,7 +164,7 @@ pub struct Capability {
 }
 
 /// A store as the runtime takes it.
-pub trait Engine: JobStore + JobQuery + Wake {
+pub trait Engine: JobStore + JobQuery + Wake + LimitStore + AuditStore {
     fn capability(&self) -> Capability;
 }
 
@@ -159,6 +182,15 @@ pub struct ClaimRequest {
 pub struct Want {
     pub tasks: Arc<[TaskName]>,
     pub limit: u16,
+}
+
+/// What a claim found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claims {
+    pub jobs: Vec<Claimed>,
+    /// A want was not filled, and ready jobs are held back by a rate until then, or earlier: when to
+    /// ask again if nothing else happens. Always later than the `now` of the ask.
+    pub blocked_until: Option<Timestamp>,
 }
 
 /// A job that is now running under a lease.

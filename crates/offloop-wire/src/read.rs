@@ -144,6 +144,7 @@ impl Draft<'_> {
             memory_limit_bytes: None,
             stall_timeout: None,
             cores: 1,
+            cost: 1,
             deadline: None,
             expires_at: None,
             unique: None,

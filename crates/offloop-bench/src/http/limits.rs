@@ -212,7 +212,7 @@ impl Alone {
             let claim = self.store.claim(self.ask());
             insert.await?;
             done += settle.await?.len();
-            claimed = claim.await?;
+            claimed = claim.await?.jobs;
         }
         Ok(done as f64 / began.elapsed().as_secs_f64())
     }
@@ -220,7 +220,7 @@ impl Alone {
     /// Lives out what the inserts have left.
     async fn drain(&self) -> anyhow::Result<()> {
         loop {
-            let claimed = self.store.claim(self.ask()).await?;
+            let claimed = self.store.claim(self.ask()).await?.jobs;
             if claimed.is_empty() {
                 return Ok(());
             }

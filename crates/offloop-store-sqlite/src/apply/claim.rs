@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use offloop_job::{JobId, JobOptions, Lease, NodeId, Timestamp, UniqueScope};
-use offloop_store::{ClaimRequest, Claimed, ProgressNote, Promoted};
+use offloop_store::{ClaimRequest, Claimed, Claims, ProgressNote, Promoted, Want};
 
 use super::Desk;
 use crate::errors::Failure;
@@ -35,30 +35,54 @@ impl Desk<'_> {
         Ok(Promoted { jobs, next_due })
     }
 
-    pub(super) fn claim(&mut self, ask: &ClaimRequest) -> Result<Vec<Claimed>, Failure> {
-        let mut claimed = Vec::new();
-        let mut node = None;
+    pub(super) fn claim(&mut self, ask: &ClaimRequest) -> Result<Claims, Failure> {
+        let mut claims = Claims::default();
+        let now = ask.now.as_millis();
+        self.index.release_due(now);
         for want in &ask.wants {
-            let now = ask.now.as_millis();
-            let picked = self.index.pick(&want.tasks, want.limit.into(), now);
-            for picked in picked {
-                let node = match node {
-                    Some(id) => id,
-                    None => *node.insert(self.word(&ask.node.0)?),
-                };
-                claimed.extend(self.claim_one(picked, ask, node)?);
+            if self.index.is_plain(&want.tasks) {
+                for picked in self.index.pick(&want.tasks, want.limit.into(), now) {
+                    claims.jobs.extend(self.claim_one(picked, ask)?);
+                }
+            } else {
+                let until = self.claim_under_limits(want, ask, &mut claims.jobs)?;
+                claims.blocked_until = claims.blocked_until.into_iter().chain(until).min();
             }
         }
-        Ok(claimed)
+        Ok(claims)
+    }
+
+    /// One job after the other: each may hold back the next. When to ask again.
+    fn claim_under_limits(
+        &mut self,
+        want: &Want,
+        ask: &ClaimRequest,
+        claimed: &mut Vec<Claimed>,
+    ) -> Result<Option<Timestamp>, Failure> {
+        let mut walk = self.index.begin_walk(&want.tasks, ask.now);
+        let mut left = want.limit;
+        while left > 0 {
+            let Some(picked) = self.index.next_pick(&mut walk) else {
+                break;
+            };
+            let Some(claim) = self.claim_one(picked, ask)? else {
+                continue;
+            };
+            let cost = claim.options.cost;
+            self.index.take_cost(picked.spot, cost, ask.now);
+            claimed.push(claim);
+            left -= 1;
+        }
+        Ok(self.index.end_walk(walk, left == 0))
     }
 
     fn claim_one(
         &mut self,
         picked: Picked,
         ask: &ClaimRequest,
-        node: u32,
     ) -> Result<Option<Claimed>, Failure> {
         let row = picked.row;
+        let node = self.word(&ask.node.0)?;
         let mut work = match self.work(row)? {
             Ok(work) => work,
             Err(unreadable) => {
@@ -72,8 +96,8 @@ impl Desk<'_> {
         let history = work.row.history(work.row.attempt + 1);
         let claim = &mut self.hot.claim;
         claim.execute((row as i64, lease as i64, history.attempt, ms(ask.now), node))?;
-        let line = &self.index.lines[picked.line.0 as usize];
-        let task = line.task.clone();
+        let line = work.row.line;
+        let task = self.index.lines[line.0 as usize].task.clone();
         let key = work.row.unique_key.as_deref();
         let mut unique = key.map(|key| unique_hash(&task, key));
         let scope = work.options.unique.as_ref().map(|unique| unique.scope);
@@ -93,13 +117,14 @@ impl Desk<'_> {
             attempt: history.attempt,
             claimed_at: ask.now.as_millis(),
             node,
-            line: picked.line,
+            line,
+            spot: picked.spot,
             unique,
             cancelling: false,
             row: Some(Box::new(work.row)),
         };
         self.index.running.insert(row, running);
-        self.index.line(picked.line).running += 1;
+        self.index.add_running(picked.spot);
         Ok(Some(Claimed {
             id,
             lease: Lease(lease),

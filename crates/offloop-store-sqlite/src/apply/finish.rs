@@ -130,7 +130,8 @@ impl Desk<'_> {
         };
         self.finish_row(row, &live, &end)?;
         let key = ReadyKey::new(live.priority, live.due_at);
-        self.index.remove_idle(row, live.line, key);
+        let spot = self.index.spot(live.line, live.group_key().as_ref());
+        self.index.remove_idle(row, spot, key);
         self.index.queue_of(live.line).live -= 1;
         if let Some(unique) = live.unique_key {
             let task = &self.index.lines[live.line.0 as usize].task;

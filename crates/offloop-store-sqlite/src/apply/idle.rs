@@ -112,7 +112,8 @@ impl Desk<'_> {
         }
         let key = ReadyKey::new(options.priority, now.as_millis());
         let expires_at = options.expires_at.map(Timestamp::as_millis);
-        self.index.add_idle(row, line, Idle::Ready(key), expires_at);
+        let spot = self.index.spot(line, options.group_key.as_ref());
+        self.index.add_idle(row, spot, Idle::Ready(key), expires_at);
         self.index.queue_of(line).live += 1;
         self.index.finished_rows -= 1;
         self.wake = true;

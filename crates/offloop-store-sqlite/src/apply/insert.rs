@@ -181,7 +181,8 @@ impl Desk<'_> {
         queue.live += 1;
         // A paused queue gives nothing out until it is resumed, which hints too.
         self.wake |= state == JobState::Ready && queue.paused != Some(true);
-        self.index.add_idle(row, line, idle, expires_at);
+        let spot = self.index.spot(line, options.group_key.as_ref());
+        self.index.add_idle(row, spot, idle, expires_at);
         Ok(InsertOutcome::Created {
             id,
             state,

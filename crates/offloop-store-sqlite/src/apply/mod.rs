@@ -9,6 +9,7 @@ mod claim;
 mod finish;
 mod idle;
 mod insert;
+mod limits;
 mod prune;
 mod records;
 mod settle;
@@ -69,6 +70,12 @@ impl<'c> Desk<'c> {
             });
             return Ok(());
         }
+        self.work_on(command)?;
+        self.index.forget_emptied();
+        Ok(())
+    }
+
+    fn work_on(&mut self, command: &mut Command) -> Result<(), Failure> {
         match command {
             Command::Insert(call) => call.answer = Some(Ok(self.insert(&call.ask)?)),
             Command::Claim(call) => call.answer = Some(Ok(self.claim(&call.ask)?)),
@@ -119,6 +126,8 @@ impl<'c> Desk<'c> {
                 });
                 call.answer = Some(Ok(counts.collect()));
             }
+            Command::SetLimit(call) => call.answer = Some(Ok(self.set_limit(&call.ask)?)),
+            Command::Limits(call) => call.answer = Some(Ok(self.limits(&call.ask))),
             Command::Close(call) => call.answer = Some(Ok(())),
         }
         Ok(())
@@ -131,6 +140,7 @@ impl<'c> Desk<'c> {
             self.finished_rows_written = self.index.finished_rows;
         }
         self.flush_usage()?;
+        self.flush_buckets()?;
         self.flush_labels()
     }
 

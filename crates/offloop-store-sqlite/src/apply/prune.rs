@@ -69,6 +69,7 @@ impl Desk<'_> {
         }
         report.more |= self.prune_keys(rule)?;
         report.more |= self.prune_usage(rule.now)?;
+        self.index.forget_buckets(rule.now);
         Ok(report)
     }
 

@@ -55,7 +55,8 @@ impl Desk<'_> {
             }
         };
         self.hot.unclaim.execute([row as i64])?;
-        self.index.line(held.line).running -= 1;
+        self.wake |= self.index.end_frees(held.spot);
+        self.index.remove_running(held.spot);
         self.write_records(now, &end.records)?;
         Ok(Settled::Done(state))
     }
@@ -124,7 +125,7 @@ impl Desk<'_> {
             failure.and_then(|failure| failure.signal),
             (memory_ends > 0).then_some(memory_ends),
         ))?;
-        self.index.add_idle(row, held.line, idle, live.expires_at);
+        self.index.add_idle(row, held.spot, idle, live.expires_at);
         Ok(JobState::Scheduled)
     }
 
@@ -148,7 +149,7 @@ impl Desk<'_> {
             held.lease as i64,
             live.snoozes.saturating_add(1),
         ))?;
-        self.index.add_idle(row, held.line, idle, live.expires_at);
+        self.index.add_idle(row, held.spot, idle, live.expires_at);
         Ok(JobState::Scheduled)
     }
 
@@ -159,7 +160,7 @@ impl Desk<'_> {
         update.execute((row as i64, held.lease as i64))?;
         let key = ReadyKey::new(live.priority, live.due_at);
         self.index
-            .add_idle(row, held.line, Idle::Ready(key), live.expires_at);
+            .add_idle(row, held.spot, Idle::Ready(key), live.expires_at);
         self.wake = true;
         Ok(JobState::Ready)
     }

@@ -119,7 +119,7 @@ impl Child {
         };
         let claimed = match block_on(self.store.claim(ask)) {
             Err(error) => return failed(&error),
-            Ok(claimed) => claimed,
+            Ok(claims) => claims.jobs,
         };
         let lines = claimed
             .iter()

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use offloop_job::limits::PRIORITY_MAX;
 use offloop_job::{JobOptions, QueueName, TaskName};
 
-use super::Row;
+use super::flows::{Turn, TurnKey};
+use super::{Row, Spot};
 
 /// Position in [`super::Index::lines`]; row numbers in the file are one larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,7 +39,7 @@ impl ReadyKey {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Picked {
     pub(crate) row: Row,
-    pub(crate) line: LineId,
+    pub(crate) spot: Spot,
 }
 
 /// What a line holds, or several together.
@@ -71,9 +72,23 @@ pub(crate) struct Line {
     /// Position in [`super::Index::queues`].
     pub(crate) queue: usize,
     pub(crate) task: TaskName,
+    /// Position in [`super::Index::tasks`].
+    pub(super) task_at: usize,
+    /// Ready jobs without a key.
     pub(crate) ready: BTreeSet<(ReadyKey, Row)>,
+    /// Ready jobs with one, by due time; their order is in their flows.
+    pub(super) keyed: BTreeSet<(u64, Row)>,
+    /// Flows with ready jobs that no limit is known to hold back.
+    pub(super) turns: BTreeSet<TurnKey>,
     pub(crate) scheduled: u64,
     pub(crate) running: u64,
+    /// Those without a key.
+    pub(super) plain_scheduled: u64,
+    pub(super) plain_running: u64,
+    /// Of the jobs without a key.
+    pub(super) turn: Turn,
+    /// There were no such jobs after the last call.
+    pub(super) rests: bool,
     /// In [`super::Touched`] already.
     pub(super) touched: bool,
     /// Shared by its jobs that ask for nothing special.
@@ -81,13 +96,20 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(queue: usize, task: TaskName) -> Self {
+    pub(crate) fn new(queue: usize, task: TaskName, task_at: usize) -> Self {
         Self {
             queue,
             task,
+            task_at,
             ready: BTreeSet::new(),
+            keyed: BTreeSet::new(),
+            turns: BTreeSet::new(),
             scheduled: 0,
             running: 0,
+            plain_scheduled: 0,
+            plain_running: 0,
+            turn: Turn::default(),
+            rests: true,
             touched: false,
             default_options: None,
         }
@@ -106,15 +128,23 @@ impl Line {
     pub(crate) fn counts(&self) -> LineCounts {
         LineCounts {
             scheduled: self.scheduled,
-            ready: self.ready.len() as u64,
+            ready: (self.ready.len() + self.keyed.len()) as u64,
             running: self.running,
             oldest_ready: self.oldest_ready(),
         }
     }
 
+    pub(super) fn has_no_plain_jobs(&self) -> bool {
+        self.ready.is_empty() && self.plain_scheduled == 0 && self.plain_running == 0
+    }
+
+    pub(super) fn has_nothing_ready(&self) -> bool {
+        self.ready.is_empty() && self.keyed.is_empty()
+    }
+
     /// The first of each priority is the oldest of it.
     fn oldest_ready(&self) -> Option<u64> {
-        let mut oldest: Option<u64> = None;
+        let mut oldest = self.keyed.first().map(|keyed| keyed.0);
         let mut from = 0;
         while from <= PRIORITY_MAX {
             let Some((key, _)) = self.ready.range((ReadyKey::new(from, 0), 0)..).next() else {
@@ -127,15 +157,13 @@ impl Line {
     }
 }
 
-/// Takes the best `limit` jobs out of the wanted lines; those that are too late stay.
+/// Takes the best `limit` jobs without a key out of the wanted lines; those that are too late stay.
 pub(crate) fn pick(
     lines: &mut [Line],
-    mut wanted: Vec<LineId>,
+    wanted: Vec<LineId>,
     limit: usize,
     is_late: impl Fn(Row) -> bool,
 ) -> Vec<Picked> {
-    wanted.sort_unstable();
-    wanted.dedup();
     let mut heads = BinaryHeap::with_capacity(wanted.len());
     let mut late = Vec::new();
     let mut next = |lines: &mut [Line], id: LineId| loop {
@@ -152,7 +180,8 @@ pub(crate) fn pick(
     }
     let mut picked = Vec::with_capacity(limit.min(64));
     while let Some(Reverse((_, row, line))) = heads.pop() {
-        picked.push(Picked { row, line });
+        let spot = Spot::line(line);
+        picked.push(Picked { row, spot });
         if picked.len() == limit {
             break;
         }

@@ -1,11 +1,18 @@
 //! Reading the index from the rows: one scan of the live jobs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
-use offloop_job::{JobId, JobIdSource, QueueName, TaskName};
+use offloop_job::{
+    Bucket, JobId, JobIdSource, Limit, LimitTarget, QueueName, Rate, TaskName, Timestamp,
+};
+use offloop_store::codec;
 use rusqlite::Connection;
 
-use super::{Idle, Index, Labels, LineId, ReadyKey, Row, Running, Touched, Words, unique_hash};
+use super::{
+    Flows, Gates, Idle, Index, Labels, LineId, ReadyKey, Row, Running, Spot, Touched, Words,
+    unique_hash,
+};
 use crate::open::OpenError;
 use crate::{SqliteOptions, meta};
 
@@ -17,7 +24,10 @@ impl Index {
             lines: Vec::new(),
             touched: Touched::default(),
             line_ids: HashMap::new(),
-            lines_of_task: HashMap::new(),
+            tasks: Vec::new(),
+            task_ids: HashMap::new(),
+            flows: Flows::default(),
+            gates: Gates::default(),
             queues: Vec::new(),
             words: Words::default(),
             labels: Labels::default(),
@@ -37,6 +47,7 @@ impl Index {
             queue_jobs_max: options.queue_jobs_max,
         };
         index.load_names(conn)?;
+        index.load_limits(conn)?;
         index.load_jobs(conn)?;
         index.load_checkpoints(conn)?;
         Ok(index)
@@ -85,10 +96,48 @@ impl Index {
         Ok(())
     }
 
+    fn load_limits(&mut self, conn: &Connection) -> Result<(), OpenError> {
+        let mut query =
+            conn.prepare("SELECT target, concurrency, units, per_ms, burst, weight FROM limits")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let target = row.get_ref(0)?.as_str().map_err(damaged)?;
+            let target = LimitTarget::parse(target).map_err(damaged)?;
+            let (units, per_ms): (Option<u32>, Option<u64>) = (row.get(2)?, row.get(3)?);
+            let rate = match (units, per_ms, row.get(4)?) {
+                (Some(units), Some(per_ms), Some(burst)) => Some(Rate {
+                    units,
+                    per: Duration::from_millis(per_ms),
+                    burst,
+                }),
+                _ => None,
+            };
+            let limit = Limit {
+                concurrency: row.get(1)?,
+                rate,
+                weight: row.get(5)?,
+            };
+            self.gates.load(target, limit);
+        }
+        let mut query = conn.prepare("SELECT target, at, level FROM buckets")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let target = row.get_ref(0)?.as_str().map_err(damaged)?;
+            let target = LimitTarget::parse(target).map_err(damaged)?;
+            let bucket = Bucket {
+                at: Timestamp::from_millis(row.get(1)?),
+                level: row.get(2)?,
+            };
+            self.gates.load_bucket(target, bucket);
+        }
+        self.refresh_gates();
+        Ok(())
+    }
+
     fn load_jobs(&mut self, conn: &Connection) -> Result<(), OpenError> {
         let mut claims = claims(conn)?;
         let mut query = conn.prepare(
-            "SELECT id, line, state, priority, due_at, expires_at, unique_key, rnd \
+            "SELECT id, line, state, priority, due_at, expires_at, unique_key, rnd, options \
              FROM jobs ORDER BY id",
         )?;
         let mut ready: Vec<Vec<(ReadyKey, Row)>> = Vec::new();
@@ -108,24 +157,32 @@ impl Index {
                 self.hold(hash, JobId::from_parts(id, row.get(7)?));
                 unique = Some(hash);
             }
+            let options = row.get_ref(8)?.as_str_or_null().map_err(damaged)?;
+            let group_key = options.and_then(codec::group_key);
+            let spot = self.spot(line, group_key.as_ref());
             self.queue_of(line).live += 1;
             if let Some(mut running) = claims.remove(&id) {
                 running.rnd = row.get(7)?;
                 running.line = line;
+                running.spot = spot;
                 running.unique = unique;
                 self.last_lease = self.last_lease.max(running.lease);
-                self.line(line).running += 1;
+                self.add_running(spot);
                 self.running.insert(id, running);
                 continue;
             }
             match row.get(2)? {
-                -1 => self.add_idle(id, line, Idle::ScheduledLate(key), expires_at),
+                -1 => self.add_idle(id, spot, Idle::ScheduledLate(key), expires_at),
                 1 if key.due() > self.promoted => {
-                    self.add_idle(id, line, Idle::Scheduled(key), expires_at);
+                    self.add_idle(id, spot, Idle::Scheduled(key), expires_at);
                 }
                 // Ready: put in order all at once, which also packs the tree tightly.
                 1 | 2 => {
-                    ready.push((key, id));
+                    if group_key.is_some() {
+                        self.add_ready(spot, key, id);
+                    } else {
+                        ready.push((key, id));
+                    }
                     self.add_expiry(id, expires_at);
                 }
                 _ => return Err(damaged("a live job has a state that is none")),
@@ -133,7 +190,9 @@ impl Index {
         }
         for (line, ready) in self.lines.iter_mut().zip(ready) {
             line.ready = ready.into_iter().collect();
+            line.rests = line.has_no_plain_jobs();
         }
+        self.forget_emptied();
         if claims.is_empty() {
             Ok(())
         } else {
@@ -154,6 +213,7 @@ fn claims(conn: &Connection) -> Result<HashMap<Row, Running>, OpenError> {
             claimed_at: row.get(3)?,
             node: row.get(4)?,
             line: LineId(0),
+            spot: Spot::line(LineId(0)),
             unique: None,
             cancelling: row.get(5)?,
             row: None,

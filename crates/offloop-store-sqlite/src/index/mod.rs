@@ -1,21 +1,25 @@
 //! What the writer knows without asking the file: ready order, timers, running jobs, unique keys,
 //! counts. Read from the rows at start; the rows hold the truth.
 //!
-//! Nothing here knows an idle job by its id alone: a ready job costs 16 bytes in its line's order,
-//! a scheduled one 24. Who needs more reads the row, which says where to look here.
+//! Nothing here knows an idle job by its id alone: a ready job costs 16 bytes in its line's order (32
+//! with a group key), a scheduled one 24. Who needs more reads the row, which says where to look here.
 //!
 //! Must never: be used after a transaction failed. It is read anew.
 
+mod flows;
+mod gates;
 mod line;
 mod load;
 mod names;
 
+pub(crate) use flows::{Flows, Spot};
+pub(crate) use gates::Gates;
 pub(crate) use line::{Line, LineCounts, LineId, Picked, ReadyKey};
 pub(crate) use names::{Labels, Words};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use offloop_job::{JobId, JobIdSource, QueueName, TaskName};
+use offloop_job::{JobId, JobIdSource, Limit, LimitTarget, QueueName, TaskName};
 use sha2::{Digest, Sha256};
 
 use crate::tables::LiveRow;
@@ -32,6 +36,7 @@ pub(crate) struct Running {
     pub(crate) claimed_at: u64,
     pub(crate) node: u32,
     pub(crate) line: LineId,
+    pub(crate) spot: Spot,
     /// The unique key that it holds.
     pub(crate) unique: Option<UniqueHash>,
     pub(crate) cancelling: bool,
@@ -60,7 +65,7 @@ pub(crate) fn unique_hash(task: &TaskName, key: &str) -> UniqueHash {
 struct Timer {
     due: u64,
     row: Row,
-    line: LineId,
+    spot: Spot,
     priority: u8,
 }
 
@@ -72,6 +77,17 @@ pub(crate) struct Queue {
     pub(crate) paused: Option<bool>,
     /// Unfinished jobs.
     pub(crate) live: u64,
+    pub(super) running: u64,
+    pub(super) limit: Option<Limit>,
+}
+
+/// One task in all queues.
+#[derive(Clone, Debug)]
+struct Task {
+    name: TaskName,
+    lines: Vec<LineId>,
+    running: u64,
+    limit: Option<Limit>,
 }
 
 /// Lines whose counts changed, and queues that were paused or resumed; by position.
@@ -85,7 +101,10 @@ pub(crate) struct Index {
     pub(crate) lines: Vec<Line>,
     touched: Touched,
     line_ids: HashMap<QueueName, HashMap<TaskName, LineId>>,
-    lines_of_task: HashMap<TaskName, Vec<LineId>>,
+    tasks: Vec<Task>,
+    task_ids: HashMap<TaskName, usize>,
+    flows: Flows,
+    pub(crate) gates: Gates,
     pub(crate) queues: Vec<Queue>,
     pub(crate) words: Words,
     pub(crate) labels: Labels,
@@ -121,11 +140,11 @@ impl Index {
     pub(crate) fn add_line(&mut self, queue: &QueueName, task: &TaskName) -> LineId {
         let id = LineId(self.lines.len() as u32);
         let queue_at = self.queue_at(queue);
-        self.lines.push(Line::new(queue_at, task.clone()));
+        let task_at = self.task_at(task);
+        self.lines.push(Line::new(queue_at, task.clone(), task_at));
         let of_queue = self.line_ids.entry(queue.clone()).or_default();
         of_queue.insert(task.clone(), id);
-        let of_task = self.lines_of_task.entry(task.clone()).or_default();
-        of_task.push(id);
+        self.tasks[task_at].lines.push(id);
         id
     }
 
@@ -138,6 +157,12 @@ impl Index {
             name: name.clone(),
             paused: None,
             live: 0,
+            running: 0,
+            limit: self
+                .gates
+                .table
+                .get(&LimitTarget::Queue(name.clone()))
+                .copied(),
         });
         self.queues.len() - 1
     }
@@ -176,14 +201,12 @@ impl Index {
     }
 
     /// An idle job of either kind is there now.
-    pub(crate) fn add_idle(&mut self, row: Row, line: LineId, idle: Idle, expires_at: Option<u64>) {
+    pub(crate) fn add_idle(&mut self, row: Row, spot: Spot, idle: Idle, expires_at: Option<u64>) {
         match idle {
-            Idle::Ready(key) => {
-                self.line(line).ready.insert((key, row));
-            }
+            Idle::Ready(key) => self.add_ready(spot, key, row),
             Idle::Scheduled(key) | Idle::ScheduledLate(key) => {
-                self.line(line).scheduled += 1;
-                self.timers.insert(timer(row, line, key));
+                self.add_scheduled(spot);
+                self.timers.insert(timer(row, spot, key));
             }
         }
         if let Idle::ScheduledLate(_) = idle {
@@ -200,14 +223,14 @@ impl Index {
     }
 
     /// An idle job is there no more.
-    pub(crate) fn remove_idle(&mut self, row: Row, line: LineId, key: ReadyKey) {
+    pub(crate) fn remove_idle(&mut self, row: Row, spot: Spot, key: ReadyKey) {
         self.forget_expiry(row);
-        if self.line(line).ready.remove(&(key, row)) {
+        if self.remove_ready(spot, key, row) {
             return;
         }
         self.late.remove(&row);
-        if self.timers.remove(&timer(row, line, key)) {
-            self.line(line).scheduled -= 1;
+        if self.timers.remove(&timer(row, spot, key)) {
+            self.remove_scheduled(spot);
         }
     }
 
@@ -238,10 +261,9 @@ impl Index {
             if self.late.remove(&first.row) {
                 late.push(first.row);
             }
-            let line = self.line(first.line);
-            line.scheduled -= 1;
+            self.remove_scheduled(first.spot);
             let key = ReadyKey::new(first.priority, first.due);
-            line.ready.insert((key, first.row));
+            self.add_ready(first.spot, key, first.row);
             jobs += 1;
         }
         self.promoted = self.promoted.max(now);
@@ -260,21 +282,31 @@ impl Index {
         rows
     }
 
-    /// Takes the best ready jobs of these tasks out of their lines.
+    /// Takes the best ready jobs of these tasks out of their lines, where they are plain
+    /// ([`Index::is_plain`]).
     pub(crate) fn pick(&mut self, tasks: &[TaskName], limit: usize, now: u64) -> Vec<Picked> {
-        let mut wanted: Vec<LineId> = Vec::new();
-        for task in tasks {
-            for id in self.lines_of_task.get(task).into_iter().flatten() {
-                let line = &self.lines[id.0 as usize];
-                let paused = self.queues[line.queue].paused == Some(true);
-                if !paused && !line.ready.is_empty() {
-                    wanted.push(*id);
-                }
-            }
-        }
+        let wanted = self.wanted(tasks);
         let expires_at = &self.expires_at;
         let is_late = |row: Row| expires_at.get(&row).is_some_and(|at| *at < now);
-        line::pick(&mut self.lines, wanted, limit, is_late)
+        let picked = line::pick(&mut self.lines, wanted, limit, is_late);
+        for picked in &picked {
+            self.use_turn(picked.spot, 1);
+        }
+        picked
+    }
+
+    /// Lines that hold ready jobs of these tasks, each once, and may give them out.
+    fn wanted(&self, tasks: &[TaskName]) -> Vec<LineId> {
+        let at = tasks.iter().filter_map(|task| self.task_ids.get(task));
+        let lines = at.flat_map(|at| &self.tasks[*at].lines);
+        let gives = lines.filter(|id| {
+            let line = &self.lines[id.0 as usize];
+            self.queues[line.queue].paused != Some(true) && !line.has_nothing_ready()
+        });
+        let mut wanted: Vec<LineId> = gives.copied().collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
     }
 
     pub(crate) fn hold(&mut self, unique: UniqueHash, id: JobId) {
@@ -310,11 +342,11 @@ impl Idle {
     }
 }
 
-const fn timer(row: Row, line: LineId, key: ReadyKey) -> Timer {
+const fn timer(row: Row, spot: Spot, key: ReadyKey) -> Timer {
     Timer {
         due: key.due(),
         row,
-        line,
+        spot,
         priority: key.priority(),
     }
 }

@@ -32,6 +32,7 @@ pub fn two_callers_at_once_never_get_the_same_job(kit: &Kit) {
             node: node(by),
             wants: vec![want(&["t"], 9)],
         }))
+        .jobs
     };
     let handed: Vec<_> = thread::scope(|scope| {
         let work = |by| (0..20).flat_map(|_| claim(by)).collect::<Vec<_>>();

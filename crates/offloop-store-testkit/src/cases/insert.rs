@@ -34,6 +34,7 @@ pub(crate) fn rich_options() -> JobOptions {
         memory_limit_bytes: Some(300 << 20),
         stall_timeout: Some(Duration::from_secs(3)),
         cores: 4,
+        cost: 250,
         deadline: Some(at(2_000_000)),
         expires_at: Some(at(1_000_000)),
         unique: Some(Unique {

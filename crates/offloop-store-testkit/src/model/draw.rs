@@ -5,14 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use offloop_job::{
     Backoff, BackoffKind, Collection, Failure, FailureClass, FinalReason, IdempotencyKey, JobState,
-    LogTail, NewJob, OnConflict, QueueName, RecordKey, RecordWrite, RetryPolicy, Tag, TaskName,
-    Timestamp, UniqueScope, Usage,
+    KeyTarget, Limit, LimitTarget, LogTail, NewJob, OnConflict, QueueName, Rate, RecordKey,
+    RecordWrite, RetryPolicy, Tag, TaskName, Timestamp, UniqueScope, Usage,
 };
 use offloop_store::{
-    AttemptReport, Claimed, JobFilter, PruneRule, Settlement, UsageAsk, UsageBy, Verdict,
+    AttemptReport, Claimed, JobFilter, LimitChange, PruneRule, Settlement, UsageAsk, UsageBy,
+    Verdict,
 };
 
-use super::plan::{Ask, Call, Draw, End, Row, Verb};
+use super::plan::{Ask, Call, Draw, End, LimitDraw, Row, Verb};
 use crate::{Draft, name};
 
 pub(super) fn shifted(now: Timestamp, shift: i64) -> Timestamp {
@@ -35,6 +36,41 @@ pub(super) fn queue(number: u8) -> QueueName {
 
 fn tag(number: u8) -> Tag {
     Tag::parse(["nightly", "a, b;c=%", "ü"][usize::from(number) % 3]).expect("a tag")
+}
+
+fn group_key(number: u8) -> Tag {
+    let keys = ["acme", "a;b/key:*", "*", "\\ü"];
+    Tag::parse(keys[usize::from(number) % 4]).expect("a key")
+}
+
+pub(super) fn limit_change(now: Timestamp, target: u8, limit: Option<&LimitDraw>) -> LimitChange {
+    let number = target / 2;
+    let key = match target % 5 {
+        0 | 1 => KeyTarget::Each,
+        other => KeyTarget::One(group_key(other)),
+    };
+    LimitChange {
+        now,
+        target: match target {
+            0 | 1 => LimitTarget::Queue(queue(number)),
+            2 | 3 => LimitTarget::Task(task(number)),
+            4..=7 => LimitTarget::Key(key),
+            _ => LimitTarget::TaskKey {
+                task: task(number),
+                key,
+            },
+        },
+        limit: limit.map(|draw| Limit {
+            concurrency: draw.concurrency,
+            rate: draw.rate.map(|(units, per_ms, burst)| Rate {
+                units,
+                per: Duration::from_millis(per_ms),
+                burst,
+            }),
+            weight: draw.weight,
+        }),
+        actor: "test".into(),
+    }
 }
 
 pub(super) fn collection(number: u8) -> Collection {
@@ -118,7 +154,11 @@ fn new_job(draw: &Draw, now: Timestamp) -> NewJob {
         let key = IdempotencyKey::parse(&format!("request {key}"));
         job.idempotency = key.ok();
     }
-    job.with(|options| set_extras(options, draw.extras, now))
+    job.with(|options| {
+        set_extras(options, draw.extras, now);
+        options.group_key = draw.group_key.map(group_key);
+        options.cost = draw.cost;
+    })
 }
 
 /// Options that no engine looks at, but has to give back.
@@ -142,7 +182,6 @@ fn set_extras(options: &mut offloop_job::JobOptions, extras: u8, now: Timestamp)
     options.memory_limit_bytes = on(4).then_some(u64::from(extras) << 20);
     options.cores = if on(5) { 4 } else { 1 };
     options.deadline = on(6).then(|| shifted(now, 1_000));
-    options.group_key = on(7).then(|| tag(extras));
     options.trace = on(1).then(|| format!("00-{extras}").into());
 }
 

@@ -70,8 +70,21 @@ pub(super) enum Call {
         since: Shift,
         limit: u16,
     },
+    Limit {
+        target: u8,
+        limit: Option<LimitDraw>,
+    },
+    Limits,
     /// `true`: in order.
     Restart(bool),
+}
+
+/// Concurrency, units in so many milliseconds with a burst, weight.
+#[derive(Clone, Debug)]
+pub(super) struct LimitDraw {
+    pub(super) concurrency: Option<u32>,
+    pub(super) rate: Option<(u32, u64, u32)>,
+    pub(super) weight: Option<u16>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,6 +110,8 @@ pub(super) struct Draw {
     pub(super) tags: Vec<u8>,
     /// Bits: which of the options that no engine looks at are set.
     pub(super) extras: u8,
+    pub(super) group_key: Option<u8>,
+    pub(super) cost: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -155,11 +170,14 @@ fn call(restarts: Restarts) -> impl Strategy<Value = Call> {
         6 => vec((back(), any::<u8>()), 1..4).prop_map(Call::Checkpoint),
         3 => prune(),
         4 => vec(row(), 1..4).prop_map(Call::Write),
+        10 => (0_u8..12, weighted(0.75, limit()))
+            .prop_map(|(target, limit)| Call::Limit { target, limit }),
     ];
     let look = prop_oneof![
         3 => back().prop_map(Call::Look),
         3 => list(),
         2 => Just(Call::Queues),
+        2 => Just(Call::Limits),
         2 => Just(Call::Overdue),
         2 => (0_u8..3).prop_map(|alive| Call::Orphans { alive }),
         1 => (0_u8..2, 0_u8..6).prop_map(|(collection, key)| Call::Record(collection, key)),
@@ -171,7 +189,7 @@ fn call(restarts: Restarts) -> impl Strategy<Value = Call> {
     ];
     prop_oneof![
         145 => hot,
-        35 => idle,
+        40 => idle,
         15 => look,
         restart_weight => any::<bool>().prop_map(Call::Restart),
     ]
@@ -203,9 +221,14 @@ fn ask() -> impl Strategy<Value = Ask> {
         weighted(0.2, 0_u8..12),
         vec(0_u8..3, 0..3),
         any::<u8>(),
+        (
+            weighted(0.5, 0_u8..4),
+            prop_oneof![6 => Just(1_u32), 1 => 1_u32..9],
+        ),
     );
     let draw = draw.prop_map(
-        |(base, run_at, expires_at, unique, idempotency, tags, extras)| {
+        |(base, run_at, expires_at, unique, idempotency, tags, extras, flow)| {
+            let (group_key, cost) = flow;
             let (task, queue, priority, payload_bytes) = base;
             Ask::New(Box::new(Draw {
                 task,
@@ -218,10 +241,26 @@ fn ask() -> impl Strategy<Value = Ask> {
                 idempotency,
                 tags,
                 extras,
+                group_key,
+                cost,
             }))
         },
     );
     prop_oneof![12 => draw, 2 => back().prop_map(Ask::Again), 1 => back().prop_map(Ask::Clash)]
+}
+
+fn limit() -> impl Strategy<Value = LimitDraw> {
+    let rate = (1_u32..6, prop_oneof![1_u64..300, Just(3_600_000)], 1_u32..4);
+    (
+        weighted(0.5, 1_u32..4),
+        weighted(0.4, rate),
+        weighted(0.3, 1_u16..4),
+    )
+        .prop_map(|(concurrency, rate, weight)| LimitDraw {
+            concurrency,
+            rate,
+            weight,
+        })
 }
 
 fn claim() -> impl Strategy<Value = Call> {

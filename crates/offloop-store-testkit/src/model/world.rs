@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use offloop_job::{JobId, JobSummary, NewJob, QueueName, Timestamp};
 use offloop_store::{
-    Checkpoint, ClaimRequest, Claimed, EndIdle, Engine, IdleEnd, InsertBatch, InsertOutcome,
-    JobFilter, JobQuery as _, ListRequest, ProgressNote, PruneRule, Record, RecordScan, Reply,
-    Settlement, UsageBy, Want,
+    AuditAsk, Checkpoint, ClaimRequest, Claimed, EndIdle, Engine, IdleEnd, InsertBatch,
+    InsertOutcome, JobFilter, JobQuery as _, LimitsAsk, ListRequest, ProgressNote, PruneRule,
+    Record, RecordScan, Reply, Settlement, UsageBy, Want,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 
@@ -80,6 +80,17 @@ fn same<T: PartialEq + Debug>(oracle: &T, engine: &T) -> Told<()> {
     Err(format!("\n  oracle {oracle:?}\n  engine {engine:?}"))
 }
 
+/// An engine may ask to be asked again sooner than needed, but not later, nor at once.
+fn hint(now: Timestamp, oracle: Option<Timestamp>, engine: Option<Timestamp>) -> Told<()> {
+    let late = oracle.is_some_and(|by| engine.is_none_or(|engine| engine > by));
+    if late || engine.is_some_and(|engine| engine <= now) {
+        return Err(format!(
+            "at {now} blocked until {oracle:?}, the engine says {engine:?}"
+        ));
+    }
+    Ok(())
+}
+
 fn by_id<T>(mut rows: Vec<T>, id: impl Fn(&T) -> JobId) -> Vec<T> {
     rows.sort_by_key(|row| id(row));
     rows
@@ -149,6 +160,11 @@ impl World<'_> {
                 let ask = draw::usage_ask(now, *by, *since, *limit);
                 self.agree(|engine| engine.usage(ask))
             }
+            Call::Limit { target, limit } => {
+                let change = draw::limit_change(now, *target, limit.as_ref());
+                self.agree(|engine| engine.set_limit(change.clone()))
+            }
+            Call::Limits => self.limits(),
             Call::Restart(in_order) => self.restart(*in_order),
         }
     }
@@ -189,6 +205,7 @@ impl World<'_> {
     }
 
     fn claim(&mut self, by: u8, wants: &[(Vec<u8>, u16)]) -> Told<()> {
+        let now = self.now;
         let wants = wants.iter().map(|(tasks, limit)| Want {
             tasks: tasks.iter().map(|number| draw::task(*number)).collect(),
             limit: *limit,
@@ -199,9 +216,10 @@ impl World<'_> {
             wants: wants.collect(),
         };
         let (ours, theirs) = self.both(ask.clone(), ask, |engine, ask| engine.claim(ask))?;
-        let theirs = self.names.claimed(&ours, theirs)?;
-        self.attempts.extend_from_slice(&ours);
-        same(&ours, &theirs)
+        let jobs = self.names.claimed(&ours.jobs, theirs.jobs)?;
+        self.attempts.extend_from_slice(&ours.jobs);
+        same(&ours.jobs, &jobs)?;
+        hint(now, ours.blocked_until, theirs.blocked_until)
     }
 
     fn settle(&mut self, ends: &[End]) -> Told<()> {
@@ -412,6 +430,30 @@ impl World<'_> {
         same(&ours, &theirs)
     }
 
+    /// All of them, page by page, and the log of their changes.
+    fn limits(&self) -> Told<()> {
+        let mut after = None;
+        for _ in 0..PAGES_MAX {
+            let ask = LimitsAsk {
+                now: self.now,
+                after,
+                limit: 3,
+            };
+            let (ours, theirs) = self.both((), (), |engine, ()| engine.limits(ask.clone()))?;
+            same(&ours, &theirs)?;
+            after = ours.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let ask = AuditAsk {
+            subject: None,
+            before: None,
+            limit: 500,
+        };
+        self.agree(|engine| engine.audit(ask.clone()))
+    }
+
     /// A promotion need not outlive the process, so both promote again, at the latest time that
     /// either knows.
     fn restart(&mut self, in_order: bool) -> Told<()> {
@@ -423,6 +465,7 @@ impl World<'_> {
         }
         self.setup.id_seed += 1;
         self.engine = self.harness.reopen(engine, self.setup);
+        self.oracle.forget_turns();
         self.now = self.latest;
         let promote = |engine: &dyn Engine, ()| engine.promote(self.now);
         let (ours, theirs) = self.both((), (), promote)?;
@@ -437,6 +480,7 @@ impl World<'_> {
             self.look(*id)?;
         }
         self.queues()?;
+        self.limits()?;
         self.overdue()?;
         self.orphans(u8::MAX)?;
         for collection in 0..2 {
