@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use offloop_lane_remote::{PULLS_MAX, RemoteLane};
 use offloop_runtime::RuntimeHandle;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -22,6 +23,7 @@ pub struct Door {
     handle: RuntimeHandle,
     config: DoorConfig,
     packs: Vec<PackRoutes>,
+    remote: Option<Arc<RemoteLane>>,
 }
 
 /// How the door was closed.
@@ -51,6 +53,10 @@ pub(crate) struct Inner {
     pub(crate) bulks: Arc<Semaphore>,
     /// KiB for bodies that are being collected.
     pub(crate) collecting: Arc<Semaphore>,
+    /// Where workers on other machines get their work.
+    pub(crate) remote: Option<Arc<RemoteLane>>,
+    /// Requests that watch over leases.
+    pub(crate) watchers: Arc<Semaphore>,
     pub(crate) pages: Vec<(String, PackPage)>,
     pub(crate) openapi: bytes::Bytes,
 }
@@ -68,7 +74,15 @@ impl Door {
             handle,
             config,
             packs: Vec::new(),
+            remote: None,
         }
+    }
+
+    /// Opens `/v1/work` for workers on other machines.
+    #[must_use]
+    pub fn remote(mut self, lane: Arc<RemoteLane>) -> Self {
+        self.remote = Some(lane);
+        self
     }
 
     /// Adds a pack's routes and page.
@@ -118,6 +132,7 @@ impl Door {
             handle,
             mut config,
             packs,
+            remote,
         } = self;
         if let Some(problem) = config.problem(at) {
             return Err(problem);
@@ -151,6 +166,8 @@ impl Door {
             subscribers: Arc::new(Semaphore::new(config.subscribers_max)),
             bulks: Arc::new(Semaphore::new(config.bulk_max)),
             collecting: Arc::new(Semaphore::new(config.collecting_bytes_max / 1024)),
+            remote,
+            watchers: Arc::new(Semaphore::new(PULLS_MAX)),
             pages: Vec::new(),
             openapi: routes::openapi::document(&packs),
             handle,

@@ -44,11 +44,12 @@ pub(crate) enum Kind {
     CallTimedOut,
     CallFailed,
     NotCallable,
+    LeaseLost,
 }
 
 impl Kind {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 31] = [
+    pub(crate) const ALL: [Self; 32] = [
         Self::InvalidJson,
         Self::InvalidJob,
         Self::InvalidBody,
@@ -80,6 +81,7 @@ impl Kind {
         Self::CallTimedOut,
         Self::CallFailed,
         Self::NotCallable,
+        Self::LeaseLost,
     ];
 
     /// Name, status, title, and seconds after which to try again.
@@ -117,6 +119,7 @@ impl Kind {
             Self::CallTimedOut => ("call-timed-out", 504, "The call took too long", None),
             Self::CallFailed => ("call-failed", 500, "The task failed", None),
             Self::NotCallable => ("not-callable", 422, "The task runs as jobs only", None),
+            Self::LeaseLost => ("lease-lost", 409, "The lease is over", None),
         }
     }
 

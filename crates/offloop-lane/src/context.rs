@@ -73,8 +73,8 @@ impl TaskContext {
     pub fn log(&self, line: &str) {
         {
             let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            append(&mut log, line.as_bytes());
-            append(&mut log, b"\n");
+            append_log(&mut log, line.as_bytes());
+            append_log(&mut log, b"\n");
         }
         if self.sink.listens(self.work.job) {
             let (job, lease) = (self.work.job, self.work.lease);
@@ -135,7 +135,8 @@ impl TaskContext {
     }
 }
 
-fn append(log: &mut LogTail, bytes: &[u8]) {
+/// Adds to a log within its bounds: the first 16 KiB and the last 48 KiB are kept.
+pub fn append_log(log: &mut LogTail, bytes: &[u8]) {
     let room = LOG_HEAD_BYTES_MAX.saturating_sub(log.head.len());
     let (first, rest) = bytes.split_at(room.min(bytes.len()));
     if !first.is_empty() {
@@ -236,7 +237,7 @@ mod tests {
     fn a_flood_of_log_lines_keeps_its_start_and_its_end() {
         let mut log = LogTail::default();
         for line in 0..20_000 {
-            append(&mut log, format!("line {line:06}\n").as_bytes());
+            append_log(&mut log, format!("line {line:06}\n").as_bytes());
         }
         assert_eq!(log.head.len(), LOG_HEAD_BYTES_MAX);
         assert_eq!(log.tail.len(), LOG_TAIL_BYTES_MAX);

@@ -13,6 +13,8 @@ pub enum Proof {
     ChildAnswered { pid: i32 },
     /// The child was reaped and no member of its tree was left.
     Reaped { pid: i32 },
+    /// A worker on another machine answered under its lease.
+    WorkerAnswered,
     /// The node that had it is dead: its lock was free, or its lease ran out.
     NodeGone,
 }

@@ -19,7 +19,7 @@ mod work;
 
 pub use checkpoint::{CHECKPOINT_WAIT_MAX, CheckpointError, CheckpointReply, Saving};
 pub use contain::{contained, drop_quietly, panicked};
-pub use context::{TaskContext, TaskError, TaskOutput};
+pub use context::{TaskContext, TaskError, TaskOutput, append_log};
 pub use gone::{Gone, Proof};
 pub use report::{Ended, LaneEvent, LaneSink};
 pub use token::{StopToken, Stopped};
@@ -76,6 +76,14 @@ pub struct ExitCount {
     pub count: u64,
 }
 
+/// Work that executors have come to ask for, where a lane does not push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    pub tasks: Arc<[TaskName]>,
+    /// Jobs, 1 or more.
+    pub jobs: u16,
+}
+
 /// Leftovers of a killed server that could not be cleared.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot clear what an earlier server left running in lane `{lane}`: {message}")]
@@ -94,7 +102,20 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Fixed for the life of the lane.
     fn tasks(&self) -> &[TaskInfo];
 
+    /// Fixed for the life of the lane; of a lane with a [`Lane::demand`], what it has now.
     fn slots(&self) -> Slots;
+
+    /// `Some` for a lane whose executors come and ask: it is given no more than they ask for now,
+    /// whatever its slots are. [`LaneEvent::Wanted`] says that it grew.
+    fn demand(&self) -> Option<Vec<Demand>> {
+        None
+    }
+
+    /// How long an executor of an earlier, killed server may go on where nothing can end it. Its job
+    /// is not given out again before.
+    fn outlives(&self, _task: &TaskName) -> Duration {
+        Duration::ZERO
+    }
 
     /// Bytes of a payload or a result that it can carry; what a job may have, or more.
     fn bytes_max(&self) -> usize {

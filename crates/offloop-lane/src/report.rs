@@ -26,6 +26,8 @@ pub struct Ended {
 /// News from a lane.
 #[derive(Debug)]
 pub enum LaneEvent {
+    /// Somebody came who wants work: [`crate::Lane::demand`] grew.
+    Wanted,
     /// An executor began.
     Started {
         job: JobId,

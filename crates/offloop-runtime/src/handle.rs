@@ -23,6 +23,7 @@ use offloop_store::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::Pressure;
+use crate::awaited::{Awaited, AwaitedEnd};
 use crate::backlog::{self, Backlog};
 use crate::calls::{self, CallAnswer, CallAsk, CallError, CallLaneView, Calls};
 use crate::clock::{Clock, Dice};
@@ -101,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) backlog: Backlog,
     pub(crate) gauge: Gauge,
     pub(crate) pulse: Pulse,
+    pub(crate) settled: Arc<Awaited>,
     closing: AtomicBool,
     /// Why the server is not ready, if so.
     trouble: Mutex<Option<Box<str>>>,
@@ -160,6 +162,7 @@ impl Shared {
             backlog,
             gauge: Gauge::default(),
             pulse: parts.pulse,
+            settled: Arc::default(),
             closing: AtomicBool::new(false),
             trouble: Mutex::new(Some("starting".into())),
         }
@@ -511,6 +514,12 @@ impl RuntimeHandle {
             self.0.hub.forget_closed(id);
         }
         self.job(id).await
+    }
+
+    /// Resolves once the end of this attempt is committed. Ask for it before the lane is told of the
+    /// end; dropped, it is forgotten.
+    pub fn settled(&self, lease: Lease) -> AwaitedEnd {
+        AwaitedEnd::new(&self.0.settled, lease)
     }
 
     pub async fn record(

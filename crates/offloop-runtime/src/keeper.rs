@@ -310,7 +310,8 @@ impl Keeper {
         if self.claiming {
             return;
         }
-        let (asked, wants) = claim::ask(&mut self.desks);
+        let lanes = &self.shared.lanes;
+        let (asked, wants) = claim::ask(&mut self.desks, |lane| lanes[lane].demand());
         if wants.is_empty() {
             return;
         }
@@ -394,6 +395,11 @@ impl Keeper {
 
     fn on_lane(&mut self, lane: usize, event: LaneEvent) {
         match event {
+            LaneEvent::Wanted => {
+                // A claim under way was asked for before this wish.
+                self.hinted |= self.claiming;
+                claim::wanted(&mut self.desks[lane]);
+            }
             LaneEvent::Started {
                 job,
                 lease,
@@ -525,6 +531,7 @@ impl Keeper {
         self.shared.meters.count(Instant::now(), ends);
         let now = self.shared.clock.now();
         let mut events = Vec::with_capacity(batch.len());
+        self.shared.settled.tell(&batch, &settled);
         for (over, settled) in batch.iter().zip(settled) {
             if matches!(settled, Settled::Stale) {
                 tracing::warn!(job = %over.claimed.id, lease = %over.claimed.lease, "a settlement was refused: another lease holds the job");

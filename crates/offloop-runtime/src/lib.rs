@@ -7,6 +7,7 @@
 //! Must never: name an engine or a lane, know HTTP or serde, run a task.
 
 mod admission;
+mod awaited;
 mod backlog;
 mod builder;
 mod calls;
@@ -25,6 +26,7 @@ mod shutdown;
 mod upkeep;
 
 pub use admission::Pressure;
+pub use awaited::AwaitedEnd;
 pub use builder::{Runtime, RuntimeBuilder, StartError};
 pub use calls::{
     CallAnswer, CallAsk, CallCounts, CallError, CallLaneView, CallSettings, Refused, RefusedWhy,

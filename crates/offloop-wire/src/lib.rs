@@ -17,6 +17,7 @@ mod read;
 mod time;
 mod usage;
 mod view;
+mod work;
 
 pub use bulk::{BulkErrors, BulkLine, BulkSummary, write_created_line, write_line};
 pub use call::{CALL_FIELDS, CallBody, CallFacts, call_json, read_call};
@@ -35,6 +36,13 @@ pub use view::{
     AttemptView, EndView, EventView, JobList, JobView, LaneRow, NodeList, NodeRow, ProgressView,
     QueueCountsView, QueueList, QueueRow, SlotsView, StoreRow, TaskList, TaskRow, event_json,
     new_job_json,
+};
+pub use work::{
+    WORK_CLAIM_FIELDS, WORK_EXTEND_FIELDS, WORK_LEASES_MAX, WORK_LIMIT_MAX, WORK_LOG_BYTES_MAX,
+    WORK_SETTLE_FIELDS, WORK_WAIT_DEFAULT, WORK_WAIT_MAX, WORK_WATCH_FIELDS, WorkClaim, WorkEnd,
+    WorkExtend, WorkExtended, WorkGone, WorkNotice, WorkOffer, WorkOffers, WorkSettle, WorkSettled,
+    WorkView, WorkWatch, WorkWatched, WorkWorker, read_work_claim, read_work_extend,
+    read_work_settle, read_work_watch,
 };
 
 /// JSON Schemas of the bodies and views, as the `components.schemas` of OpenAPI 3.1.

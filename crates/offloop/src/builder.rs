@@ -13,6 +13,7 @@ use offloop_lane_io::{IoHandler, IoLane, IoLaneBuilder};
 use offloop_lane_process::{
     Cgroups, Host, HostConfig, HostError, Means, ProcessLane, ProcessSpec, SHIM_COMMAND,
 };
+use offloop_lane_remote::{RemoteLane, RemoteTask};
 use offloop_pulse::{Pulse, PulseConfig};
 use offloop_runtime::clock::{Clock, SystemClock};
 use offloop_runtime::{
@@ -75,6 +76,7 @@ pub struct Builder {
     io_calls: IoLaneBuilder,
     call_settings: Vec<(TaskName, CallSettings)>,
     processes: Vec<ProcessSpec>,
+    remote: Vec<RemoteTask>,
     defaults: Vec<(TaskName, TaskDefaults)>,
     packs: Vec<Box<dyn Pack>>,
     shim: Option<PathBuf>,
@@ -121,6 +123,7 @@ impl Builder {
             io_calls: builtin::on_io(IoLane::builder("io:calls")),
             call_settings: Vec::new(),
             processes: Vec::new(),
+            remote: Vec::new(),
             defaults: Vec::new(),
             packs: Vec::new(),
             shim: None,
@@ -260,6 +263,13 @@ impl Builder {
         self
     }
 
+    /// A task that workers on other machines come for ([`Server::remote`]).
+    #[must_use]
+    pub fn remote_task(mut self, task: RemoteTask) -> Self {
+        self.remote.push(task);
+        self
+    }
+
     /// Limits of a task's jobs where they name none.
     #[must_use]
     pub fn task_defaults(mut self, task: TaskName, defaults: TaskDefaults) -> Self {
@@ -290,6 +300,7 @@ impl Builder {
             data,
             host: _,
             pulse,
+            remote,
         } = self.parts()?;
         let mut builder = RuntimeBuilder::new(engine, node)
             .config(config)
@@ -319,6 +330,7 @@ impl Builder {
             runtime,
             routes,
             data,
+            remote,
         })
     }
 
@@ -381,6 +393,8 @@ impl Builder {
             };
             kind.push(Arc::new(ProcessLane::new(spec, Arc::clone(&host))));
         }
+        let remote = (!self.remote.is_empty()).then(|| Arc::new(RemoteLane::new(self.remote)));
+        lanes.extend(remote.clone().map(|lane| lane as Arc<dyn Lane>));
         let mut call_settings = self.call_settings;
         let mut packs = self.packs;
         let mut hooks: Vec<(TaskName, Arc<dyn TaskHook>)> = Vec::new();
@@ -409,6 +423,7 @@ impl Builder {
             data: self.data,
             host,
             pulse,
+            remote,
         })
     }
 }
@@ -428,6 +443,7 @@ struct Parts {
     data: PathBuf,
     host: Arc<Host>,
     pulse: Pulse,
+    remote: Option<Arc<RemoteLane>>,
 }
 
 /// What [`Builder::check`] found.
@@ -453,6 +469,7 @@ pub struct Server {
     runtime: Runtime,
     routes: Vec<PackRoutes>,
     data: PathBuf,
+    remote: Option<Arc<RemoteLane>>,
 }
 
 impl fmt::Debug for Server {
@@ -470,6 +487,11 @@ impl Server {
 
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// Where workers on other machines get their work, if a task is for them: for the door.
+    pub fn remote(&self) -> Option<&Arc<RemoteLane>> {
+        self.remote.as_ref()
     }
 
     /// The packs' routes, for the door. Once.

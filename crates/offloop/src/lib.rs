@@ -39,6 +39,7 @@ pub use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};
 pub use offloop_lane_cpu as lane_cpu;
 pub use offloop_lane_io as lane_io;
 pub use offloop_lane_process as lane_process;
+pub use offloop_lane_remote as lane_remote;
 pub use offloop_pulse as pulse;
 pub use offloop_runtime as runtime;
 pub use offloop_runtime::{

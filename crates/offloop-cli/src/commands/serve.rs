@@ -2,10 +2,13 @@
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use offloop::http::{Door, DoorConfig};
 use offloop::lane_process::ProcessSpec;
+use offloop::lane_remote::{GRACE_DEFAULT, RemoteTask};
 use offloop::{Builder, Server, ShutdownReport, TaskDefaults, TaskInfo};
 use offloop_photos::{PhotosOptions, PhotosPack};
 use offloop_vault::{VaultOptions, VaultPack};
@@ -56,6 +59,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let address = listener.local_addr().context("cannot tell the address")?;
     let mut server = build(&config).start()?;
     let mut door = Door::new(server.handle().clone(), door_config);
+    if let Some(remote) = server.remote() {
+        door = door.remote(Arc::clone(remote));
+    }
     for routes in server.take_routes() {
         door = door.pack(routes);
     }
@@ -94,9 +100,11 @@ pub(crate) fn build(config: &Config) -> Builder {
             snoozes_max: task.max_snoozes,
             redact: task.redact,
         };
-        builder = builder
-            .process_task(spec(task))
-            .task_defaults(task.name.clone(), defaults);
+        builder = match task.lane {
+            TaskLane::Remote { lease } => builder.remote_task(remote(task, lease)),
+            _ => builder.process_task(spec(task)),
+        };
+        builder = builder.task_defaults(task.name.clone(), defaults);
         if let Some(calls) = task.calls {
             builder = builder
                 .process_task(call_spec(task, calls))
@@ -124,6 +132,19 @@ pub(crate) fn build(config: &Config) -> Builder {
     builder
 }
 
+fn remote(task: &TaskConfig, lease: Duration) -> RemoteTask {
+    let info = TaskInfo {
+        name: task.name.clone(),
+        timeout: task.timeout,
+        about: task.about.as_str().into(),
+    };
+    RemoteTask {
+        lease,
+        grace: task.grace.unwrap_or(GRACE_DEFAULT),
+        info,
+    }
+}
+
 fn spec(task: &TaskConfig) -> ProcessSpec {
     let info = TaskInfo {
         name: task.name.clone(),
@@ -133,6 +154,7 @@ fn spec(task: &TaskConfig) -> ProcessSpec {
     let (mut spec, processes) = match task.lane {
         TaskLane::Process { processes } => (ProcessSpec::process(info, &task.command), processes),
         TaskLane::Exec { slots } => (ProcessSpec::exec(info, &task.command), slots),
+        TaskLane::Remote { .. } => (ProcessSpec::exec(info, &task.command), 1), // not asked for
     };
     spec.processes = processes;
     spec.cwd.clone_from(&task.cwd);
@@ -204,7 +226,16 @@ async fn serve(
         }
     }
     server.refuse_new();
-    let _ = close.send(());
+    let remote = server.remote().cloned();
+    let drain = config.shutdown.drain;
+    tokio::spawn(async move {
+        let until = Instant::now() + drain;
+        // Workers elsewhere deliver what they hold by this very door.
+        while remote.as_ref().is_some_and(|lane| lane.held() > 0) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let _ = close.send(()); // it has failed already
+    });
     let (force, forced) = oneshot::channel();
     tokio::spawn(async move {
         tokio::select! {

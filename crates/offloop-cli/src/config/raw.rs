@@ -100,12 +100,15 @@ pub(crate) struct RawCpu {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawTask {
     pub(crate) lane: String,
+    #[serde(default)]
     pub(crate) command: Vec<String>,
     #[serde(default)]
     pub(crate) about: String,
     pub(crate) processes: Option<u16>,
     pub(crate) timeout: Option<Span>,
     pub(crate) grace: Option<Span>,
+    /// Of `lane = "remote"`.
+    pub(crate) lease: Option<Span>,
     pub(crate) cwd: Option<PathBuf>,
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use offloop::lane_process::{Budgets, Recycle, Sandbox, Wire};
+use offloop::lane_remote::{LEASE_DEFAULT, LEASE_MAX, LEASE_MIN};
 use offloop::{CallSettings, Redact, TaskName};
 
 use super::raw::{RawCalls, RawRecycle, RawSandbox, RawTask};
@@ -15,6 +16,7 @@ use super::units::{Size, Span};
 pub(crate) enum TaskLane {
     Process { processes: u16 },
     Exec { slots: u16 },
+    Remote { lease: Duration },
 }
 
 /// A task in the user's language.
@@ -82,7 +84,9 @@ pub(super) fn task(
         }
     };
     let lane = lane(&raw, &key, problems);
-    if raw.command.first().is_none_or(String::is_empty) {
+    if raw.lane == "remote" {
+        remote_only(&raw, &key, problems);
+    } else if raw.command.first().is_none_or(String::is_empty) {
         problems.say(
             key("command"),
             "is empty; give the program and its arguments as a list",
@@ -92,6 +96,9 @@ pub(super) fn task(
         problems.say(key("args_from_payload"), "is for lane = \"exec\" only");
     }
     warm_only(&raw, &key, problems);
+    if raw.lease.is_some() && raw.lane != "remote" {
+        problems.say(key("lease"), "is for lane = \"remote\" only");
+    }
     let memory_limit_bytes = raw.memory_limit.map(|Size(bytes)| bytes);
     let memory_retry_bytes = raw.on_memory_limit.as_ref().map(|rule| rule.retry_with.0);
     if let Some(retry) = memory_retry_bytes
@@ -242,12 +249,57 @@ fn lane(raw: &RawTask, key: &impl Fn(&str) -> String, problems: &mut Problems) -
         "exec" => TaskLane::Exec {
             slots: processes.unwrap_or(2),
         },
+        "remote" => TaskLane::Remote {
+            lease: lease(raw, key, problems),
+        },
         other => {
             problems.say(
                 key("lane"),
-                format!("is {other:?}; give \"process\" (warm children) or \"exec\" (one command per job)"),
+                format!("is {other:?}; give \"process\" (warm children), \"exec\" (one command per job) or \"remote\" (workers elsewhere that ask for it)"),
             );
             TaskLane::Exec { slots: 1 }
+        }
+    }
+}
+
+fn lease(raw: &RawTask, key: &impl Fn(&str) -> String, problems: &mut Problems) -> Duration {
+    let lease = raw.lease.map_or(LEASE_DEFAULT, |Span(span)| span);
+    if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
+        problems.say(
+            key("lease"),
+            format!("is {lease:?}; give {LEASE_MIN:?} to {LEASE_MAX:?}"),
+        );
+    }
+    lease
+}
+
+/// What is about executors of this machine says nothing about workers elsewhere.
+fn remote_only(raw: &RawTask, key: &impl Fn(&str) -> String, problems: &mut Problems) {
+    let given = [
+        ("command", !raw.command.is_empty()),
+        ("processes", raw.processes.is_some()),
+        ("cwd", raw.cwd.is_some()),
+        ("env", !raw.env.is_empty()),
+        ("memory_limit", raw.memory_limit.is_some()),
+        ("cpu_limit", raw.cpu_limit.is_some()),
+        ("start_timeout", raw.start_timeout.is_some()),
+        ("on_memory_limit", raw.on_memory_limit.is_some()),
+        ("output_limit", raw.output_limit.is_some()),
+        ("file_limit", raw.file_limit.is_some()),
+        ("process_limit", raw.process_limit.is_some()),
+        ("data_limit", raw.data_limit.is_some()),
+        ("recycle", raw.recycle.is_some()),
+        ("spare", raw.spare),
+        ("protocol", raw.protocol.is_some()),
+        ("sandbox", raw.sandbox.is_some()),
+        ("calls", raw.calls.is_some()),
+    ];
+    for (field, is_given) in given {
+        if is_given {
+            problems.say(
+                key(field),
+                "is not for lane = \"remote\": a worker elsewhere sees to that itself",
+            );
         }
     }
 }

@@ -15,6 +15,7 @@ mod queues;
 mod session;
 mod usage;
 mod wait;
+mod work;
 
 use std::sync::Arc;
 
@@ -47,6 +48,11 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/v1/queues", get(queues::queues))
         .route("/v1/queues/{name}/pause", post(queues::pause))
         .route("/v1/queues/{name}/resume", post(queues::resume))
+        .route("/v1/work", get(work::view))
+        .route("/v1/work/claim", post(work::claim))
+        .route("/v1/work/watch", post(work::watch))
+        .route("/v1/work/{id}/extend", post(work::extend))
+        .route("/v1/work/{id}/settle", post(work::settle))
         .route("/v1/usage", get(usage::usage))
         .route("/v1/nodes", get(queues::nodes))
         .route("/v1/pulse", get(pulse::get))

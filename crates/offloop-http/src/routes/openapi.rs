@@ -14,6 +14,8 @@ use crate::pack::PackRoutes;
 use crate::query::Query;
 
 const BASE: &str = include_str!("openapi.json");
+/// Subjects with a file of their own: `paths` and `schemas`.
+const PARTS: [&str; 1] = [include_str!("openapi/work.json")];
 
 /// The whole document, written once.
 pub(crate) fn document(packs: &[PackRoutes]) -> Bytes {
@@ -22,6 +24,16 @@ pub(crate) fn document(packs: &[PackRoutes]) -> Bytes {
     let schemas: Value = serde_json::from_str(offloop_wire::SCHEMAS).unwrap_or_default();
     whole["info"]["version"] = env!("CARGO_PKG_VERSION").into();
     whole["components"]["schemas"] = schemas;
+    for part in PARTS {
+        let part: Value = serde_json::from_str(part).unwrap_or_default();
+        let places = [("/paths", "paths"), ("/components/schemas", "schemas")];
+        for (place, name) in places {
+            let more = part[name].as_object().cloned().unwrap_or_default();
+            if let Some(all) = whole.pointer_mut(place).and_then(Value::as_object_mut) {
+                all.extend(more);
+            }
+        }
+    }
     if let Some(paths) = whole["paths"].as_object_mut() {
         for pack in packs {
             let more = pack.openapi.as_ref().and_then(Value::as_object);

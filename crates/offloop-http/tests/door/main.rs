@@ -11,3 +11,4 @@ mod routes;
 mod security;
 mod support;
 mod usage;
+mod work;

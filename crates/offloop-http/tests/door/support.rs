@@ -9,6 +9,7 @@ use offloop_http::{Door, DoorConfig, DoorReport, PackRoutes};
 use offloop_job::{NodeId, TaskName};
 use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::CpuLane;
+use offloop_lane_remote::RemoteLane;
 use offloop_pulse::{Pulse, PulseConfig};
 use offloop_runtime::{Runtime, RuntimeBuilder};
 use offloop_store_memory::{MemoryOptions, MemoryStore};
@@ -125,14 +126,22 @@ impl Server {
     ) -> Self {
         let gate = Arc::new(Gate::default());
         let runtime = runtime(&gate, queue_jobs_max, None);
-        Self::over(gate, runtime, change, packs).await
+        Self::over(gate, runtime, change, packs, None).await
     }
 
     /// With a lane beside the usual one.
     pub(crate) async fn with_lane(lane: Arc<dyn Lane>) -> Self {
         let gate = Arc::new(Gate::default());
         let runtime = runtime(&gate, 1_000_000, Some(lane));
-        Self::over(gate, runtime, |_| {}, Vec::new()).await
+        Self::over(gate, runtime, |_| {}, Vec::new(), None).await
+    }
+
+    /// With workers on other machines.
+    pub(crate) async fn with_remote(lane: Arc<RemoteLane>) -> Self {
+        let gate = Arc::new(Gate::default());
+        let more = Arc::clone(&lane) as Arc<dyn Lane>;
+        let runtime = runtime(&gate, 1_000_000, Some(more));
+        Self::over(gate, runtime, |_| {}, Vec::new(), Some(lane)).await
     }
 
     async fn over(
@@ -140,6 +149,7 @@ impl Server {
         runtime: Runtime,
         change: impl FnOnce(&mut DoorConfig),
         packs: Vec<PackRoutes>,
+        remote: Option<Arc<RemoteLane>>,
     ) -> Self {
         let mut config = DoorConfig::new(([127, 0, 0, 1], 0).into());
         config.drain = Duration::from_secs(2);
@@ -149,6 +159,9 @@ impl Server {
         let mut door = Door::new(runtime.handle().clone(), config);
         for pack in packs {
             door = door.pack(pack);
+        }
+        if let Some(remote) = remote {
+            door = door.remote(remote);
         }
         let (close, closing) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move {

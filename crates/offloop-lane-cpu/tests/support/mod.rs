@@ -52,6 +52,7 @@ impl LaneSink for TestSink {
             }
             LaneEvent::Partial { lease, data, .. } => seen.partials.push((lease, data)),
             LaneEvent::Log { lease, data, .. } => seen.printed.push((lease, data)),
+            LaneEvent::Wanted => {}
         }
         self.news.notify_all();
     }

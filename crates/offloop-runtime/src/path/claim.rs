@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use offloop_job::TaskName;
-use offloop_lane::Slots;
+use offloop_lane::{Demand, Slots};
 use offloop_store::Want;
 
 /// Jobs asked for in one transaction; larger ones gain nothing (ADR-0002).
@@ -78,14 +78,37 @@ pub(crate) type Asked = Vec<(usize, u16)>;
 /// One want per lane with room that may have work, with the room reserved. Empty: nothing to ask.
 ///
 /// A lane that holds more than half of what it may is left alone, so that deep lanes are filled in
-/// batches, not one by one.
-pub(crate) fn ask(desks: &mut [Desk]) -> (Asked, Vec<Want>) {
+/// batches, not one by one. A lane with a demand is asked for just that.
+pub(crate) fn ask(
+    desks: &mut [Desk],
+    demand: impl Fn(usize) -> Option<Vec<Demand>>,
+) -> (Asked, Vec<Want>) {
     let mut asked = Vec::new();
     let mut wants = Vec::new();
     for (lane, desk) in desks.iter_mut().enumerate() {
+        if !desk.hungry {
+            continue;
+        }
+        if let Some(demand) = demand(lane) {
+            let first = wants.len();
+            wants.extend(demand.into_iter().map(|wish| Want {
+                tasks: wish.tasks,
+                limit: wish.jobs.min(CLAIM_BATCH_JOBS_MAX),
+            }));
+            let limit: u32 = wants[first..]
+                .iter()
+                .map(|want| u32::from(want.limit))
+                .sum();
+            if limit > 0 {
+                let limit = u16::try_from(limit).unwrap_or(u16::MAX);
+                desk.reserved += u32::from(limit);
+                asked.push((lane, limit));
+            }
+            continue;
+        }
         let room = desk.room();
         let held = desk.inside + desk.reserved;
-        if !desk.hungry || room == 0 || (held > u32::from(desk.slots.running) && room < held) {
+        if room == 0 || (held > u32::from(desk.slots.running) && room < held) {
             continue;
         }
         let limit = u16::try_from(room)
@@ -99,6 +122,11 @@ pub(crate) fn ask(desks: &mut [Desk]) -> (Asked, Vec<Want>) {
         });
     }
     (asked, wants)
+}
+
+/// This lane wants work again.
+pub(crate) fn wanted(desk: &mut Desk) {
+    desk.hungry = true;
 }
 
 /// Every lane may have work again.
@@ -131,17 +159,17 @@ mod tests {
     #[test]
     fn a_lane_is_never_asked_for_more_than_its_room() {
         let mut desks = [desk(2, 0)];
-        let (asked, wants) = ask(&mut desks);
+        let (asked, wants) = ask(&mut desks, |_| None);
         assert_eq!((asked.clone(), wants[0].limit), (vec![(0, 2)], 2));
         assert!(
-            ask(&mut desks).0.is_empty(),
+            ask(&mut desks, |_| None).0.is_empty(),
             "room asked for is not asked for twice"
         );
         desks[0].work_in(2);
         answered(&mut desks, &asked, &[2]);
-        assert!(ask(&mut desks).0.is_empty());
+        assert!(ask(&mut desks, |_| None).0.is_empty());
         desks[0].work_out(Duration::from_secs(1));
-        assert_eq!(ask(&mut desks).0, vec![(0, 1)]);
+        assert_eq!(ask(&mut desks, |_| None).0, vec![(0, 1)]);
     }
 
     #[test]
@@ -155,7 +183,7 @@ mod tests {
             desks[0].work_out(run);
             let mut total = 0;
             for _ in 0..4 {
-                let (asked, _) = ask(&mut desks);
+                let (asked, _) = ask(&mut desks, |_| None);
                 let Some((_, limit)) = asked.first().copied() else {
                     break;
                 };
@@ -173,16 +201,37 @@ mod tests {
     #[test]
     fn an_empty_answer_stops_the_asking_until_a_wake() {
         let mut desks = [desk(2, 0), desk(1, 0)];
-        let (asked, _) = ask(&mut desks);
+        let (asked, _) = ask(&mut desks, |_| None);
         desks[0].work_in(2);
         answered(&mut desks, &asked, &[2, 0]);
         desks[0].work_out(Duration::ZERO);
         assert_eq!(
-            ask(&mut desks).0,
+            ask(&mut desks, |_| None).0,
             vec![(0, 1)],
             "the full lane does not stop for the empty one"
         );
         wake(&mut desks);
-        assert_eq!(ask(&mut desks).0, vec![(1, 1)]);
+        assert_eq!(ask(&mut desks, |_| None).0, vec![(1, 1)]);
+    }
+
+    #[test]
+    fn a_lane_whose_workers_come_and_ask_is_given_what_they_ask_for_whatever_its_slots_are() {
+        let mut desks = [desk(4_096, 0)];
+        let tasks = |name| Arc::from([TaskName::parse(name).unwrap()]);
+        let wish = |name, jobs| Demand {
+            tasks: tasks(name),
+            jobs,
+        };
+        assert!(ask(&mut desks, |_| Some(Vec::new())).1.is_empty());
+        let (asked, wants) = ask(&mut desks, |_| Some(vec![wish("a", 2), wish("b", 1)]));
+        let limits: Vec<_> = wants.iter().map(|want| want.limit).collect();
+        assert_eq!((asked.clone(), limits), (vec![(0, 3)], vec![2, 1]));
+        answered(&mut desks, &asked, &[2]);
+        assert!(
+            ask(&mut desks, |_| Some(vec![wish("a", 1)])).1.is_empty(),
+            "there was no more"
+        );
+        wanted(&mut desks[0]);
+        assert_eq!(ask(&mut desks, |_| Some(vec![wish("a", 1)])).1.len(), 1);
     }
 }

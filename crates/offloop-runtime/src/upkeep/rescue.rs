@@ -3,7 +3,9 @@
 //! The executors are proven gone: the lanes have cleared their leftovers, and an embedded store's
 //! lock was free. Must never run before both.
 
-use offloop_store::{StoreError, Verdict};
+use std::time::Duration;
+
+use offloop_store::{Claimed, StoreError, Verdict};
 
 use crate::handle::Shared;
 use crate::path::settle::{self, Over};
@@ -32,9 +34,13 @@ pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
                     enlarged: false,
                     snoozes_max: None,
                 };
-                settle::settlement(over, now, shared.dice.roll(), |end| {
+                let mut settlement = settle::settlement(over, now, shared.dice.roll(), |end| {
                     shared.final_records(end)
-                })
+                });
+                if let Verdict::Retry { due } = &mut settlement.verdict {
+                    *due = (*due).max(now.plus(outlives(shared, claimed)));
+                }
+                settlement
             })
             .collect();
         let quarantined = settlements
@@ -62,4 +68,12 @@ pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
         tracing::info!(rescued, "rescued jobs of an earlier run");
     }
     Ok(())
+}
+
+/// What nothing here can end may still run on another machine, until it has to know that it must not.
+fn outlives(shared: &Shared, claimed: &Claimed) -> Duration {
+    let lane = shared.routes.get(claimed.task.as_str());
+    lane.map_or(Duration::ZERO, |lane| {
+        shared.lanes[*lane].outlives(&claimed.task)
+    })
 }
