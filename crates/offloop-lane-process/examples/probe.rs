@@ -94,7 +94,6 @@ impl LaneSink for Printer {
     fn send(&self, event: LaneEvent) {
         match event {
             LaneEvent::Started { executor, .. } => println!("started {executor}"),
-            LaneEvent::Wanted => {}
             LaneEvent::Ended(ended) => match ended.outcome {
                 Outcome::Completed { .. } => println!("completed"),
                 Outcome::Snoozed { after } => println!("snoozed {after:?}"),

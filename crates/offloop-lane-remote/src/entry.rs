@@ -168,7 +168,9 @@ impl Entry {
                 result,
                 records: Vec::new(),
             })),
-            WorkerEnd::Failed { class, message } => self.outcome(Err(TaskError { class, message })),
+            WorkerEnd::Failed { class, message } => {
+                self.outcome(Err(TaskError::new(class, message)))
+            }
             WorkerEnd::HandBack => Outcome::Stopped {
                 reason: StopReason::Shutdown,
                 failure: Failure::new(FailureClass::Cancelled, "handed back by its worker"),

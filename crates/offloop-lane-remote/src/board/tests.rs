@@ -41,6 +41,7 @@ fn work(lease: u64, task: &str) -> Work {
         cores: 1,
         deadline: None,
         trace: None,
+        checkpoint: None,
     }
 }
 
