@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use offloop_job::FailureClass;
 use offloop_runtime::{CallError, EnqueueError, RefusedWhy};
-use offloop_store::{InsertRefusal, NotAdmitted, NotAdmittedWhy, StoreError};
+use offloop_store::{InsertRefusal, NotAdmitted, NotAdmittedWhy, PayloadProblem, StoreError};
 use offloop_wire::{BodyError, FieldProblem, Problem};
 
 /// Every kind of problem that the door tells: one row, one type.
@@ -245,10 +245,21 @@ pub(crate) fn of_refusal(refusal: &InsertRefusal) -> Problem {
         InsertRefusal::IdempotencyMismatch { holder } => (Kind::IdempotencyMismatch, Some(holder)),
         InsertRefusal::QueueFull { .. } => (Kind::QueueFull, None),
         InsertRefusal::NotAdmitted(refused) => return of_not_admitted(refused),
+        InsertRefusal::Payload { problems, .. } => {
+            return of_payload(Kind::InvalidJob, refusal.to_string(), problems);
+        }
     };
     let mut problem = kind.say(refusal.to_string());
     problem.job = holder.map(ToString::to_string);
     problem
+}
+
+/// The pointers go from the body's root.
+fn of_payload(kind: Kind, detail: String, problems: &[PayloadProblem]) -> Problem {
+    let fields = problems.iter().map(|problem| {
+        FieldProblem::new(format!("/payload{}", problem.pointer), &*problem.message)
+    });
+    with_fields(kind.say(detail), fields.collect())
 }
 
 fn of_not_admitted(refused: &NotAdmitted) -> Problem {
@@ -276,6 +287,7 @@ pub(crate) fn of_call(error: &CallError) -> Problem {
         CallError::UnknownTask { .. } => Kind::NotFound.say(detail),
         CallError::NotCallable { .. } => Kind::NotCallable.say(detail),
         CallError::PayloadTooLarge { .. } => field(Kind::TooLarge, "payload"),
+        CallError::Payload { problems, .. } => of_payload(Kind::InvalidBody, detail, problems),
         CallError::Timeout { .. } => field(Kind::InvalidBody, "timeout_ms"),
         CallError::Refused(refused) => {
             let kind = match refused.why {

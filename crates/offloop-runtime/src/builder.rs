@@ -18,6 +18,7 @@ use crate::handle::{Parts, RuntimeHandle, Shared};
 use crate::hooks::TaskHook;
 use crate::inbox::LaneInbox;
 use crate::keeper::{self, Input};
+use crate::payload::PayloadCheck;
 use crate::shutdown::{ShutdownPlan, ShutdownReport};
 
 /// Why a server cannot start.
@@ -51,6 +52,7 @@ pub struct RuntimeBuilder {
     call_lanes: Vec<Arc<dyn Lane>>,
     call_settings: HashMap<TaskName, CallSettings>,
     hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
+    checks: HashMap<TaskName, Arc<dyn PayloadCheck>>,
     defaults: HashMap<TaskName, TaskDefaults>,
     clock: Arc<dyn Clock>,
     config: RuntimeConfig,
@@ -77,6 +79,7 @@ impl RuntimeBuilder {
             call_lanes: Vec::new(),
             call_settings: HashMap::new(),
             hooks: HashMap::new(),
+            checks: HashMap::new(),
             defaults: HashMap::new(),
             clock: Arc::new(SystemClock),
             config: RuntimeConfig::default(),
@@ -109,6 +112,13 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn hook(mut self, task: TaskName, hook: Arc<dyn TaskHook>) -> Self {
         self.hooks.insert(task, hook);
+        self
+    }
+
+    /// What payloads this task takes; others are refused at the door. One rule per task, the last.
+    #[must_use]
+    pub fn payload_check(mut self, task: TaskName, check: Arc<dyn PayloadCheck>) -> Self {
+        self.checks.insert(task, check);
         self
     }
 
@@ -179,6 +189,7 @@ impl RuntimeBuilder {
             routes,
             defaults,
             hooks: self.hooks,
+            checks: self.checks,
             clock: self.clock,
             seed: self.seed,
             node: self.node,

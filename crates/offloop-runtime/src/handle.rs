@@ -20,6 +20,7 @@ use offloop_store::{
     LabelCount, ListRequest, QueueStatus, Record, RecordPage, RecordScan, ReviveOutcome,
     StoreError, UsageAsk, UsageRow, UsageSums,
 };
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::Pressure;
@@ -34,6 +35,7 @@ use crate::keeper::Input;
 use crate::meters::{Meters, TaskBuckets};
 use crate::path::enqueue::{self, EnqueueError};
 use crate::path::publish::{EventCursor, Events, Hub};
+use crate::payload::PayloadCheck;
 use crate::redact;
 
 /// A task and the lane that runs it.
@@ -89,6 +91,9 @@ pub(crate) struct Shared {
     pub(crate) tasks: Vec<TaskView>,
     pub(crate) defaults: HashMap<TaskName, TaskDefaults>,
     pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
+    pub(crate) checks: HashMap<TaskName, Arc<dyn PayloadCheck>>,
+    /// Large payloads that are looked at now.
+    pub(crate) checking: Semaphore,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dice: Dice,
     pub(crate) hub: Arc<Hub>,
@@ -124,6 +129,7 @@ pub(crate) struct Parts {
     pub(crate) routes: HashMap<TaskName, usize>,
     pub(crate) defaults: HashMap<TaskName, TaskDefaults>,
     pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
+    pub(crate) checks: HashMap<TaskName, Arc<dyn PayloadCheck>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: u64,
     pub(crate) node: NodeId,
@@ -151,6 +157,10 @@ impl Shared {
             routes: parts.routes,
             defaults: parts.defaults,
             hooks: parts.hooks,
+            checks: parts.checks,
+            checking: Semaphore::new(
+                std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            ),
             clock: parts.clock,
             dice: Dice::new(parts.seed),
             node: parts.node,

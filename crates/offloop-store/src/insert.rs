@@ -60,6 +60,34 @@ pub enum InsertRefusal {
     /// Decided before an engine was asked.
     #[error("{0}")]
     NotAdmitted(NotAdmitted),
+    /// What its task's rule says of the payload. Decided before an engine was asked.
+    #[error("payload: `{task}` does not take it: {}", told(problems))]
+    Payload {
+        task: TaskName,
+        problems: Vec<PayloadProblem>,
+    },
+}
+
+/// One thing that is wrong with a payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadProblem {
+    /// JSON pointer into the payload (RFC 6901); empty for the whole of it.
+    pub pointer: String,
+    /// A sentence without its subject. Never a value of the payload: it may be a secret.
+    pub message: String,
+}
+
+/// All of them in one line.
+pub fn told(problems: &[PayloadProblem]) -> String {
+    let one = |problem: &PayloadProblem| {
+        let at = if problem.pointer.is_empty() {
+            "it"
+        } else {
+            &problem.pointer
+        };
+        format!("{at} {}", problem.message)
+    };
+    problems.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// Why a job is not worth taking in now.

@@ -21,7 +21,10 @@ pub use audit::{
 };
 pub use checkpoint::{Checkpoint, CheckpointOutcome};
 pub use error::{BackendError, StoreError};
-pub use insert::{InsertBatch, InsertOutcome, InsertRefusal, NotAdmitted, NotAdmittedWhy, SameAs};
+pub use insert::{
+    InsertBatch, InsertOutcome, InsertRefusal, NotAdmitted, NotAdmittedWhy, PayloadProblem, SameAs,
+    told,
+};
 pub use limits::{BlockedBy, LimitChange, LimitPage, LimitSet, LimitStatus, LimitStore, LimitsAsk};
 pub use query::{
     Cursor, JobFilter, JobPage, JobQuery, LabelCount, LineStatus, ListRequest, QueueCounts,

@@ -17,8 +17,8 @@ use offloop_lane_remote::{RemoteLane, RemoteTask};
 use offloop_pulse::{Pulse, PulseConfig};
 use offloop_runtime::clock::{Clock, SystemClock};
 use offloop_runtime::{
-    CallSettings, Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle, ShutdownPlan,
-    ShutdownReport, StartError, TaskDefaults, TaskHook,
+    CallSettings, PayloadCheck, Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle,
+    ShutdownPlan, ShutdownReport, StartError, TaskDefaults, TaskHook,
 };
 use offloop_store::Engine;
 use offloop_store_memory::{MemoryOptions, MemoryStore};
@@ -78,6 +78,7 @@ pub struct Builder {
     processes: Vec<ProcessSpec>,
     remote: Vec<RemoteTask>,
     defaults: Vec<(TaskName, TaskDefaults)>,
+    checks: Vec<(TaskName, Arc<dyn PayloadCheck>)>,
     packs: Vec<Box<dyn Pack>>,
     shim: Option<PathBuf>,
     environment: Vec<(OsString, OsString)>,
@@ -125,6 +126,7 @@ impl Builder {
             processes: Vec::new(),
             remote: Vec::new(),
             defaults: Vec::new(),
+            checks: Vec::new(),
             packs: Vec::new(),
             shim: None,
             environment: Vec::new(),
@@ -277,6 +279,14 @@ impl Builder {
         self
     }
 
+    /// What payloads this task takes, of jobs and of calls: a [`Schema`](crate::Schema), or a rule of
+    /// your own. What it refuses does not come in, whichever way it comes.
+    #[must_use]
+    pub fn payload_check(mut self, task: TaskName, check: impl PayloadCheck + 'static) -> Self {
+        self.checks.push((task, Arc::new(check)));
+        self
+    }
+
     #[must_use]
     pub fn pack(mut self, pack: impl Pack + 'static) -> Self {
         self.packs.push(Box::new(pack));
@@ -297,6 +307,7 @@ impl Builder {
             seed,
             config,
             defaults,
+            checks,
             data,
             host: _,
             pulse,
@@ -320,6 +331,9 @@ impl Builder {
         }
         for (task, hook) in hooks {
             builder = builder.hook(task, hook);
+        }
+        for (task, check) in checks {
+            builder = builder.payload_check(task, check);
         }
         let runtime = builder.start()?;
         let mut routes = Vec::new();
@@ -420,6 +434,7 @@ impl Builder {
             seed,
             config: self.config,
             defaults: self.defaults,
+            checks: self.checks,
             data: self.data,
             host,
             pulse,
@@ -440,6 +455,7 @@ struct Parts {
     seed: u64,
     config: RuntimeConfig,
     defaults: Vec<(TaskName, TaskDefaults)>,
+    checks: Vec<(TaskName, Arc<dyn PayloadCheck>)>,
     data: PathBuf,
     host: Arc<Host>,
     pulse: Pulse,

@@ -43,9 +43,11 @@ pub use offloop_lane_remote as lane_remote;
 pub use offloop_pulse as pulse;
 pub use offloop_runtime as runtime;
 pub use offloop_runtime::{
-    CallAnswer, CallAsk, CallError, CallSettings, FinalEnd, Pressure, Redact, RuntimeConfig,
-    RuntimeHandle, ShutdownPlan, ShutdownReport, TaskDefaults, TaskHook,
+    CallAnswer, CallAsk, CallError, CallSettings, FinalEnd, PayloadCheck, Pressure, Redact,
+    RuntimeConfig, RuntimeHandle, ShutdownPlan, ShutdownReport, TaskDefaults, TaskHook,
 };
+pub use offloop_schema as schema;
+pub use offloop_schema::Schema;
 pub use offloop_store as store;
 pub use offloop_store_memory as store_memory;
 pub use offloop_store_sqlite as store_sqlite;

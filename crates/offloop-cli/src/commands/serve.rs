@@ -105,6 +105,9 @@ pub(crate) fn build(config: &Config) -> Builder {
             _ => builder.process_task(spec(task)),
         };
         builder = builder.task_defaults(task.name.clone(), defaults);
+        if let Some(schema) = &task.schema {
+            builder = builder.payload_check(task.name.clone(), Arc::clone(schema));
+        }
         if let Some(calls) = task.calls {
             builder = builder
                 .process_task(call_spec(task, calls))

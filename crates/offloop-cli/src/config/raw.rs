@@ -134,6 +134,7 @@ pub(crate) struct RawTask {
     pub(crate) max_queued: Option<u64>,
     pub(crate) max_wait: Option<Span>,
     pub(crate) max_snoozes: Option<u16>,
+    pub(crate) schema: Option<PathBuf>,
 }
 
 /// Executors for `POST /v1/call/TASK`.

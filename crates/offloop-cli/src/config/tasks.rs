@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use offloop::lane_process::{Budgets, Recycle, Sandbox, Wire};
 use offloop::lane_remote::{LEASE_DEFAULT, LEASE_MAX, LEASE_MIN};
-use offloop::{CallSettings, Redact, TaskName};
+use offloop::{CallSettings, Redact, Schema, TaskName};
 
 use super::raw::{RawCalls, RawRecycle, RawSandbox, RawTask};
 use super::resolve::Problems;
@@ -47,6 +48,7 @@ pub(crate) struct TaskConfig {
     pub(crate) max_queued: Option<u64>,
     pub(crate) max_wait: Option<Duration>,
     pub(crate) max_snoozes: Option<u16>,
+    pub(crate) schema: Option<Arc<Schema>>,
 }
 
 /// Children that serve calls of the task, beside those for its jobs.
@@ -138,9 +140,25 @@ pub(super) fn task(
         max_queued: raw.max_queued,
         max_wait: problems.span(key("max_wait"), raw.max_wait),
         max_snoozes: raw.max_snoozes,
+        schema: raw
+            .schema
+            .and_then(|file| schema(&folder.join(file), key("schema"), problems)),
         calls: raw.calls.as_ref().map(|raw| calls(raw, &key, problems)),
         sandbox: sandbox(raw.sandbox.unwrap_or_default(), folder, &key, problems),
     })
+}
+
+fn schema(file: &Path, key: String, problems: &mut Problems) -> Option<Arc<Schema>> {
+    let read = std::fs::read(file)
+        .map_err(|error| format!("cannot be read: {error}"))
+        .and_then(|text| Schema::parse(&text).map_err(|error| error.to_string()));
+    match read {
+        Ok(schema) => Some(Arc::new(schema)),
+        Err(error) => {
+            problems.say(key, format!("{} {error}", file.display()));
+            None
+        }
+    }
 }
 
 fn budgets(raw: &RawTask, key: &impl Fn(&str) -> String, problems: &mut Problems) -> Budgets {

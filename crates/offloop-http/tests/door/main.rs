@@ -6,6 +6,7 @@ mod calls;
 mod events;
 mod limits;
 mod pages;
+mod payload;
 mod pulse;
 mod routes;
 mod security;

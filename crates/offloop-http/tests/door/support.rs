@@ -11,7 +11,8 @@ use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::CpuLane;
 use offloop_lane_remote::RemoteLane;
 use offloop_pulse::{Pulse, PulseConfig};
-use offloop_runtime::{Runtime, RuntimeBuilder};
+use offloop_runtime::{PayloadCheck, Runtime, RuntimeBuilder};
+use offloop_store::PayloadProblem;
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -71,6 +72,23 @@ pub(crate) fn info(name: &str) -> TaskInfo {
     }
 }
 
+/// The rule of the task `small`: a number under ten, whatever is around it.
+#[derive(Debug)]
+struct Small;
+
+impl PayloadCheck for Small {
+    fn problems(&self, payload: &[u8]) -> Vec<PayloadProblem> {
+        let value: Value = serde_json::from_slice(payload).unwrap();
+        if value["n"].as_u64().is_some_and(|n| n < 10) {
+            return Vec::new();
+        }
+        vec![PayloadProblem {
+            pointer: "/n".into(),
+            message: "is not a number under ten".into(),
+        }]
+    }
+}
+
 fn runtime(gate: &Arc<Gate>, queue_jobs_max: u64, more: Option<Arc<dyn Lane>>) -> Runtime {
     static NODES: AtomicU64 = AtomicU64::new(0);
     let node = NODES.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +97,8 @@ fn runtime(gate: &Arc<Gate>, queue_jobs_max: u64, more: Option<Arc<dyn Lane>>) -
         queue_jobs_max,
     });
     let builder = RuntimeBuilder::new(Arc::new(store), NodeId(format!("test-{node}").into()))
-        .pulse(Pulse::start(PulseConfig::default()).unwrap());
+        .pulse(Pulse::start(PulseConfig::default()).unwrap())
+        .payload_check(TaskName::parse("small").unwrap(), Arc::new(Small));
     let lanes = [lane("cpu", gate)].into_iter().chain(more);
     let builder = lanes.fold(builder, RuntimeBuilder::lane);
     builder.call_lane(lane("cpu:calls", gate)).start().unwrap()
@@ -90,6 +109,7 @@ fn lane(name: &str, gate: &Arc<Gate>) -> Arc<dyn Lane> {
     let lane = CpuLane::builder(name)
         .threads(2)
         .task(info("noop"), Arc::new(|_| Ok(TaskOutput::none())))
+        .task(info("small"), Arc::new(|_| Ok(TaskOutput::none())))
         .task(
             info("echo"),
             Arc::new(|context| Ok(TaskOutput::json(context.payload().clone()))),

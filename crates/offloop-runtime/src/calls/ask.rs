@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use offloop_job::limits::{CALL_TIMEOUT_MAX, PRIORITY_DEFAULT};
 use offloop_job::{Failure, TaskName, Usage};
+use offloop_store::PayloadProblem;
 
 /// One call: work whose caller waits for it. Not durable; gone with its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +136,14 @@ pub enum CallError {
         task: TaskName,
         len: usize,
         limit: usize,
+    },
+    #[error(
+        "payload: `{task}` does not take it: {}",
+        offloop_store::told(problems)
+    )]
+    Payload {
+        task: TaskName,
+        problems: Vec<PayloadProblem>,
     },
     #[error("timeout_ms: is {asked:?}; give 1 ms to {CALL_TIMEOUT_MAX:?}, or make it a job")]
     Timeout { asked: Duration },

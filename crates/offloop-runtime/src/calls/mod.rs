@@ -27,6 +27,7 @@ pub use line::CallCounts;
 
 use crate::admission::{Pressure, retry_after};
 use crate::handle::Shared;
+use crate::payload;
 use desk::{Desk, Reply};
 
 /// Over those of jobs, which count from 1, and within the whole numbers that JavaScript can hold: a
@@ -149,6 +150,11 @@ pub(crate) async fn call(shared: &Shared, ask: CallAsk) -> Result<CallAnswer, Ca
         return Err(CallError::Timeout { asked });
     }
     let deadline = began + asked;
+    let problems = payload::problems(shared, &ask.task, &ask.payload).await;
+    if !problems.is_empty() {
+        let task = ask.task;
+        return Err(CallError::Payload { task, problems });
+    }
     let roll = shared.dice.roll();
     if shared
         .gauge

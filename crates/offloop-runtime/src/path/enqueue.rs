@@ -7,10 +7,10 @@ use offloop_job::limits::{BATCH_JOBS_MAX, PAYLOAD_BYTES_MAX};
 use offloop_job::{
     EventKind, JobEvent, JobState, NewJob, OptionProblem, RecordWrite, TaskName, Timestamp,
 };
-use offloop_store::{InsertBatch, InsertOutcome, StoreError};
+use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, StoreError};
 
-use crate::backlog;
 use crate::handle::Shared;
+use crate::{backlog, payload};
 
 /// Why a batch was not taken in at all. One bad job refuses its batch: the door checks each job
 /// with [`check`] first when it wants to answer line by line.
@@ -85,6 +85,39 @@ pub(crate) async fn enqueue(
     if let Some(problem) = records.iter().find_map(RecordWrite::problem) {
         return Err(EnqueueError::Record(problem));
     }
+    let unfit = payload::refusals(shared, &jobs).await;
+    if unfit.iter().all(Option::is_none) {
+        return admit(shared, jobs, records).await;
+    }
+    let outcomes = admit(shared, without(jobs, &unfit), records).await?;
+    Ok(merged(unfit, outcomes))
+}
+
+/// The jobs that were not refused.
+fn without(jobs: Vec<NewJob>, refusals: &[Option<InsertRefusal>]) -> Vec<NewJob> {
+    let asked = jobs.into_iter().zip(refusals);
+    let left = asked.filter_map(|(job, refusal)| refusal.is_none().then_some(job));
+    left.collect()
+}
+
+/// Refusals and the outcomes of the others, in the order of the jobs.
+fn merged(
+    refusals: Vec<Option<InsertRefusal>>,
+    outcomes: Vec<InsertOutcome>,
+) -> Vec<InsertOutcome> {
+    let mut outcomes = outcomes.into_iter();
+    let merged = refusals.into_iter().filter_map(|refusal| match refusal {
+        Some(refusal) => Some(InsertOutcome::Refused(refusal)),
+        None => outcomes.next(),
+    });
+    merged.collect()
+}
+
+async fn admit(
+    shared: &Shared,
+    jobs: Vec<NewJob>,
+    records: Vec<RecordWrite>,
+) -> Result<Vec<InsertOutcome>, EnqueueError> {
     let now = shared.clock.now();
     if jobs
         .iter()
@@ -100,17 +133,9 @@ pub(crate) async fn enqueue(
         drop(coming);
         return outcomes;
     }
-    let asked = jobs.into_iter().zip(&refusals);
-    let admitted = asked.filter_map(|(job, refusal)| refusal.is_none().then_some(job));
-    let mut outcomes = insert(shared, admitted.collect(), records, now)
-        .await?
-        .into_iter();
+    let outcomes = insert(shared, without(jobs, &refusals), records, now).await?;
     drop(coming);
-    let merged = refusals.into_iter().filter_map(|refusal| match refusal {
-        Some(refusal) => Some(InsertOutcome::Refused(refusal)),
-        None => outcomes.next(),
-    });
-    Ok(merged.collect())
+    Ok(merged(refusals, outcomes))
 }
 
 async fn insert(
