@@ -8,6 +8,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+const SANDBOX: &str = "sandbox = { network = false, read_only = true }\n";
+
 const GOOD: &str = r#"
 [tasks.good]
 lane = "process"
@@ -62,5 +64,34 @@ fn a_file_that_throws_exports_nothing_or_is_not_there_is_told_by_task_before_any
         "not ok: 3 of ",
     ] {
         assert!(text.contains(says), "{says}: {text}");
+    }
+}
+
+#[test]
+fn a_schema_that_is_missing_or_broken_is_told_by_task_before_any_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    file("good.py", "def handle(payload, ctx):\n    return payload\n");
+    let with = |schema: &str| format!("{GOOD}schema = \"{schema}\"\n").replace(SANDBOX, "");
+    file(
+        "good.json",
+        r#"{"type": "object", "required": ["customer"]}"#,
+    );
+    let (output, text) = check(folder.path(), &with("good.json"));
+    assert!(output.status.success(), "{text}");
+    file(
+        "broken.json",
+        r#"{"properties": {"n": {"type": "nubmer"}}}"#,
+    );
+    for (schema, says) in [
+        ("missing.json", "cannot be read"),
+        ("broken.json", "/properties/n/type"),
+    ] {
+        let (output, _) = check(folder.path(), &with(schema));
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        for says in ["tasks.good.schema", schema, says] {
+            assert!(told.contains(says), "{says}: {told}");
+        }
     }
 }
