@@ -87,7 +87,9 @@ impl Names {
                 IdempotencyMismatch { holder } => IdempotencyMismatch {
                     holder: self.id(holder)?,
                 },
-                full @ (InsertRefusal::QueueFull { .. } | InsertRefusal::NotAdmitted(_)) => full,
+                full @ (InsertRefusal::QueueFull { .. }
+                | InsertRefusal::NotAdmitted(_)
+                | InsertRefusal::Payload { .. }) => full,
             }),
         })
     }
