@@ -154,6 +154,7 @@ async fn insert(
             )
         })
         .collect();
+    let coming = shared.hub.coming(now);
     let outcomes = shared
         .engine
         .insert(InsertBatch { now, jobs, records })
@@ -194,7 +195,7 @@ async fn insert(
         }
     }
     // First: the keeper may be quick.
-    shared.hub.publish(events);
+    coming.publish(events);
     if let Some(due) = due {
         shared.due_at(due);
     }

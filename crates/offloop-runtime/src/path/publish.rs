@@ -2,14 +2,16 @@
 //! **publish**.
 //!
 //! One ring for all: a subscriber holds a position, not a buffer, so a slow one costs nothing and
-//! learns that it lags. Must never: publish what is not committed, or wait for a reader.
+//! learns that it lags. A job may be claimed, and even end, before the thread that took it in hears of
+//! its commit: what happened to it is held back until its `Enqueued` is told. Must never: publish what
+//! is not committed, wait for a reader, or tell of a job before its beginning.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use offloop_job::{JobEvent, JobId};
+use offloop_job::{EventKind, JobEvent, JobId, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 /// A place in the stream of events: which server run, and how many events came before.
@@ -57,6 +59,80 @@ struct Ring {
     /// Position of `events[0]`.
     first: u64,
     events: VecDeque<Arc<JobEvent>>,
+    /// Inserts under way by the time of their batch, and how many. Ids that come of them are no older.
+    coming: BTreeMap<Timestamp, u32>,
+    /// Events of jobs that may come of those, in order.
+    held: VecDeque<JobEvent>,
+}
+
+impl Ring {
+    /// Whether the job's `Enqueued` may be still to come.
+    fn holds(&self, event: &JobEvent) -> bool {
+        let oldest = self.coming.first_key_value();
+        event.kind != EventKind::Enqueued
+            && oldest.is_some_and(|(began, _)| *began <= event.job.created())
+    }
+
+    fn take(&mut self, event: JobEvent, kept: usize) {
+        if self.held.len() < kept && self.holds(&event) {
+            self.held.push_back(event);
+            return;
+        }
+        self.push(event, kept);
+    }
+
+    fn push(&mut self, event: JobEvent, kept: usize) {
+        if self.events.len() == kept {
+            self.events.pop_front();
+            self.first += 1;
+        }
+        self.events.push_back(Arc::new(event));
+    }
+
+    /// Tells what need not be held any more. A job's events stay in order: a later one is held as long
+    /// as an earlier one is.
+    fn release(&mut self, kept: usize) {
+        for event in std::mem::take(&mut self.held) {
+            self.take(event, kept);
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+}
+
+/// An insert under way. Dropped without events, it had none.
+#[derive(Debug)]
+pub(crate) struct Coming<'h> {
+    hub: &'h Hub,
+    began: Timestamp,
+}
+
+impl Coming<'_> {
+    /// It is committed, and this is what came of it.
+    pub(crate) fn publish(self, events: Vec<JobEvent>) {
+        self.hub.publish(events);
+    }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut ring = lock(&self.hub.ring);
+        if let Some(inserts) = ring.coming.get_mut(&self.began) {
+            *inserts -= 1;
+            if *inserts == 0 {
+                ring.coming.remove(&self.began);
+            }
+        }
+        if ring.held.is_empty() {
+            return;
+        }
+        ring.release(self.hub.kept);
+        let next = ring.next();
+        drop(ring);
+        self.hub.show(next);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,20 +162,11 @@ impl Hub {
                 if event.kind.is_final() {
                     finished.push(event.job);
                 }
-                if ring.events.len() == self.kept {
-                    ring.events.pop_front();
-                    ring.first += 1;
-                }
-                ring.events.push_back(Arc::new(event));
+                ring.take(event, self.kept);
             }
-            ring.first + ring.events.len() as u64
+            ring.next()
         };
-        // Two publishers may come out of order: the position only grows.
-        self.latest.send_if_modified(|latest| {
-            let grew = next > *latest;
-            *latest = next.max(*latest);
-            grew
-        });
+        self.show(next);
         let mut waiting = lock(&self.waiting);
         if waiting.is_empty() {
             return;
@@ -109,6 +176,21 @@ impl Hub {
                 let _ = waiter.send(()); // its caller hung up
             }
         }
+    }
+
+    /// Two publishers may come out of order: the position only grows.
+    fn show(&self, next: u64) {
+        self.latest.send_if_modified(|latest| {
+            let grew = next > *latest;
+            *latest = next.max(*latest);
+            grew
+        });
+    }
+
+    /// To be called before an insert of this time; its events are told by what this answers.
+    pub(crate) fn coming(&self, began: Timestamp) -> Coming<'_> {
+        *lock(&self.ring).coming.entry(began).or_default() += 1;
+        Coming { hub: self, began }
     }
 
     /// Resolves at the job's final event. Ask for its state after this call, not before it.
@@ -269,6 +351,47 @@ mod tests {
         }));
         assert_eq!(run(reader.next()), Some(Err(Lagged)));
         assert!("".parse::<EventCursor>().is_err() && "7".parse::<EventCursor>().is_err());
+    }
+
+    #[test]
+    fn a_job_is_never_told_to_start_before_it_is_told_to_be_there() {
+        let hub = Arc::new(Hub::new(7, 100));
+        let at = Timestamp::from_millis;
+        let mut source = JobIdSource::new(0, 1);
+        let mut event = |created: u64, kind| JobEvent {
+            job: source.next_id(at(created)),
+            ..event(&mut JobIdSource::new(0, 1), kind)
+        };
+        let (old, new) = (event(5, EventKind::Started), event(20, EventKind::Enqueued));
+        let later = |kind| JobEvent {
+            kind,
+            ..new.clone()
+        };
+        let mut reader = hub.subscribe(None);
+        let mut kinds = || {
+            let read = run(reader.next()).unwrap().unwrap();
+            read.iter().map(|event| event.kind).collect::<Vec<_>>()
+        };
+        let (first, second) = (hub.coming(at(20)), hub.coming(at(10)));
+        let waiter = hub.wait_final(new.job);
+        hub.publish(vec![later(EventKind::Started)]);
+        hub.publish(vec![later(EventKind::Completed), old]);
+        // Whoever waits for the end need not wait for the order of the stream.
+        assert!(run(waiter).is_ok());
+        assert_eq!(
+            kinds(),
+            [EventKind::Started],
+            "of the job that was there before"
+        );
+        first.publish(vec![new.clone()]);
+        assert_eq!(
+            kinds(),
+            [EventKind::Enqueued],
+            "another insert may still bring it"
+        );
+        drop(second);
+        assert_eq!(kinds(), [EventKind::Started, EventKind::Completed]);
+        assert!(lock(&hub.ring).coming.is_empty() && lock(&hub.ring).held.is_empty());
     }
 
     #[test]
