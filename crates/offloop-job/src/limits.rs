@@ -58,6 +58,8 @@ pub const PAGE_ROWS_MAX: u16 = 500;
 pub const RECORD_KEY_BYTES_MAX: usize = 4_352; // PATH_MAX and a little
 pub const RECORD_VALUE_BYTES_MAX: usize = 64 << 10;
 
+/// How long a unique key may be held for a period, or wait for quiet.
+pub const UNIQUE_FOR_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Units that a job may cost of a rate; default 1.
 pub const COST_MAX: u32 = 1_000_000;
 pub const CONCURRENCY_MAX: u32 = 1_000_000;

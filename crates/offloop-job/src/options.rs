@@ -4,33 +4,41 @@ use std::time::Duration;
 
 use crate::limits::{
     ATTEMPTS_MAX, CORES_MAX, COST_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, TAGS_MAX, TIMEOUT_MAX,
-    TRACE_BYTES_MAX,
+    TRACE_BYTES_MAX, UNIQUE_FOR_MAX,
 };
 use crate::{QueueName, RetryPolicy, Tag, Timestamp, UniqueKey};
 
 /// Until when a unique key is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u8)]
 pub enum UniqueScope {
     /// Until the job is claimed for the first time.
-    UntilStarted = 0,
+    UntilStarted,
     /// Until the job is in a final state.
     #[default]
-    UntilFinished = 1,
+    UntilFinished,
+    /// For so long from the job's creation, whatever becomes of it: 1 ms to 30 days.
+    For(Duration),
 }
 
 /// What happens to a new job whose key is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u8)]
 pub enum OnConflict {
     /// The caller gets the job that holds the key; nothing is written.
     #[default]
-    Keep = 0,
+    Keep,
     /// The holder is cancelled if no executor has it yet, and the new job takes the key.
-    /// A holder that runs is kept.
-    Replace = 1,
+    /// A holder that runs, or has ended, is kept.
+    Replace,
     /// The caller gets an error that names the holder.
-    Reject = 2,
+    Reject,
+    /// The last request wins, once none has come for so long (1 ms to 30 days): a holder that is
+    /// for a time or ready takes the new payload and options in place and is due that much later
+    /// than now. One that runs does not swallow the request: the new job takes the key. The first
+    /// job waits as long too.
+    Debounce(Duration),
+    /// The first request wins, at most one in the period of its scope ([`UniqueScope::For`]):
+    /// the caller gets that job, also when it has ended.
+    Throttle,
 }
 
 /// At most one job with this key, per task.
@@ -99,6 +107,42 @@ impl Default for JobOptions {
     }
 }
 
+impl Unique {
+    fn say_problems(&self, has_run_at: bool, say: &mut impl FnMut(&'static str, String)) {
+        let range = Duration::from_millis(1)..=UNIQUE_FOR_MAX;
+        let days = format!("give 1 to {} (30 days)", UNIQUE_FOR_MAX.as_millis());
+        if let UniqueScope::For(period) = self.scope
+            && !range.contains(&period)
+        {
+            say("unique.for_ms", days.clone());
+        }
+        match self.on_conflict {
+            OnConflict::Debounce(quiet) => {
+                if !range.contains(&quiet) {
+                    say("unique.quiet_ms", days);
+                }
+                if matches!(self.scope, UniqueScope::For(_)) {
+                    say(
+                        "unique.scope",
+                        "cannot be `for` with on_conflict debounce, which waits for quiet however long that takes; give until_started or until_finished".into(),
+                    );
+                }
+                if has_run_at {
+                    say(
+                        "run_at",
+                        "cannot be given with on_conflict debounce, which sets the time itself; leave run_at and delay_ms out".into(),
+                    );
+                }
+            }
+            OnConflict::Throttle if !matches!(self.scope, UniqueScope::For(_)) => say(
+                "unique.on_conflict",
+                "throttle is one job per period; give the scope `for` and for_ms".into(),
+            ),
+            OnConflict::Throttle | OnConflict::Keep | OnConflict::Replace | OnConflict::Reject => {}
+        }
+    }
+}
+
 /// One option that cannot be: its name and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
@@ -108,6 +152,15 @@ pub struct OptionProblem {
 }
 
 impl JobOptions {
+    /// When a job that is asked for at `now` is due.
+    pub fn due(&self, now: Timestamp) -> Timestamp {
+        let on_conflict = self.unique.as_ref().map(|unique| unique.on_conflict);
+        match on_conflict {
+            Some(OnConflict::Debounce(quiet)) => now.plus(quiet),
+            _ => self.run_at.map_or(now, |at| at.max(now)),
+        }
+    }
+
     /// Every problem at once, none if it is sound.
     pub fn problems(&self) -> Vec<OptionProblem> {
         let mut found = Vec::new();
@@ -164,6 +217,9 @@ impl JobOptions {
             .is_some_and(|trace| trace.len() > TRACE_BYTES_MAX)
         {
             say("trace", format!("is over {TRACE_BYTES_MAX} bytes"));
+        }
+        if let Some(unique) = &self.unique {
+            unique.say_problems(self.run_at.is_some(), &mut say);
         }
         if let (Some(run_at), Some(expires_at)) = (self.run_at, self.expires_at)
             && expires_at <= run_at

@@ -49,6 +49,8 @@ pub enum Step {
     Expire,
     /// A person asked for another life after the end.
     Revive,
+    /// A newer request took its place: for a later time again.
+    Debounce,
 }
 
 /// A step that the table does not have.
@@ -60,7 +62,7 @@ pub struct IllegalStep {
 }
 
 impl Step {
-    pub const ALL: [Step; 12] = [
+    pub const ALL: [Step; 13] = [
         Step::Unblock,
         Step::FallDue,
         Step::Claim,
@@ -73,6 +75,7 @@ impl Step {
         Step::Abort,
         Step::Expire,
         Step::Revive,
+        Step::Debounce,
     ];
 
     /// States this step may start from, and the one it ends in. One row is one arrow.
@@ -90,6 +93,7 @@ impl Step {
             Step::Abort => (&[Running], Cancelled),
             Step::Expire => (&[Waiting, Scheduled, Ready], Expired),
             Step::Revive => (&[Failed, Cancelled, Expired], Ready),
+            Step::Debounce => (&[Scheduled, Ready], Scheduled),
         }
     }
 }
@@ -170,7 +174,8 @@ mod tests {
             (Ready,     Step::Cancel,   Cancelled), (Waiting,   Step::Expire,  Expired),
             (Scheduled, Step::Expire,   Expired),   (Ready,     Step::Expire,  Expired),
             (Failed,    Step::Revive,   Ready),     (Cancelled, Step::Revive,  Ready),
-            (Expired,   Step::Revive,   Ready),
+            (Expired,   Step::Revive,   Ready),     (Scheduled, Step::Debounce, Scheduled),
+            (Ready,     Step::Debounce, Scheduled),
         ];
         for state in JobState::ALL {
             for step in Step::ALL {

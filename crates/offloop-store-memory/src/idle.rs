@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use offloop_job::{History, JobId, JobOptions, JobState, Step, Timestamp};
+use offloop_job::{History, JobId, JobOptions, JobState, Step, Timestamp, UniqueScope};
 use offloop_store::{DeleteOutcome, EndIdle, EndIdleOutcome, IdleEnd, Overdue, ReviveOutcome};
 
 use crate::state::State;
@@ -54,14 +54,18 @@ impl State {
             return ReviveOutcome::NotRevivable(row.state);
         };
         let (task, mut options) = (row.task.clone(), JobOptions::clone(&row.options));
-        if let Some(holder) = self.holder(&task, &options) {
+        let holder = self.holder(now, &task, &options);
+        if let Some(holder) = holder.filter(|holder| *holder != id) {
             return ReviveOutcome::UniqueConflict { holder };
         }
         if row.is_too_late(now) {
             options.expires_at = None;
         }
         let queue = options.queue.clone();
-        self.hold_unique(&task, &options, id);
+        let scope = options.unique.as_ref().map(|unique| unique.scope);
+        if !matches!(scope, Some(UniqueScope::For(_))) {
+            self.hold_unique(now, &task, &options, id);
+        }
         if let Some(row) = self.jobs.get_mut(&id) {
             row.state = state;
             row.options = Arc::new(options);

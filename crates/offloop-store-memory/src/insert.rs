@@ -23,10 +23,12 @@ impl State {
         if let Some(outcome) = self.known_request(now, &job) {
             return outcome;
         }
-        let holder = self.holder(&job.task, &job.options);
+        let holder = self.holder(now, &job.task, &job.options);
         let replaced = match self.make_way(holder, &job) {
-            Ok(replaced) => replaced,
-            Err(outcome) => return outcome,
+            Way::Free => None,
+            Way::Replace(holder) => Some(holder),
+            Way::TakeOver(holder) => return self.take_over(now, holder, job),
+            Way::No(outcome) => return outcome,
         };
         if let Some(refusal) = self.queue_full(&job.options.queue, replaced) {
             return InsertOutcome::Refused(refusal);
@@ -54,27 +56,60 @@ impl State {
         Some(InsertOutcome::Refused(refusal))
     }
 
-    /// Which holder of the unique key is to be cancelled, or why there is no new job.
-    fn make_way(
-        &self,
-        holder: Option<JobId>,
-        job: &NewJob,
-    ) -> Result<Option<JobId>, InsertOutcome> {
+    /// What the holder of the unique key means for a new job.
+    fn make_way(&self, holder: Option<JobId>, job: &NewJob) -> Way {
         let (Some(holder), Some(unique)) = (holder, &job.options.unique) else {
-            return Ok(None);
+            return Way::Free;
         };
-        let existing = InsertOutcome::Existing {
+        let existing = Way::No(InsertOutcome::Existing {
             id: holder,
             same: SameAs::UniqueKey,
-        };
-        let runs = self.jobs[&holder].state == JobState::Running;
+        });
+        let state = self.jobs.get(&holder).map(|row| row.state);
+        let idle = state.filter(|state| !state.is_final() && *state != JobState::Running);
         match unique.on_conflict {
-            OnConflict::Keep => Err(existing),
-            OnConflict::Reject => Err(InsertOutcome::Refused(InsertRefusal::UniqueConflict {
-                holder,
-            })),
-            OnConflict::Replace if runs => Err(existing),
-            OnConflict::Replace => Ok(Some(holder)),
+            OnConflict::Keep | OnConflict::Throttle => existing,
+            OnConflict::Reject => {
+                let refusal = InsertRefusal::UniqueConflict { holder };
+                Way::No(InsertOutcome::Refused(refusal))
+            }
+            OnConflict::Replace if idle.is_some() => Way::Replace(holder),
+            OnConflict::Replace => existing,
+            OnConflict::Debounce(_) => match idle {
+                Some(JobState::Waiting) => existing,
+                Some(_) => Way::TakeOver(holder),
+                None => Way::Free,
+            },
+        }
+    }
+
+    /// A debounced request takes the place of the one before, in the same job.
+    fn take_over(&mut self, now: Timestamp, id: JobId, job: NewJob) -> InsertOutcome {
+        if let Some(refusal) = self.queue_full(&job.options.queue, Some(id)) {
+            return InsertOutcome::Refused(refusal);
+        }
+        self.hold_unique(now, &job.task, &job.options, id);
+        self.remember(now, &job, id);
+        if let Some(row) = self.jobs.get_mut(&id)
+            && let Ok(state) = row.state.after(Step::Debounce)
+        {
+            row.state = state;
+            row.due_at = job.options.due(now);
+            row.payload = job.payload;
+            row.options = Arc::new(job.options);
+        }
+        let same = SameAs::Debounced;
+        InsertOutcome::Existing { id, same }
+    }
+
+    fn remember(&mut self, now: Timestamp, job: &NewJob, made: JobId) {
+        if let Some(key) = job.idempotency.clone() {
+            let request = Request {
+                at: now,
+                made,
+                job: job.clone(),
+            };
+            self.idempotency.insert(key, request);
         }
     }
 
@@ -93,22 +128,15 @@ impl State {
 
     fn create(&mut self, now: Timestamp, job: NewJob, replaced: Option<JobId>) -> InsertOutcome {
         let id = self.ids.next_id(now);
-        let due_at = job.options.run_at.map_or(now, |at| at.max(now));
+        let due_at = job.options.due(now);
         let state = if due_at > now {
             JobState::Scheduled
         } else {
             self.wake = true;
             JobState::Ready
         };
-        self.hold_unique(&job.task, &job.options, id);
-        if let Some(key) = job.idempotency.clone() {
-            let request = Request {
-                at: now,
-                made: id,
-                job: job.clone(),
-            };
-            self.idempotency.insert(key, request);
-        }
+        self.hold_unique(now, &job.task, &job.options, id);
+        self.remember(now, &job, id);
         let row = Row {
             id,
             task: job.task,
@@ -136,6 +164,17 @@ impl State {
             replaced,
         }
     }
+}
+
+/// What becomes of a job whose unique key is free or held.
+enum Way {
+    Free,
+    /// This holder is cancelled.
+    Replace(JobId),
+    /// This holder takes the request over.
+    TakeOver(JobId),
+    /// There is no new job.
+    No(InsertOutcome),
 }
 
 /// A repeated request differs in its trace, and in a `run_at` that was reckoned from a delay.

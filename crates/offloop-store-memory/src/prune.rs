@@ -12,6 +12,7 @@ impl State {
             .retain(|_, seen| rule.now.since(seen.at) < IDEMPOTENCY_KEEP);
         self.forget_usage(rule.now);
         self.forget_buckets(rule.now);
+        self.forget_periods(rule.now);
         let doomed = self.doomed(rule);
         let piece = doomed.len().min(rule.rows_per_call as usize);
         for id in &doomed[..piece] {

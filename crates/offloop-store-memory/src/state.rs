@@ -8,7 +8,8 @@ use offloop_job::limits::ATTEMPTS_KEPT_MAX;
 use offloop_job::{
     Attempt, Bucket, Collection, Failure, FinalReason, History, IdempotencyKey, Job, JobId,
     JobIdSource, JobOptions, JobState, JobSummary, Lease, LimitTable, LimitTarget, LogTail, NewJob,
-    NodeId, Progress, QueueName, RecordKey, Step, TaskName, Timestamp, UniqueKey, Usage,
+    NodeId, Progress, QueueName, RecordKey, Step, TaskName, Timestamp, UniqueKey, UniqueScope,
+    Usage,
 };
 use offloop_store::{AuditEntry, Claimed, Record, UsageSum};
 
@@ -20,7 +21,7 @@ use crate::usage::Place;
 pub(crate) struct State {
     pub(crate) jobs: BTreeMap<JobId, Row>,
     /// Who holds a unique key, per task.
-    pub(crate) unique: BTreeMap<(TaskName, UniqueKey), JobId>,
+    pub(crate) unique: BTreeMap<(TaskName, UniqueKey), Hold>,
     /// Independent of the job: a key that is young enough is answered even if the job is gone.
     pub(crate) idempotency: BTreeMap<IdempotencyKey, Request>,
     /// Queues that were ever paused, and whether they are now.
@@ -42,6 +43,12 @@ pub(crate) struct State {
     /// Jobs may have become ready in this call: the hook is called after it.
     pub(crate) wake: bool,
     pub(crate) closed: bool,
+}
+
+/// Who holds a unique key; until then, whatever becomes of the job, or by the job's state.
+pub(crate) struct Hold {
+    pub(crate) id: JobId,
+    pub(crate) until: Option<Timestamp>,
 }
 
 /// What an idempotency key was used for.
@@ -111,21 +118,44 @@ impl State {
     }
 
     /// Who holds the unique key that such a job would take.
-    pub(crate) fn holder(&self, task: &TaskName, options: &JobOptions) -> Option<JobId> {
+    pub(crate) fn holder(
+        &self,
+        now: Timestamp,
+        task: &TaskName,
+        options: &JobOptions,
+    ) -> Option<JobId> {
         let unique = options.unique.as_ref()?;
         let name = (task.clone(), unique.key.clone());
-        self.unique.get(&name).copied()
+        let hold = self.unique.get(&name);
+        hold.filter(|hold| hold.until.is_none_or(|until| until > now))
+            .map(|hold| hold.id)
     }
 
-    pub(crate) fn hold_unique(&mut self, task: &TaskName, options: &JobOptions, id: JobId) {
+    pub(crate) fn hold_unique(
+        &mut self,
+        now: Timestamp,
+        task: &TaskName,
+        options: &JobOptions,
+        id: JobId,
+    ) {
         if let Some(unique) = &options.unique {
             let name = (task.clone(), unique.key.clone());
-            self.unique.insert(name, id);
+            let until = match unique.scope {
+                UniqueScope::For(period) => Some(now.plus(period)),
+                UniqueScope::UntilStarted | UniqueScope::UntilFinished => None,
+            };
+            self.unique.insert(name, Hold { id, until });
         }
     }
 
     pub(crate) fn release_unique(&mut self, id: JobId) {
-        self.unique.retain(|_, holder| *holder != id);
+        self.unique
+            .retain(|_, hold| hold.id != id || hold.until.is_some());
+    }
+
+    pub(crate) fn forget_periods(&mut self, now: Timestamp) {
+        self.unique
+            .retain(|_, hold| hold.until.is_none_or(|until| until > now));
     }
 
     /// Ends an idle job. Only for one whose state allows the step.

@@ -17,6 +17,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0002_usage.sql"),
     include_str!("migrations/0003_checkpoints.sql"),
     include_str!("migrations/0004_limits.sql"),
+    include_str!("migrations/0005_unique_periods.sql"),
 ];
 
 /// The version that this program reads and writes.

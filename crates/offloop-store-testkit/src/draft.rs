@@ -69,6 +69,12 @@ pub trait Draft: Sized {
     }
 
     #[must_use]
+    fn group_key(self, key: &str) -> Self {
+        let key = Tag::parse(key).expect("a group key");
+        self.with(|options| options.group_key = Some(key))
+    }
+
+    #[must_use]
     fn unique(self, key: &str, scope: UniqueScope, on_conflict: OnConflict) -> Self {
         let key = UniqueKey::parse(key).expect("a unique key");
         self.with(|options| {

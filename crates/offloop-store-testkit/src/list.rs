@@ -303,6 +303,69 @@ macro_rules! conformance {
                 what_was_pruned_stays_gone
                 several_restarts
             ]
+            limited: [
+                a_queue_never_runs_more_than_it_may
+                a_task_never_runs_more_than_it_may_in_all_queues_together
+                each_key_has_its_own_room
+                a_key_counts_in_every_task_and_queue
+                a_key_within_a_task_does_not_count_elsewhere
+                the_limit_of_one_key_overrides_that_of_each
+                every_limit_that_holds_must_let_it_go
+                a_held_back_job_does_not_use_up_the_want
+                a_held_back_job_stays_ready_and_can_be_cancelled_or_expire
+                every_way_to_end_an_attempt_frees_its_place
+                a_rate_opens_when_it_said
+                each_key_has_its_own_rate
+                a_job_takes_its_cost_and_every_attempt_does
+                a_clock_that_steps_back_blocks_no_longer_than_a_window
+                a_changed_rate_begins_anew_and_the_same_one_does_not
+                a_new_limit_counts_what_runs_already
+                a_lower_limit_stops_nothing_that_runs
+                what_a_limit_frees_is_hinted_at
+                limits_are_shown_with_what_runs_and_what_blocks
+                limits_come_page_by_page
+                every_change_is_on_the_audit_log_and_nothing_else
+                a_paused_queue_uses_no_rate
+                pruning_gives_no_rate_anew
+            ]
+            turns: [
+                keys_take_turns
+                a_batch_is_served_as_one_by_one
+                a_first_job_never_waits_behind_the_many_of_another
+                new_keys_without_end_do_not_starve_one_that_waits
+                priority_orders_the_jobs_of_one_key_alone
+                a_key_of_weight_has_as_many_picks_in_its_turn
+                a_weight_for_each_key_is_not_shared
+                jobs_without_a_key_share_one_turn_per_line
+                without_keys_the_order_is_by_priority_over_all_lines
+                a_key_that_is_held_back_keeps_its_place_in_the_round
+                late_and_paused_jobs_do_not_use_a_turn
+                many_keys_are_all_served
+            ]
+            unique: [
+                a_period_is_held_after_the_end_and_the_job
+                a_period_is_over_although_the_job_still_runs
+                throttle_answers_the_first_of_the_period
+                a_period_is_replaced_only_while_its_job_is_idle
+                a_period_that_is_over_is_pruned_and_no_other
+                a_job_that_is_revived_is_not_in_its_own_way
+                debounce_runs_the_last_request_once_it_is_quiet
+                debounce_takes_the_new_options_in_place
+                debounce_makes_a_ready_holder_wait_again
+                a_running_job_does_not_swallow_a_debounced_request
+                a_debounced_job_that_waits_for_its_retry_keeps_its_attempts
+                debounce_into_a_full_queue_changes_nothing
+                a_debounced_request_takes_over_a_key_that_was_held_for_a_period
+                a_repeated_debounced_request_is_answered_by_its_key
+            ]
+            survives_limits: [
+                limits_and_their_log
+                jobs_that_ran_before_still_count
+                what_was_taken_from_a_rate
+                keys_still_take_turns
+                periods_of_unique_keys
+                a_debounced_job_and_who_has_its_key
+            ]
             model: [
                 agrees_with_the_oracle
                 agrees_across_restarts

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use offloop_job::{
-    Failure, FailureClass, FinalReason, Job, JobId, JobState, JobSummary, Lease, NewJob, NodeId,
-    QueueName, RecordKey, RecordWrite, Timestamp,
+    Failure, FailureClass, FinalReason, Job, JobId, JobState, JobSummary, Lease, Limit,
+    LimitTarget, NewJob, NodeId, QueueName, Rate, RecordKey, RecordWrite, Timestamp,
 };
 use offloop_store::{
-    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, EndIdle,
-    EndIdleOutcome, Engine, IdleEnd, InsertBatch, InsertOutcome, JobFilter, ListRequest, Overdue,
-    ProgressNote, Promoted, PruneRule, QueueStatus, Record, RecordScan, Reply, ReviveOutcome,
-    Settled, Settlement, USAGE_ROWS_MAX, UsageAsk, UsageBy, UsageSums, Verdict, Want,
+    AuditAsk, AuditEntry, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims,
+    DeleteOutcome, EndIdle, EndIdleOutcome, Engine, IdleEnd, InsertBatch, InsertOutcome, JobFilter,
+    LimitChange, LimitSet, LimitStatus, LimitsAsk, ListRequest, Overdue, ProgressNote, Promoted,
+    PruneRule, QueueStatus, Record, RecordScan, Reply, ReviveOutcome, Settled, Settlement,
+    USAGE_ROWS_MAX, UsageAsk, UsageBy, UsageSums, Verdict, Want,
 };
 
 use crate::{Kit, Setup, block_on, name, report};
@@ -239,6 +240,82 @@ impl<'a> Store<'a> {
     pub fn set_paused(&self, queue: &str, paused: bool) {
         let queue = QueueName::parse(queue).expect("a queue's name");
         wait(self.engine.set_paused(queue, paused));
+    }
+
+    // Limits.
+
+    /// `2` at once, `10/s burst 2`, `weight 3`, or some of them together; nothing removes it.
+    pub fn limit(&self, target: &str, text: &str) -> LimitSet {
+        let mut limit = Limit::default();
+        let mut words = text.split(' ').filter(|word| !word.is_empty());
+        let number = |word: Option<&str>| word.and_then(|n| n.parse().ok()).expect("a number");
+        while let Some(word) = words.next() {
+            match word {
+                "weight" => limit.weight = Some(number(words.next()) as u16),
+                "burst" => {
+                    let rate = limit.rate.as_mut().expect("a burst comes after its rate");
+                    rate.burst = number(words.next());
+                }
+                rate if rate.contains('/') => limit.rate = Rate::parse(rate),
+                most => limit.concurrency = Some(number(Some(most))),
+            }
+        }
+        wait(self.engine.set_limit(LimitChange {
+            now: crate::at(0),
+            target: LimitTarget::parse(target).expect("a target"),
+            limit: (limit != Limit::default()).then_some(limit),
+            actor: "test".into(),
+        }))
+    }
+
+    /// All of them, in pages of two.
+    pub fn limits(&self, now: Timestamp) -> Vec<LimitStatus> {
+        let (mut found, mut after) = (vec![], None);
+        for _ in 0..PAGES_MAX {
+            let ask = LimitsAsk {
+                now,
+                after,
+                limit: 2,
+            };
+            let page = wait(self.engine.limits(ask));
+            found.extend(page.limits);
+            after = page.next;
+            if after.is_none() {
+                return found;
+            }
+        }
+        panic!("the list of limits never ends");
+    }
+
+    /// All of it, in pages of two.
+    pub fn audit(&self, subject: Option<&str>) -> Vec<(u64, AuditEntry)> {
+        let (mut found, mut before) = (vec![], None);
+        for _ in 0..PAGES_MAX {
+            let ask = AuditAsk {
+                subject: subject.map(Into::into),
+                before,
+                limit: 2,
+            };
+            let page = wait(self.engine.audit(ask));
+            found.extend(page.entries);
+            before = page.next;
+            if before.is_none() {
+                return found;
+            }
+        }
+        panic!("the audit log never ends");
+    }
+
+    /// Keeps every finished job; what else is over goes.
+    pub fn prune_all(&self, now: Timestamp) {
+        let for_ever = std::time::Duration::from_secs(u64::from(u32::MAX));
+        self.prune(PruneRule {
+            now,
+            completed_for: for_ever,
+            others_for: for_ever,
+            rows_max: u64::MAX,
+            rows_per_call: 1_000,
+        });
     }
 
     // Looking.

@@ -112,6 +112,7 @@ impl Harness for Lasting {
     fn reopen(&self, engine: Box<dyn Engine>, _: Setup) -> Option<Box<dyn Engine>> {
         drop(engine);
         let store = self.opened.borrow().clone()?;
+        store.forget_turns();
         Some(Box::new(Handle(store)))
     }
 }
@@ -154,6 +155,12 @@ macro_rules! both_ways {
 }
 
 both_ways! {
+    survives_limits::limits_and_their_log
+    survives_limits::jobs_that_ran_before_still_count
+    survives_limits::what_was_taken_from_a_rate
+    survives_limits::keys_still_take_turns
+    survives_limits::periods_of_unique_keys
+    survives_limits::a_debounced_job_and_who_has_its_key
     survives::every_state
     survives::options_and_payload
     survives::the_order_of_ready_jobs

@@ -71,11 +71,7 @@ pub fn encode(options: &JobOptions) -> Option<String> {
         }
     }
     if let Some(unique) = &options.unique {
-        let (scope, conflict) = (unique.scope as u8, unique.on_conflict as u8);
-        put(
-            "unique",
-            format!("{scope}{conflict}{}", escape(unique.key.as_str())),
-        );
+        put("unique", unique_text(unique));
     }
     if let Some(key) = &options.group_key {
         put("group", escape(key.as_str()));
@@ -194,15 +190,48 @@ fn read_backoff(text: &str) -> Option<Backoff> {
     })
 }
 
+/// Scope and rule as a digit each, the milliseconds that either has, the key: `10key`,
+/// `2460000:key`.
+fn unique_text(unique: &Unique) -> String {
+    let (scope, period) = match unique.scope {
+        UniqueScope::UntilStarted => (0, None),
+        UniqueScope::UntilFinished => (1, None),
+        UniqueScope::For(period) => (2, Some(period)),
+    };
+    let (conflict, quiet) = match unique.on_conflict {
+        OnConflict::Keep => (0, None),
+        OnConflict::Replace => (1, None),
+        OnConflict::Reject => (2, None),
+        OnConflict::Debounce(quiet) => (3, Some(quiet)),
+        OnConflict::Throttle => (4, None),
+    };
+    let mut text = format!("{scope}{conflict}");
+    for span in [period, quiet].into_iter().flatten() {
+        let _ = write!(text, "{}:", span.as_millis());
+    }
+    text + &escape(unique.key.as_str())
+}
+
 fn read_unique(text: &str) -> Option<Unique> {
-    let (head, key) = text.split_at_checked(2)?;
-    let (scope, on_conflict) = match head {
-        "00" => (UniqueScope::UntilStarted, OnConflict::Keep),
-        "01" => (UniqueScope::UntilStarted, OnConflict::Replace),
-        "02" => (UniqueScope::UntilStarted, OnConflict::Reject),
-        "10" => (UniqueScope::UntilFinished, OnConflict::Keep),
-        "11" => (UniqueScope::UntilFinished, OnConflict::Replace),
-        "12" => (UniqueScope::UntilFinished, OnConflict::Reject),
+    let (head, mut key) = text.split_at_checked(2)?;
+    let (scope, conflict) = head.split_at_checked(1)?;
+    let mut millis = || {
+        let (span, rest) = key.split_once(':')?;
+        key = rest;
+        span.parse().ok().map(Duration::from_millis)
+    };
+    let scope = match scope {
+        "0" => UniqueScope::UntilStarted,
+        "1" => UniqueScope::UntilFinished,
+        "2" => UniqueScope::For(millis()?),
+        _ => return None,
+    };
+    let on_conflict = match conflict {
+        "0" => OnConflict::Keep,
+        "1" => OnConflict::Replace,
+        "2" => OnConflict::Reject,
+        "3" => OnConflict::Debounce(millis()?),
+        "4" => OnConflict::Throttle,
         _ => return None,
     };
     Some(Unique {
@@ -270,17 +299,23 @@ mod tests {
                 backoff,
                 by_class,
             });
-        let unique =
-            ("[a-z%;,]{1,20}", any::<bool>(), 0..3).prop_map(|(key, started, conflict)| Unique {
+        let unique = ("[0-9a-z%;:,]{1,20}", 0..3_usize, 0..5_usize, ms()).prop_map(
+            |(key, scope, rule, span)| Unique {
                 key: UniqueKey::parse(&key).unwrap(),
-                scope: if started {
-                    UniqueScope::UntilStarted
-                } else {
-                    UniqueScope::UntilFinished
-                },
-                on_conflict: [OnConflict::Keep, OnConflict::Replace, OnConflict::Reject]
-                    [conflict as usize],
-            });
+                scope: [
+                    UniqueScope::UntilStarted,
+                    UniqueScope::UntilFinished,
+                    UniqueScope::For(span),
+                ][scope],
+                on_conflict: [
+                    OnConflict::Keep,
+                    OnConflict::Replace,
+                    OnConflict::Reject,
+                    OnConflict::Debounce(span),
+                    OnConflict::Throttle,
+                ][rule],
+            },
+        );
         (
             (
                 retry,

@@ -22,8 +22,9 @@ pub enum InsertOutcome {
         state: JobState,
         replaced: Option<JobId>,
     },
-    /// Nothing was written: this job is there already, or was: one that was found by its
-    /// idempotency key may be finished, or deleted since.
+    /// Nothing was created: this job is there already, or was: one that was found by its
+    /// idempotency key, or by a unique key that is held for a period, may be finished, or deleted
+    /// since. Nothing was written either, but for [`SameAs::Debounced`].
     Existing {
         id: JobId,
         same: SameAs,
@@ -33,7 +34,10 @@ pub enum InsertOutcome {
 
 /// By what an existing job was found.
 ///
-/// - Unique key: held per task. A new job that would replace a running holder finds it.
+/// - Unique key: held per task. A new job that would replace a running holder finds it, or one that
+///   ended.
+/// - Debounced: the holder of the unique key took the new payload and options, and is due later. It
+///   keeps its id and its attempts.
 /// - Idempotency key: kept with every created job, for less than
 ///   [`offloop_job::limits::IDEMPOTENCY_KEEP`] by the batch's `now`. The same request is the same
 ///   task, payload and options, but for `run_at` (a delay makes another one at each try) and
@@ -41,6 +45,7 @@ pub enum InsertOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameAs {
     UniqueKey,
+    Debounced,
     IdempotencyKey,
 }
 

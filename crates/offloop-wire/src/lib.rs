@@ -15,6 +15,7 @@ mod problem;
 mod pulse;
 mod read;
 mod time;
+mod unique;
 mod usage;
 mod view;
 mod work;

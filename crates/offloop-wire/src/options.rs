@@ -1,6 +1,6 @@
 //! A request as a client writes it, and a job's options as it reads them back.
 
-use offloop_job::{BackoffKind, JobOptions, NewJob, OnConflict, UniqueScope};
+use offloop_job::{BackoffKind, JobOptions, NewJob, OnConflict, Unique, UniqueScope};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -53,6 +53,9 @@ pub struct OptionsBody {
     pub stall_timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cores: Option<u16>,
+    /// Units that its start takes of rates; default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
     /// RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<String>,
@@ -92,16 +95,46 @@ pub struct BackoffBody {
 #[serde(default)]
 pub struct UniqueBody {
     pub key: String,
-    /// `until_started` or `until_finished`.
+    /// `until_started`, `until_finished` or `for`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// `keep`, `replace` or `reject`.
+    /// Of the scope `for`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub for_ms: Option<u64>,
+    /// `keep`, `replace`, `reject`, `debounce` or `throttle`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_conflict: Option<String>,
+    /// Of `debounce`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quiet_ms: Option<u64>,
 }
 
 fn ms(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<&Unique> for UniqueBody {
+    fn from(from: &Unique) -> Self {
+        let (scope, period) = match from.scope {
+            UniqueScope::UntilStarted => ("until_started", None),
+            UniqueScope::UntilFinished => ("until_finished", None),
+            UniqueScope::For(period) => ("for", Some(period)),
+        };
+        let (on_conflict, quiet) = match from.on_conflict {
+            OnConflict::Keep => ("keep", None),
+            OnConflict::Replace => ("replace", None),
+            OnConflict::Reject => ("reject", None),
+            OnConflict::Debounce(quiet) => ("debounce", Some(quiet)),
+            OnConflict::Throttle => ("throttle", None),
+        };
+        Self {
+            key: from.key.to_string(),
+            scope: Some(scope.into()),
+            for_ms: period.map(ms),
+            on_conflict: Some(on_conflict.into()),
+            quiet_ms: quiet.map(ms),
+        }
+    }
 }
 
 impl From<&JobOptions> for OptionsBody {
@@ -137,26 +170,10 @@ impl From<&JobOptions> for OptionsBody {
             memory_limit_bytes: from.memory_limit_bytes,
             stall_timeout_ms: from.stall_timeout.map(ms),
             cores: Some(from.cores),
+            cost: Some(from.cost),
             deadline: from.deadline.map(format_time),
             expires_at: from.expires_at.map(format_time),
-            unique: from.unique.as_ref().map(|unique| UniqueBody {
-                key: unique.key.to_string(),
-                scope: Some(
-                    match unique.scope {
-                        UniqueScope::UntilStarted => "until_started",
-                        UniqueScope::UntilFinished => "until_finished",
-                    }
-                    .into(),
-                ),
-                on_conflict: Some(
-                    match unique.on_conflict {
-                        OnConflict::Keep => "keep",
-                        OnConflict::Replace => "replace",
-                        OnConflict::Reject => "reject",
-                    }
-                    .into(),
-                ),
-            }),
+            unique: from.unique.as_ref().map(UniqueBody::from),
             group_key: from.group_key.as_ref().map(ToString::to_string),
             tags: from.tags.iter().map(ToString::to_string).collect(),
             trace: from.trace.as_deref().map(Into::into),

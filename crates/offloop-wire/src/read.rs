@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use offloop_job::limits::{ATTEMPTS_MAX, TAGS_MAX};
 use offloop_job::{
-    Backoff, BackoffKind, FailureClass, IdempotencyKey, JobOptions, NameError, NewJob, OnConflict,
-    QueueName, RetryPolicy, Tag, TaskName, Timestamp, Unique, UniqueKey, UniqueScope,
+    Backoff, BackoffKind, FailureClass, IdempotencyKey, JobOptions, NameError, NewJob, QueueName,
+    RetryPolicy, Tag, TaskName, Timestamp,
 };
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -34,7 +34,7 @@ pub enum BodyError {
 }
 
 /// Every field of a request, in the order of the documentation.
-pub const JOB_FIELDS: [&str; 21] = [
+pub const JOB_FIELDS: [&str; 22] = [
     "task",
     "payload",
     "queue",
@@ -49,6 +49,7 @@ pub const JOB_FIELDS: [&str; 21] = [
     "memory_limit_bytes",
     "stall_timeout_ms",
     "cores",
+    "cost",
     "deadline",
     "expires_at",
     "unique",
@@ -193,6 +194,7 @@ impl Draft<'_> {
             "memory_limit_bytes" => options.memory_limit_bytes = Some(number(&value)?),
             "stall_timeout_ms" => options.stall_timeout = Some(millis(&value)?),
             "cores" => options.cores = small(&value, u16::MAX.into())? as u16,
+            "cost" => options.cost = small(&value, u32::MAX.into())? as u32,
             "deadline" => options.deadline = Some(instant(&value)?),
             "expires_at" => options.expires_at = Some(instant(&value)?),
             "group_key" => options.group_key = Some(Tag::parse(text(&value)?)?),
@@ -274,45 +276,11 @@ impl Draft<'_> {
     }
 
     fn take_unique(&mut self, value: Lit<'_>) -> Taken {
-        let mut key = None;
-        let (mut scope, mut on_conflict) = (UniqueScope::default(), OnConflict::default());
-        for (field, value) in object(value)? {
-            let taken = match &*field {
-                "key" => text(&value)
-                    .and_then(|text| Ok(UniqueKey::parse(text)?))
-                    .map(|read| key = Some(read)),
-                "scope" => one_of(&value, &["until_started", "until_finished"]).map(|found| {
-                    scope = match found {
-                        "until_started" => UniqueScope::UntilStarted,
-                        _ => UniqueScope::UntilFinished,
-                    };
-                }),
-                "on_conflict" => one_of(&value, &["keep", "replace", "reject"]).map(|found| {
-                    on_conflict = match found {
-                        "replace" => OnConflict::Replace,
-                        "reject" => OnConflict::Reject,
-                        _ => OnConflict::Keep,
-                    };
-                }),
-                _ => Err(Wrong(
-                    "is unknown; known are key, scope, on_conflict".into(),
-                )),
-            };
-            if let Err(Wrong(detail)) = taken {
-                self.say(format!("/unique/{}", token(&field)), detail);
-                return Ok(());
-            }
-        }
-        match key {
-            Some(key) => {
-                self.options.unique = Some(Unique {
-                    key,
-                    scope,
-                    on_conflict,
-                });
-            }
-            None => self.say("/unique/key", "is missing"),
-        }
+        let problems = &mut self.problems;
+        let mut say = |pointer: String, detail: String| {
+            problems.push(FieldProblem::new(pointer, detail));
+        };
+        self.options.unique = crate::unique::read(value, &mut say)?;
         Ok(())
     }
 
@@ -366,7 +334,10 @@ impl Draft<'_> {
         };
         if self.problems.is_empty() {
             for problem in self.options.problems() {
-                self.say(format!("/{}", problem.field), problem.message);
+                self.say(
+                    format!("/{}", problem.field.replace('.', "/")),
+                    problem.message,
+                );
             }
         }
         match (self.task, self.problems) {
@@ -499,7 +470,7 @@ fn jitter(value: &Lit<'_>) -> Result<u8, Wrong> {
     }
 }
 
-fn one_of<'k>(value: &Lit<'_>, known: &'k [&'k str]) -> Result<&'k str, Wrong> {
+pub(crate) fn one_of<'k>(value: &Lit<'_>, known: &'k [&'k str]) -> Result<&'k str, Wrong> {
     let found = text(value)?;
     let kept = known.iter().find(|name| **name == found);
     kept.copied()
@@ -507,7 +478,7 @@ fn one_of<'k>(value: &Lit<'_>, known: &'k [&'k str]) -> Result<&'k str, Wrong> {
 }
 
 /// An object's fields; each key once.
-fn object(value: Lit<'_>) -> Result<Vec<(Cow<'_, str>, Lit<'_>)>, Wrong> {
+pub(crate) fn object(value: Lit<'_>) -> Result<Vec<(Cow<'_, str>, Lit<'_>)>, Wrong> {
     let Lit::Object(fields) = value else {
         return Err(wrong(&value, "an object"));
     };
@@ -523,7 +494,7 @@ fn object(value: Lit<'_>) -> Result<Vec<(Cow<'_, str>, Lit<'_>)>, Wrong> {
 }
 
 /// A key as a JSON pointer's token (RFC 6901 §3), cut so that an error stays readable.
-fn token(key: &str) -> String {
+pub(crate) fn token(key: &str) -> String {
     key[..key.floor_char_boundary(128)]
         .replace('~', "~0")
         .replace('/', "~1")

@@ -34,8 +34,8 @@ fn options() -> JobOptions {
         expires_at: Some(Timestamp::from_millis(2)),
         unique: Some(Unique {
             key: UniqueKey::parse("k").unwrap(),
-            scope: offloop_job::UniqueScope::default(),
-            on_conflict: offloop_job::OnConflict::default(),
+            scope: offloop_job::UniqueScope::For(std::time::Duration::from_secs(1)),
+            on_conflict: offloop_job::OnConflict::Debounce(std::time::Duration::from_secs(1)),
         }),
         group_key: Some(Tag::parse("g").unwrap()),
         tags: vec![

@@ -68,7 +68,7 @@ async fn one(door: &Inner, request: Request) -> Answer {
     let id = match outcome {
         Some(InsertOutcome::Created { id, state, .. }) => {
             if wait.is_none() {
-                let due_at = asked.options.run_at.unwrap_or(now).max(now);
+                let due_at = asked.options.due(now);
                 let wait = door.handle.estimated_wait(&asked.task).await;
                 let begins = wait.map(|wait| due_at.max(now.plus(wait)));
                 let body = new_job_json(id, state, &asked, due_at, begins);

@@ -7,7 +7,7 @@ use offloop_job::limits::{BATCH_JOBS_MAX, PAYLOAD_BYTES_MAX};
 use offloop_job::{
     EventKind, JobEvent, JobState, NewJob, OptionProblem, RecordWrite, TaskName, Timestamp,
 };
-use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, StoreError};
+use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs, StoreError};
 
 use crate::handle::Shared;
 use crate::{backlog, payload};
@@ -150,7 +150,7 @@ async fn insert(
             (
                 job.task.clone(),
                 job.options.queue.clone(),
-                job.options.run_at,
+                job.options.due(now),
             )
         })
         .collect();
@@ -162,7 +162,12 @@ async fn insert(
 
     let mut events = Vec::with_capacity(outcomes.len());
     let mut due = None::<Timestamp>;
-    for (outcome, (task, queue, run_at)) in outcomes.iter().zip(names) {
+    let mut is_due = |at: Timestamp| due = Some(due.map_or(at, |due| due.min(at)));
+    for (outcome, (task, queue, due_at)) in outcomes.iter().zip(names) {
+        let same = SameAs::Debounced;
+        if matches!(outcome, InsertOutcome::Existing { same: how, .. } if *how == same) {
+            is_due(due_at); // later than before, and perhaps nobody waits for its time any more
+        }
         let InsertOutcome::Created {
             id,
             state,
@@ -190,8 +195,8 @@ async fn insert(
         });
         // Ready ones are the engine's to hint at, once for all that it committed together: a hint
         // from here as well would make the keeper ask twice.
-        if let (JobState::Scheduled, Some(run_at)) = (state, run_at) {
-            due = Some(due.map_or(run_at, |d| run_at.min(d)));
+        if *state == JobState::Scheduled {
+            is_due(due_at);
         }
     }
     // First: the keeper may be quick.

@@ -104,7 +104,8 @@ impl Desk<'_> {
         if let (Some(hash), Some(UniqueScope::UntilStarted)) = (unique, scope) {
             let sql = "UPDATE jobs SET unique_key = NULL WHERE id = ?1";
             self.conn.prepare_cached(sql)?.execute([row as i64])?;
-            self.index.release(hash);
+            let id = JobId::from_parts(row, work.row.rnd);
+            self.index.release(hash, id);
             work.row.unique_key = None;
             unique = None;
         }

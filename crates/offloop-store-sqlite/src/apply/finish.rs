@@ -136,7 +136,7 @@ impl Desk<'_> {
         if let Some(unique) = live.unique_key {
             let task = &self.index.lines[live.line.0 as usize].task;
             let hash = unique_hash(task, &unique);
-            self.index.release(hash);
+            self.index.release(hash, id);
         }
         Ok(Some((live.line, state)))
     }

@@ -7,6 +7,7 @@ use offloop_store::{
 use rusqlite::{OptionalExtension, Row as SqlRow};
 
 use super::Desk;
+use super::unique::held_by_state;
 use crate::errors::Failure;
 use crate::index::{Idle, LineId, ReadyKey, Row, unique_hash};
 use crate::meta;
@@ -100,15 +101,16 @@ impl Desk<'_> {
         let (task, queue) = self.index.task_and_queue(line);
         let unique = options.unique.as_ref();
         let unique = unique.map(|unique| unique_hash(&task, unique.key.as_str()));
-        if let Some(holder) = unique.and_then(|unique| self.index.holder(unique)) {
+        let holder = unique.and_then(|unique| self.index.holder(unique, now.as_millis()));
+        if let Some(holder) = holder.filter(|holder| *holder != id) {
             return Ok(ReviveOutcome::UniqueConflict { holder });
         }
         if options.expires_at.is_some_and(|at| at < now) {
             options.expires_at = None;
         }
         self.revive_row(row, now, &options)?;
-        if let Some(unique) = unique {
-            self.index.hold(unique, id);
+        if let (Some(unique), Some(_)) = (unique, held_by_state(&options)) {
+            self.hold_unique(now, unique, &options, id)?;
         }
         let key = ReadyKey::new(options.priority, now.as_millis());
         let expires_at = options.expires_at.map(Timestamp::as_millis);
@@ -135,7 +137,7 @@ impl Desk<'_> {
             row as i64,
             now.as_millis() as i64,
             options.expires_at.map(|at| at.as_millis() as i64),
-            options.unique.as_ref().map(|unique| unique.key.as_str()),
+            held_by_state(options),
             codec::encode(options),
         ))?;
         let sql = "INSERT OR REPLACE INTO attempts SELECT id, lease, attempt, node, lane, \

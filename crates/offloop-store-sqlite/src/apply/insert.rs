@@ -1,17 +1,16 @@
 //! Taking jobs in: idempotency key, then unique key, then room in the queue.
 
 use offloop_job::limits::IDEMPOTENCY_KEEP;
-use offloop_job::{
-    IdempotencyKey, JobId, JobOptions, JobState, NewJob, OnConflict, Step, Timestamp,
-};
+use offloop_job::{IdempotencyKey, JobId, JobOptions, JobState, NewJob, Step, Timestamp};
 use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs, codec};
 use rusqlite::OptionalExtension;
 use sha2::{Digest, Sha256};
 
 use super::Desk;
+use super::unique::{Way, held_by_state};
 use crate::errors::Failure;
 use crate::index::{Idle, ReadyKey, UniqueHash, unique_hash};
-use crate::tables::{INLINE_BYTES_MAX, payload_blob, write_blob};
+use crate::tables::{INLINE_BYTES_MAX, ms, payload_blob, write_blob};
 
 /// 16 bytes of SHA-256 over everything that makes two requests the same.
 type Fingerprint = [u8; 16];
@@ -34,9 +33,13 @@ impl Desk<'_> {
         }
         let unique = job.options.unique.as_ref();
         let unique = unique.map(|unique| unique_hash(&job.task, unique.key.as_str()));
-        let replaced = match self.make_way(unique, job) {
-            Ok(replaced) => replaced,
-            Err(outcome) => return Ok(outcome),
+        let replaced = match (self.make_way(now, unique, job)?, unique) {
+            (Way::No(outcome), _) => return Ok(outcome),
+            (Way::TakeOver(holder), Some(unique)) => {
+                return self.take_over(now, holder, job, unique);
+            }
+            (Way::Replace(holder), _) => Some(holder),
+            (Way::Free | Way::TakeOver(_), _) => None,
         };
         if let Some(refusal) = self.queue_full(job, replaced)? {
             return Ok(InsertOutcome::Refused(refusal));
@@ -75,34 +78,8 @@ impl Desk<'_> {
         Ok(Some(InsertOutcome::Refused(refusal)))
     }
 
-    /// Which holder of the unique key is to be cancelled, or why there is no new job.
-    fn make_way(
-        &self,
-        unique: Option<UniqueHash>,
-        job: &NewJob,
-    ) -> Result<Option<JobId>, InsertOutcome> {
-        let holder = unique.and_then(|unique| self.index.holder(unique));
-        let (Some(holder), Some(unique)) = (holder, &job.options.unique) else {
-            return Ok(None);
-        };
-        let existing = InsertOutcome::Existing {
-            id: holder,
-            same: SameAs::UniqueKey,
-        };
-        match unique.on_conflict {
-            OnConflict::Keep => Err(existing),
-            OnConflict::Reject => Err(InsertOutcome::Refused(InsertRefusal::UniqueConflict {
-                holder,
-            })),
-            OnConflict::Replace if self.index.running.contains_key(&holder.order()) => {
-                Err(existing)
-            }
-            OnConflict::Replace => Ok(Some(holder)),
-        }
-    }
-
     /// Counts every unfinished job but the one that is about to be replaced.
-    fn queue_full(
+    pub(super) fn queue_full(
         &mut self,
         job: &NewJob,
         replaced: Option<JobId>,
@@ -142,7 +119,7 @@ impl Desk<'_> {
         let id = self.index.ids.next_id(now);
         let row = id.order();
         self.index.last_row = row;
-        let due = options.run_at.map_or(now, |at| at.max(now));
+        let due = options.due(now);
         let key = ReadyKey::new(options.priority, due.as_millis());
         let (idle, state) = if due > now {
             (self.index.scheduled(key), JobState::Scheduled)
@@ -163,20 +140,14 @@ impl Desk<'_> {
             due.as_millis() as i64,
             options.run_at.map(|at| at.as_millis() as i64),
             expires_at.map(|at| at as i64),
-            options.unique.as_ref().map(|unique| unique.key.as_str()),
+            held_by_state(options),
             codec::encode(options),
             inline.then_some(&*job.payload),
         ))?;
         if let Some(unique) = unique {
-            self.index.hold(unique, id);
+            self.hold_unique(now, unique, options, id)?;
         }
-        if let Some(key) = &job.idempotency {
-            let sql = "INSERT OR REPLACE INTO idempotency VALUES (?1, ?2, ?3, ?4, ?5)";
-            let now = now.as_millis() as i64;
-            let rnd = id.random() as i64;
-            let row = (key.as_str(), row as i64, rnd, fingerprint_of(job), now);
-            self.conn.prepare_cached(sql)?.execute(row)?;
-        }
+        self.remember(now, job, id)?;
         let queue = self.index.queue_of(line);
         queue.live += 1;
         // A paused queue gives nothing out until it is resumed, which hints too.
@@ -188,6 +159,23 @@ impl Desk<'_> {
             state,
             replaced,
         })
+    }
+
+    /// What an idempotency key was used for.
+    pub(super) fn remember(
+        &self,
+        now: Timestamp,
+        job: &NewJob,
+        made: JobId,
+    ) -> Result<(), Failure> {
+        let Some(key) = &job.idempotency else {
+            return Ok(());
+        };
+        let sql = "INSERT OR REPLACE INTO idempotency VALUES (?1, ?2, ?3, ?4, ?5)";
+        let (row, rnd) = (made.order() as i64, made.random() as i64);
+        let row = (key.as_str(), row, rnd, fingerprint_of(job), ms(now));
+        self.conn.prepare_cached(sql)?.execute(row)?;
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ mod limits;
 mod prune;
 mod records;
 mod settle;
+mod unique;
 mod usage;
 
 use offloop_job::{QueueName, TaskName};

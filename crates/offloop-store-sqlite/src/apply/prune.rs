@@ -70,6 +70,7 @@ impl Desk<'_> {
         report.more |= self.prune_keys(rule)?;
         report.more |= self.prune_usage(rule.now)?;
         self.index.forget_buckets(rule.now);
+        self.prune_periods(rule.now)?;
         Ok(report)
     }
 

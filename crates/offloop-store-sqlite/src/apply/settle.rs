@@ -1,7 +1,7 @@
 //! Ending attempts, under the fence of their lease.
 
 use offloop_job::limits::ATTEMPTS_KEPT_MAX;
-use offloop_job::{FailureClass, FinalReason, JobState, Timestamp};
+use offloop_job::{FailureClass, FinalReason, JobId, JobState, Timestamp};
 use offloop_store::{AttemptReport, Settled, Settlement, Verdict};
 use rusqlite::OptionalExtension;
 
@@ -86,7 +86,7 @@ impl Desk<'_> {
         self.spend(held.line, live, report)?;
         self.index.queue_of(held.line).live -= 1;
         if let Some(unique) = held.unique {
-            self.index.release(unique);
+            self.index.release(unique, JobId::from_parts(row, held.rnd));
         }
         Ok(state)
     }

@@ -10,8 +10,8 @@ use offloop_store::codec;
 use rusqlite::Connection;
 
 use super::{
-    Flows, Gates, Idle, Index, Labels, LineId, ReadyKey, Row, Running, Spot, Touched, Words,
-    unique_hash,
+    Flows, Gates, Hold, Idle, Index, Labels, LineId, ReadyKey, Row, Running, Spot, Touched,
+    UniqueHash, Words, unique_hash,
 };
 use crate::open::OpenError;
 use crate::{SqliteOptions, meta};
@@ -48,6 +48,7 @@ impl Index {
         };
         index.load_names(conn)?;
         index.load_limits(conn)?;
+        index.load_periods(conn)?;
         index.load_jobs(conn)?;
         index.load_checkpoints(conn)?;
         Ok(index)
@@ -93,6 +94,18 @@ impl Index {
         let mut query = conn.prepare("SELECT job FROM checkpoints")?;
         let rows = query.query_map([], |row| row.get(0))?;
         self.checkpoints = rows.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn load_periods(&mut self, conn: &Connection) -> Result<(), OpenError> {
+        let mut query = conn.prepare("SELECT hash, job, rnd, until FROM unique_periods")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let hash = UniqueHash::from_be_bytes(row.get(0)?);
+            let id = JobId::from_parts(row.get(1)?, row.get(2)?);
+            let until = row.get(3)?;
+            self.hold(hash, Hold { id, until });
+        }
         Ok(())
     }
 
@@ -154,7 +167,8 @@ impl Index {
             let mut unique = None;
             if let Some(text) = row.get_ref(6)?.as_str_or_null().map_err(damaged)? {
                 let hash = unique_hash(&self.lines[line.0 as usize].task, text);
-                self.hold(hash, JobId::from_parts(id, row.get(7)?));
+                let id = JobId::from_parts(id, row.get(7)?);
+                self.hold(hash, Hold { id, until: 0 });
                 unique = Some(hash);
             }
             let options = row.get_ref(8)?.as_str_or_null().map_err(damaged)?;

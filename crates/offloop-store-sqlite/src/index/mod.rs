@@ -45,6 +45,14 @@ pub(crate) struct Running {
     pub(crate) row: Option<Box<LiveRow>>,
 }
 
+/// Who holds a unique key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hold {
+    pub(crate) id: JobId,
+    /// Whatever becomes of the job; 0: by the job's state.
+    pub(crate) until: u64,
+}
+
 /// Task and unique key, as 128 bits of SHA-256: a million keys take 50 MB as text.
 pub(crate) type UniqueHash = u128;
 
@@ -117,7 +125,7 @@ pub(crate) struct Index {
     pub(crate) running: BTreeMap<Row, Running>,
     /// Jobs that left something for their next attempt, finished ones too.
     pub(crate) checkpoints: HashSet<Row>,
-    unique: HashMap<UniqueHash, JobId>,
+    unique: HashMap<UniqueHash, Hold>,
     pub(crate) ids: JobIdSource,
     pub(crate) last_lease: u64,
     /// Leases up to this one are reserved on disk.
@@ -309,16 +317,28 @@ impl Index {
         wanted
     }
 
-    pub(crate) fn hold(&mut self, unique: UniqueHash, id: JobId) {
-        self.unique.insert(unique, id);
+    /// Who held it before is answered, also if that was over.
+    pub(crate) fn hold(&mut self, unique: UniqueHash, hold: Hold) -> Option<Hold> {
+        self.unique.insert(unique, hold)
     }
 
-    pub(crate) fn holder(&self, unique: UniqueHash) -> Option<JobId> {
-        self.unique.get(&unique).copied()
+    pub(crate) fn holder(&self, unique: UniqueHash, now: u64) -> Option<JobId> {
+        let hold = self.unique.get(&unique);
+        hold.filter(|hold| hold.until == 0 || hold.until > now)
+            .map(|hold| hold.id)
     }
 
-    pub(crate) fn release(&mut self, unique: UniqueHash) {
-        self.unique.remove(&unique);
+    /// If the job holds it, and not for a period.
+    pub(crate) fn release(&mut self, unique: UniqueHash, id: JobId) {
+        let hold = self.unique.get(&unique);
+        if hold.is_some_and(|hold| hold.id == id && hold.until == 0) {
+            self.unique.remove(&unique);
+        }
+    }
+
+    pub(crate) fn forget_periods(&mut self, now: u64) {
+        let over = |hold: &Hold| hold.until != 0 && hold.until <= now;
+        self.unique.retain(|_, hold| !over(hold));
     }
 }
 

@@ -6,6 +6,7 @@ pub mod close;
 pub mod delete;
 pub mod end_idle;
 pub mod insert;
+pub mod limited;
 pub mod limits;
 pub mod model;
 pub mod orphans;
@@ -20,6 +21,9 @@ pub mod revive;
 pub mod settle;
 pub mod snooze;
 pub mod survives;
+pub mod survives_limits;
+pub mod turns;
+pub mod unique;
 pub mod usage;
 pub mod wake;
 

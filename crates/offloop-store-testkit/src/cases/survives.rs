@@ -26,7 +26,11 @@ fn by_crash(store: Store<'_>) -> Option<Store<'_>> {
 }
 
 /// Runs `before`, ends the process, then lets `after` see what `before` answered; for both ways.
-fn across<T>(kit: &Kit, before: impl Fn(&Store<'_>) -> T, after: impl Fn(&Store<'_>, T)) {
+pub(crate) fn across<T>(
+    kit: &Kit,
+    before: impl Fn(&Store<'_>) -> T,
+    after: impl Fn(&Store<'_>, T),
+) {
     for way in WAYS {
         let store = kit.open();
         let left = before(&store);

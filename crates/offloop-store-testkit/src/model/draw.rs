@@ -141,14 +141,25 @@ fn new_job(draw: &Draw, now: Timestamp) -> NewJob {
             options.expires_at = draw.expires_at.map(|shift| shifted(now, shift));
             options.tags = draw.tags.iter().map(|number| tag(*number)).collect();
         });
-    if let Some((key, started, conflict)) = draw.unique {
-        let scope = if started {
-            UniqueScope::UntilStarted
-        } else {
-            UniqueScope::UntilFinished
-        };
-        let rules = [OnConflict::Keep, OnConflict::Replace, OnConflict::Reject];
-        job = job.unique(&format!("{key}"), scope, rules[usize::from(conflict) % 3]);
+    if let Some((key, scope, conflict, ms)) = draw.unique {
+        let span = Duration::from_millis(ms);
+        let scopes = [
+            UniqueScope::UntilStarted,
+            UniqueScope::UntilFinished,
+            UniqueScope::For(span),
+        ];
+        let rules = [
+            OnConflict::Keep,
+            OnConflict::Replace,
+            OnConflict::Reject,
+            OnConflict::Debounce(span),
+            OnConflict::Throttle,
+        ];
+        let (scope, rule) = (
+            scopes[usize::from(scope) % 3],
+            rules[usize::from(conflict) % 5],
+        );
+        job = job.unique(&format!("{key}"), scope, rule);
     }
     if let Some(key) = draw.idempotency {
         let key = IdempotencyKey::parse(&format!("request {key}"));

@@ -104,8 +104,8 @@ pub(super) struct Draw {
     pub(super) payload_bytes: usize,
     pub(super) run_at: Option<Shift>,
     pub(super) expires_at: Option<Shift>,
-    /// Key, scope, on_conflict.
-    pub(super) unique: Option<(u8, bool, u8)>,
+    /// Key, scope, on_conflict, milliseconds.
+    pub(super) unique: Option<(u8, u8, u8, u64)>,
     pub(super) idempotency: Option<u8>,
     pub(super) tags: Vec<u8>,
     /// Bits: which of the options that no engine looks at are set.
@@ -217,7 +217,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         (0_u8..3, 0_u8..4, prop_oneof![Just(5_u8), 0_u8..10], bytes()),
         weighted(0.4, -50_i64..400),
         weighted(0.25, -20_i64..400),
-        weighted(0.35, (0_u8..3, any::<bool>(), 0_u8..3)),
+        weighted(0.35, (0_u8..3, 0_u8..3, 0_u8..5, 1_u64..500)),
         weighted(0.2, 0_u8..12),
         vec(0_u8..3, 0..3),
         any::<u8>(),
