@@ -55,9 +55,12 @@ enum Command {
     /// Give a failed, cancelled or expired job another life
     #[command(after_help = "Example:\n  offloop retry 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a")]
     Retry(commands::jobs::OneArgs),
-    /// Show queues and what is in them; pause and resume one
+    /// Show queues and what is in them; pause, drain and resume one
     #[command(after_help = "Examples:\n  offloop queues\n  offloop queues --pause default")]
     Queues(commands::queues::Args),
+    /// Show the tasks that can be run; pause, drain and resume one
+    #[command(after_help = "Examples:\n  offloop tasks\n  offloop tasks --pause report")]
+    Tasks(commands::tasks::Args),
     /// Show the server as it is now: event loops and what blocks them, lanes, tasks, memory
     #[command(
         after_help = "Examples:\n  offloop pulse\n  offloop pulse --watch\n  offloop pulse --json"
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
         Command::Cancel(args) => commands::jobs::order(&args, "cancel"),
         Command::Retry(args) => commands::jobs::order(&args, "retry"),
         Command::Queues(args) => commands::queues::run(&args),
+        Command::Tasks(args) => commands::tasks::run(&args),
         Command::Pulse(args) => commands::pulse::run(&args),
         Command::Usage(args) => commands::usage::run(&args),
         Command::Scan(args) => commands::scan::run(&args),

@@ -28,6 +28,7 @@ pub(crate) enum Kind {
     UniqueConflict,
     IdempotencyMismatch,
     QueueFull,
+    Draining,
     TooMany,
     ShuttingDown,
     Busy,
@@ -49,7 +50,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 32] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::InvalidJson,
         Self::InvalidJob,
         Self::InvalidBody,
@@ -65,6 +66,7 @@ impl Kind {
         Self::UniqueConflict,
         Self::IdempotencyMismatch,
         Self::QueueFull,
+        Self::Draining,
         Self::TooMany,
         Self::ShuttingDown,
         Self::Busy,
@@ -103,6 +105,7 @@ impl Kind {
             Self::UniqueConflict => ("unique-conflict", 409, "Another job holds the unique key", None),
             Self::IdempotencyMismatch => ("idempotency-mismatch", 422, "The Idempotency-Key belongs to another request", None),
             Self::QueueFull => ("queue-full", 429, "The queue is full", Some(5)),
+            Self::Draining => ("draining", 503, "It takes no new jobs", Some(30)),
             Self::TooMany => ("too-many", 429, "Too many of these are under way", Some(5)),
             Self::ShuttingDown => ("shutting-down", 503, "The server is shutting down", Some(5)),
             Self::Busy => ("busy", 503, "The server has no room at the moment", Some(1)),
@@ -244,6 +247,7 @@ pub(crate) fn of_refusal(refusal: &InsertRefusal) -> Problem {
         InsertRefusal::UniqueConflict { holder } => (Kind::UniqueConflict, Some(holder)),
         InsertRefusal::IdempotencyMismatch { holder } => (Kind::IdempotencyMismatch, Some(holder)),
         InsertRefusal::QueueFull { .. } => (Kind::QueueFull, None),
+        InsertRefusal::Draining { .. } => (Kind::Draining, None),
         InsertRefusal::NotAdmitted(refused) => return of_not_admitted(refused),
         InsertRefusal::Payload { problems, .. } => {
             return of_payload(Kind::InvalidJob, refusal.to_string(), problems);

@@ -77,7 +77,7 @@ impl State {
         for row in self.jobs.values() {
             let fits = row.state == JobState::Ready
                 && want.tasks.contains(&row.task)
-                && !self.is_paused(&row.options.queue)
+                && !self.is_paused(&row.options.queue, &row.task)
                 && !row.is_too_late(now);
             if fits {
                 flows.entry(row.flow()).or_default().push(row.rank());

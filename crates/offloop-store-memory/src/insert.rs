@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use offloop_job::limits::IDEMPOTENCY_KEEP;
 use offloop_job::{
-    History, JobId, JobOptions, JobState, NewJob, OnConflict, QueueName, Step, Timestamp,
+    History, JobId, JobOptions, JobState, Mode, NewJob, OnConflict, QueueName, Step, Timestamp,
 };
-use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs};
+use offloop_store::{Gate, InsertBatch, InsertOutcome, InsertRefusal, SameAs};
 
 use crate::state::{Request, Row, State};
 
@@ -30,6 +30,9 @@ impl State {
             Way::TakeOver(holder) => return self.take_over(now, holder, job),
             Way::No(outcome) => return outcome,
         };
+        if let Some(refusal) = self.drained(&job) {
+            return InsertOutcome::Refused(refusal);
+        }
         if let Some(refusal) = self.queue_full(&job.options.queue, replaced) {
             return InsertOutcome::Refused(refusal);
         }
@@ -111,6 +114,17 @@ impl State {
             };
             self.idempotency.insert(key, request);
         }
+    }
+
+    fn drained(&self, job: &NewJob) -> Option<InsertRefusal> {
+        let gates = [
+            Gate::Queue(job.options.queue.clone()),
+            Gate::Task(job.task.clone()),
+        ];
+        let mut draining = gates
+            .into_iter()
+            .filter(|gate| self.mode(gate) == Mode::Draining);
+        draining.next().map(|gate| InsertRefusal::Draining { gate })
     }
 
     /// Counts every unfinished job but the one that is about to be replaced.

@@ -22,14 +22,16 @@ use std::fmt;
 use std::future::ready;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
+use offloop_job::{
+    Collection, Job, JobId, Mode, NodeId, RecordKey, RecordWrite, TaskName, Timestamp,
+};
 use offloop_store::{
     AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome, ClaimRequest,
-    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch, InsertOutcome,
-    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
-    LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule,
-    QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement,
-    StoreError, UsageAsk, UsageSums, Wake, WakeHook,
+    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, Gate, InsertBatch,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
+    LimitStore, LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport,
+    PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled,
+    Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::state::State;
@@ -159,10 +161,10 @@ impl JobStore for MemoryStore {
         self.answer(|state| state.prune(rule))
     }
 
-    fn set_paused(&self, queue: QueueName, paused: bool) -> Reply<()> {
+    fn set_mode(&self, gate: Gate, mode: Mode) -> Reply<()> {
         self.answer(|state| {
-            state.wake |= !paused;
-            state.paused.insert(queue, paused);
+            state.wake |= mode != Mode::Paused;
+            state.modes.insert(gate, mode);
         })
     }
 
@@ -186,6 +188,17 @@ impl JobQuery for MemoryStore {
 
     fn backlog(&self) -> Reply<Vec<LineStatus>> {
         self.answer(|state| state.backlog())
+    }
+
+    fn task_modes(&self) -> Reply<Vec<(TaskName, Mode)>> {
+        self.answer(|state| {
+            let modes = state.modes.iter();
+            let of_tasks = modes.filter_map(|(gate, mode)| match gate {
+                Gate::Task(name) => Some((name.clone(), *mode)),
+                Gate::Queue(_) => None,
+            });
+            of_tasks.collect()
+        })
     }
 
     fn queues(&self, _now: Timestamp) -> Reply<Vec<QueueStatus>> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use offloop_job::{JobId, JobState, QueueName, TaskName, Timestamp};
 use offloop_store::{
-    Cursor, JobFilter, JobPage, LineStatus, ListRequest, QueueCounts, QueueStatus,
+    Cursor, Gate, JobFilter, JobPage, LineStatus, ListRequest, QueueCounts, QueueStatus,
 };
 
 use crate::state::{Row, State};
@@ -26,8 +26,10 @@ impl State {
 
     pub(crate) fn queues(&self) -> Vec<QueueStatus> {
         let mut found: BTreeMap<QueueName, QueueStatus> = BTreeMap::new();
-        for queue in self.paused.keys() {
-            found.insert(queue.clone(), self.empty_queue(queue));
+        for gate in self.modes.keys() {
+            if let Gate::Queue(queue) = gate {
+                found.insert(queue.clone(), self.empty_queue(queue));
+            }
         }
         for row in self.jobs.values().filter(|row| !row.state.is_final()) {
             let queue = &row.options.queue;
@@ -51,7 +53,7 @@ impl State {
             let line = found
                 .entry((queue.clone(), task.clone()))
                 .or_insert_with(|| LineStatus {
-                    paused: self.is_paused(&queue),
+                    paused: self.is_paused(&queue, &task),
                     queue,
                     task,
                     counts: QueueCounts::default(),
@@ -70,7 +72,7 @@ impl State {
     fn empty_queue(&self, name: &QueueName) -> QueueStatus {
         QueueStatus {
             name: name.clone(),
-            paused: self.is_paused(name),
+            mode: self.mode(&Gate::Queue(name.clone())),
             counts: QueueCounts::default(),
             oldest_ready: None,
         }

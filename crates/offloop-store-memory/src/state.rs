@@ -7,11 +7,11 @@ use bytes::Bytes;
 use offloop_job::limits::ATTEMPTS_KEPT_MAX;
 use offloop_job::{
     Attempt, Bucket, Collection, Failure, FinalReason, History, IdempotencyKey, Job, JobId,
-    JobIdSource, JobOptions, JobState, JobSummary, Lease, LimitTable, LimitTarget, LogTail, NewJob,
-    NodeId, Progress, QueueName, RecordKey, Step, TaskName, Timestamp, UniqueKey, UniqueScope,
-    Usage,
+    JobIdSource, JobOptions, JobState, JobSummary, Lease, LimitTable, LimitTarget, LogTail, Mode,
+    NewJob, NodeId, Progress, QueueName, RecordKey, Step, TaskName, Timestamp, UniqueKey,
+    UniqueScope, Usage,
 };
-use offloop_store::{AuditEntry, Claimed, Record, UsageSum};
+use offloop_store::{AuditEntry, Claimed, Gate, Record, UsageSum};
 
 use crate::MemoryOptions;
 use crate::turns::{Flow, Turn};
@@ -24,8 +24,8 @@ pub(crate) struct State {
     pub(crate) unique: BTreeMap<(TaskName, UniqueKey), Hold>,
     /// Independent of the job: a key that is young enough is answered even if the job is gone.
     pub(crate) idempotency: BTreeMap<IdempotencyKey, Request>,
-    /// Queues that were ever paused, and whether they are now.
-    pub(crate) paused: BTreeMap<QueueName, bool>,
+    /// Queues and tasks whose mode was ever set.
+    pub(crate) modes: BTreeMap<Gate, Mode>,
     pub(crate) records: BTreeMap<(Collection, RecordKey), Record>,
     /// Independent of the jobs too.
     pub(crate) usage: BTreeMap<Place, UsageSum>,
@@ -96,7 +96,7 @@ impl State {
             jobs: BTreeMap::new(),
             unique: BTreeMap::new(),
             idempotency: BTreeMap::new(),
-            paused: BTreeMap::new(),
+            modes: BTreeMap::new(),
             records: BTreeMap::new(),
             usage: BTreeMap::new(),
             limits: LimitTable::default(),
@@ -113,8 +113,13 @@ impl State {
         }
     }
 
-    pub(crate) fn is_paused(&self, queue: &QueueName) -> bool {
-        self.paused.get(queue) == Some(&true)
+    pub(crate) fn mode(&self, gate: &Gate) -> Mode {
+        self.modes.get(gate).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn is_paused(&self, queue: &QueueName, task: &TaskName) -> bool {
+        let gates = [Gate::Queue(queue.clone()), Gate::Task(task.clone())];
+        gates.iter().any(|gate| self.mode(gate) == Mode::Paused)
     }
 
     /// Who holds the unique key that such a job would take.

@@ -7,15 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use offloop_job::{QueueName, TaskName, Timestamp};
+use offloop_job::{Mode, QueueName, TaskName, Timestamp};
 use offloop_store::{LineStatus, QueueCounts, QueueStatus, StoreError};
 
 use crate::index::{Index, LineCounts};
 
 #[derive(Default)]
 struct Shown {
-    /// As the index has them, in its order; paused is `None` until the first time.
-    queues: Vec<(QueueName, Option<bool>)>,
+    /// As the index has them, in its order; the mode is `None` until it is set.
+    queues: Vec<(QueueName, Option<Mode>)>,
+    tasks: BTreeMap<TaskName, Mode>,
     /// Each with the position of its queue.
     lines: Vec<(usize, TaskName, LineCounts)>,
     closed: bool,
@@ -36,6 +37,7 @@ impl Board {
         shown.lines.clear();
         let touched = index.take_touched(); // new ones are shown whole
         drop(touched);
+        shown.tasks.clone_from(&index.task_modes);
         show_new(&mut shown, index);
     }
 
@@ -49,7 +51,10 @@ impl Board {
             shown.lines[at].2 = index.lines[at].counts();
         }
         for at in touched.queues {
-            shown.queues[at].1 = index.queues[at].paused;
+            shown.queues[at].1 = index.queues[at].mode;
+        }
+        if touched.tasks {
+            shown.tasks.clone_from(&index.task_modes);
         }
     }
 
@@ -57,7 +62,16 @@ impl Board {
         self.lock().closed = true;
     }
 
-    /// Queues that hold something or were ever paused, by name.
+    pub(crate) fn task_modes(&self) -> Result<Vec<(TaskName, Mode)>, StoreError> {
+        let shown = self.lock();
+        if shown.closed {
+            return Err(StoreError::Closed);
+        }
+        let modes = shown.tasks.iter();
+        Ok(modes.map(|(task, mode)| (task.clone(), *mode)).collect())
+    }
+
+    /// Queues that hold something or whose mode was ever set, by name.
     pub(crate) fn queues(&self) -> Result<Vec<QueueStatus>, StoreError> {
         let shown = self.lock();
         if shown.closed {
@@ -68,11 +82,11 @@ impl Board {
             sums[*queue].add(*counts);
         }
         let queues = shown.queues.iter().zip(sums);
-        let found = queues.filter(|((_, paused), sum)| paused.is_some() || !sum.is_empty());
-        let found = found.map(|((name, paused), sum)| {
+        let found = queues.filter(|((_, mode), sum)| mode.is_some() || !sum.is_empty());
+        let found = found.map(|((name, mode), sum)| {
             let status = QueueStatus {
                 name: name.clone(),
-                paused: *paused == Some(true),
+                mode: mode.unwrap_or_default(),
                 counts: shown_counts(sum),
                 oldest_ready: sum.oldest_ready.map(Timestamp::from_millis),
             };
@@ -90,11 +104,12 @@ impl Board {
         }
         let held = shown.lines.iter().filter(|(.., counts)| !counts.is_empty());
         let status = |(queue, task, counts): &(usize, TaskName, LineCounts)| {
-            let (name, paused) = &shown.queues[*queue];
+            let (name, mode) = &shown.queues[*queue];
+            let of_task = shown.tasks.get(task).copied();
             LineStatus {
                 queue: name.clone(),
                 task: task.clone(),
-                paused: *paused == Some(true),
+                paused: *mode == Some(Mode::Paused) || of_task == Some(Mode::Paused),
                 counts: shown_counts(*counts),
                 oldest_ready: counts.oldest_ready.map(Timestamp::from_millis),
             }
@@ -115,9 +130,7 @@ const fn shown_counts(counts: LineCounts) -> QueueCounts {
 /// Queues and lines that the index has and the board has not.
 fn show_new(shown: &mut Shown, index: &Index) {
     let queues = &index.queues[shown.queues.len()..];
-    let queues = queues
-        .iter()
-        .map(|queue| (queue.name.clone(), queue.paused));
+    let queues = queues.iter().map(|queue| (queue.name.clone(), queue.mode));
     shown.queues.extend(queues);
     let lines = &index.lines[shown.lines.len()..];
     let lines = lines

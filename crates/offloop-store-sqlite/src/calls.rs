@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use offloop_job::{Collection, JobId, NodeId, QueueName, RecordWrite, Timestamp};
+use offloop_job::{Collection, JobId, Mode, NodeId, RecordWrite, Timestamp};
 use offloop_store::{
     Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, EndIdle,
-    EndIdleOutcome, InsertBatch, InsertOutcome, LabelCount, LimitChange, LimitPage, LimitSet,
+    EndIdleOutcome, Gate, InsertBatch, InsertOutcome, LabelCount, LimitChange, LimitPage, LimitSet,
     LimitsAsk, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, Reply, ReviveOutcome,
     Settled, Settlement, StoreError, Verdict,
 };
@@ -62,7 +62,7 @@ pub(crate) enum Command {
     Delete(Call<Vec<JobId>, Vec<DeleteOutcome>>),
     Orphans(Call<(NodeId, u16), Vec<Claimed>>),
     Prune(Call<PruneRule, PruneReport>),
-    SetPaused(Call<(QueueName, bool), ()>),
+    SetMode(Call<(Gate, Mode), ()>),
     Records(Call<(Timestamp, Vec<RecordWrite>), ()>),
     Labels(Call<Collection, Vec<LabelCount>>),
     SetLimit(Call<LimitChange, LimitSet>),
@@ -85,7 +85,7 @@ macro_rules! each {
             Command::Delete($call) => $body,
             Command::Orphans($call) => $body,
             Command::Prune($call) => $body,
-            Command::SetPaused($call) => $body,
+            Command::SetMode($call) => $body,
             Command::Records($call) => $body,
             Command::Labels($call) => $body,
             Command::SetLimit($call) => $body,

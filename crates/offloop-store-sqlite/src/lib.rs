@@ -32,14 +32,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
+use offloop_job::{
+    Collection, Job, JobId, Mode, NodeId, RecordKey, RecordWrite, TaskName, Timestamp,
+};
 use offloop_store::{
     AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome, ClaimRequest,
-    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch, InsertOutcome,
-    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
-    LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule,
-    QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement,
-    UsageAsk, UsageSums, Wake, WakeHook,
+    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, Gate, InsertBatch,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
+    LimitStore, LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport,
+    PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled,
+    Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::board::Board;
@@ -233,8 +235,8 @@ impl JobStore for SqliteStore {
         self.call(rule, Command::Prune)
     }
 
-    fn set_paused(&self, queue: QueueName, paused: bool) -> Reply<()> {
-        self.call((queue, paused), Command::SetPaused)
+    fn set_mode(&self, gate: Gate, mode: Mode) -> Reply<()> {
+        self.call((gate, mode), Command::SetMode)
     }
 
     fn write_records(&self, now: Timestamp, writes: Vec<RecordWrite>) -> Reply<()> {
@@ -259,6 +261,10 @@ impl JobQuery for SqliteStore {
 
     fn backlog(&self) -> Reply<Vec<LineStatus>> {
         Box::pin(std::future::ready(self.shared.board.backlog()))
+    }
+
+    fn task_modes(&self) -> Reply<Vec<(TaskName, Mode)>> {
+        Box::pin(std::future::ready(self.shared.board.task_modes()))
     }
 
     fn queues(&self, _now: Timestamp) -> Reply<Vec<QueueStatus>> {

@@ -18,6 +18,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0003_checkpoints.sql"),
     include_str!("migrations/0004_limits.sql"),
     include_str!("migrations/0005_unique_periods.sql"),
+    include_str!("migrations/0006_modes.sql"),
 ];
 
 /// The version that this program reads and writes.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use offloop_job::{JobOptions, NewJob, QueueName, TaskName, Timestamp};
-use offloop_store::{InsertBatch, JobQuery, JobStore, QueueStatus};
+use offloop_store::{Gate, InsertBatch, JobQuery, JobStore, QueueStatus};
 use offloop_store_sqlite::{SqliteOptions, SqliteStore};
 use offloop_store_testkit::block_on;
 
@@ -55,7 +55,8 @@ fn a_store_that_was_reopened_shows_its_queues_at_once() {
     let options = || SqliteOptions::new(folder.path(), 1);
     let store = SqliteStore::open(options()).unwrap();
     block_on(store.insert(batch("q", 3))).unwrap();
-    block_on(store.set_paused(QueueName::parse("p").unwrap(), true)).unwrap();
+    let gate = Gate::Queue(QueueName::parse("p").unwrap());
+    block_on(store.set_mode(gate, offloop_job::Mode::Paused)).unwrap();
     drop(store);
     let store = SqliteStore::open(options()).unwrap();
     assert_eq!(ready(&store), [("p".to_owned(), 0), ("q".to_owned(), 3)]);

@@ -224,6 +224,16 @@ macro_rules! conformance {
                 a_paused_queue_takes_jobs_in_and_lets_running_ones_end
                 the_oldest_ready_job_is_by_due_time
             ]
+            modes: [
+                a_paused_task_takes_jobs_in_and_gives_none_out
+                a_job_is_given_out_only_if_neither_of_its_gates_is_shut
+                a_draining_queue_refuses_new_jobs_by_name
+                a_draining_task_refuses_new_jobs_in_every_queue
+                a_draining_line_runs_what_it_has_to_its_end
+                draining_does_not_forget_what_was_asked_before
+                a_refused_job_holds_up_none_of_its_batch
+                the_last_mode_counts_and_is_shown
+            ]
             usage: [
                 without_attempts_there_are_no_rows
                 an_attempt_counts_under_its_task_queue_and_tags
@@ -284,6 +294,7 @@ macro_rules! conformance {
                 a_unique_key_that_was_taken_again
                 idempotency_keys
                 pauses
+                modes_of_queues_and_tasks
                 the_counts_of_queues
                 the_limit_of_a_queue
                 attempts_history_and_streak

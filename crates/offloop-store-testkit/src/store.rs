@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use offloop_job::{
     Failure, FailureClass, FinalReason, Job, JobId, JobState, JobSummary, Lease, Limit,
-    LimitTarget, NewJob, NodeId, QueueName, Rate, RecordKey, RecordWrite, Timestamp,
+    LimitTarget, Mode, NewJob, NodeId, QueueName, Rate, RecordKey, RecordWrite, Timestamp,
 };
 use offloop_store::{
     AuditAsk, AuditEntry, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims,
-    DeleteOutcome, EndIdle, EndIdleOutcome, Engine, IdleEnd, InsertBatch, InsertOutcome, JobFilter,
-    LimitChange, LimitSet, LimitStatus, LimitsAsk, ListRequest, Overdue, ProgressNote, Promoted,
-    PruneRule, QueueStatus, Record, RecordScan, Reply, ReviveOutcome, Settled, Settlement,
-    USAGE_ROWS_MAX, UsageAsk, UsageBy, UsageSums, Verdict, Want,
+    DeleteOutcome, EndIdle, EndIdleOutcome, Engine, Gate, IdleEnd, InsertBatch, InsertOutcome,
+    JobFilter, LimitChange, LimitSet, LimitStatus, LimitsAsk, ListRequest, Overdue, ProgressNote,
+    Promoted, PruneRule, QueueStatus, Record, RecordScan, Reply, ReviveOutcome, Settled,
+    Settlement, USAGE_ROWS_MAX, UsageAsk, UsageBy, UsageSums, Verdict, Want,
 };
 
 use crate::{Kit, Setup, block_on, name, report};
@@ -238,8 +238,23 @@ impl<'a> Store<'a> {
     }
 
     pub fn set_paused(&self, queue: &str, paused: bool) {
+        let mode = if paused { Mode::Paused } else { Mode::Open };
+        self.set_mode(queue, mode);
+    }
+
+    pub fn set_mode(&self, queue: &str, mode: Mode) {
         let queue = QueueName::parse(queue).expect("a queue's name");
-        wait(self.engine.set_paused(queue, paused));
+        wait(self.engine.set_mode(Gate::Queue(queue), mode));
+    }
+
+    pub fn set_task_mode(&self, task: &str, mode: Mode) {
+        wait(self.engine.set_mode(Gate::Task(name(task)), mode));
+    }
+
+    /// Tasks whose mode was ever set.
+    pub fn task_modes(&self) -> Vec<(String, Mode)> {
+        let modes = wait(self.engine.task_modes()).into_iter();
+        modes.map(|(task, mode)| (task.to_string(), mode)).collect()
     }
 
     // Limits.

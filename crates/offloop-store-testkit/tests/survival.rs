@@ -5,14 +5,16 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
-use offloop_job::{Collection, Job, JobId, NodeId, QueueName, RecordKey, RecordWrite, Timestamp};
+use offloop_job::{
+    Collection, Job, JobId, Mode, NodeId, RecordKey, RecordWrite, TaskName, Timestamp,
+};
 use offloop_store::{
     AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome, ClaimRequest,
-    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, InsertBatch, InsertOutcome,
-    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
-    LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport, PruneRule,
-    QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement,
-    UsageAsk, UsageSums, Wake, WakeHook,
+    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, Gate, InsertBatch,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
+    LimitStore, LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport,
+    PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled,
+    Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use offloop_store_testkit::{Harness, Kit, Setup, cases};
@@ -43,7 +45,7 @@ impl JobStore for Handle {
         delete(jobs: Vec<JobId>) -> Vec<DeleteOutcome>;
         orphans(alive: NodeId, limit: u16) -> Vec<Claimed>;
         prune(rule: PruneRule) -> PruneReport;
-        set_paused(queue: QueueName, paused: bool) -> ();
+        set_mode(gate: Gate, mode: Mode) -> ();
         write_records(now: Timestamp, writes: Vec<RecordWrite>) -> ();
     }
 
@@ -58,6 +60,7 @@ impl JobQuery for Handle {
         job(id: JobId) -> Option<Job>;
         jobs(ask: ListRequest) -> JobPage;
         queues(now: Timestamp) -> Vec<QueueStatus>;
+        task_modes() -> Vec<(TaskName, Mode)>;
         backlog() -> Vec<LineStatus>;
         record(collection: Collection, key: RecordKey) -> Option<Record>;
         records(scan: RecordScan) -> RecordPage;

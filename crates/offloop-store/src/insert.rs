@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use offloop_job::{JobId, JobState, NewJob, QueueName, RecordWrite, TaskName, Timestamp};
 
+use crate::Gate;
+
 /// Jobs, and rows of a pack, for one commit. At most [`offloop_job::limits::BATCH_JOBS_MAX`] jobs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InsertBatch {
@@ -62,6 +64,11 @@ pub enum InsertRefusal {
     /// All unfinished jobs count; one that this job would replace in the same queue does not.
     #[error("queue `{queue}` holds {limit} jobs, its limit; try again when it has drained")]
     QueueFull { queue: QueueName, limit: u64 },
+    #[error(
+        "{gate} is being drained and takes no new jobs; send it elsewhere, or resume it (POST /v1/{kind}s/{name}/resume)",
+        kind = .gate.kind(), name = .gate.name()
+    )]
+    Draining { gate: Gate },
     /// Decided before an engine was asked.
     #[error("{0}")]
     NotAdmitted(NotAdmitted),

@@ -10,6 +10,7 @@ mod audit;
 mod checkpoint;
 pub mod codec;
 mod error;
+mod gate;
 mod insert;
 mod limits;
 mod query;
@@ -21,6 +22,7 @@ pub use audit::{
 };
 pub use checkpoint::{Checkpoint, CheckpointOutcome};
 pub use error::{BackendError, StoreError};
+pub use gate::Gate;
 pub use insert::{
     InsertBatch, InsertOutcome, InsertRefusal, NotAdmitted, NotAdmittedWhy, PayloadProblem, SameAs,
     told,
@@ -44,7 +46,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offloop_job::{
-    History, JobId, JobOptions, JobState, Lease, NodeId, QueueName, RecordWrite, TaskName,
+    History, JobId, JobOptions, JobState, Lease, Mode, NodeId, QueueName, RecordWrite, TaskName,
     Timestamp,
 };
 
@@ -57,12 +59,13 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     /// job sees what those before it in the batch did. The rows are written whatever becomes of
     /// the jobs.
     ///
-    /// Checked in this order: idempotency key, unique key, room in the queue. Due at `run_at`, or
+    /// Checked in this order: idempotency key, unique key, draining (the queue, then the task), room in
+    /// the queue. Due at `run_at`, or
     /// now if that has passed. Only a created job takes an id.
     fn insert(&self, batch: InsertBatch) -> Reply<Vec<InsertOutcome>>;
 
     /// Takes ready jobs out, each with a new lease and its attempt counted. Never a job of a paused
-    /// queue, before its time, past its `expires_at` (that millisecond itself is in time), or that
+    /// queue or task, before its time, past its `expires_at` (that millisecond itself is in time), or that
     /// a limit holds back. Wants in their order, one job after the other:
     ///
     /// - A *flow* is the jobs of one queue, task and group key, or those without a key. Within it:
@@ -134,8 +137,8 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     /// bounded piece at a time.
     fn prune(&self, rule: PruneRule) -> Reply<PruneReport>;
 
-    /// A paused queue takes jobs in and gives none out.
-    fn set_paused(&self, queue: QueueName, paused: bool) -> Reply<()>;
+    /// Pauses, drains or opens a queue or a task; both may be unknown as yet. Durable when answered.
+    fn set_mode(&self, gate: Gate, mode: Mode) -> Reply<()>;
 
     /// Rows of packs without a job. Durable when answered.
     fn write_records(&self, now: Timestamp, writes: Vec<RecordWrite>) -> Reply<()>;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use offloop_job::{
-    Collection, FailureClass, Job, JobId, JobState, JobSummary, QueueName, RecordKey, Tag,
+    Collection, FailureClass, Job, JobId, JobState, JobSummary, Mode, QueueName, RecordKey, Tag,
     TaskName, Timestamp,
 };
 
@@ -24,8 +24,11 @@ pub trait JobQuery: Send + Sync {
     /// next show every job once that was there at the first and is not deleted.
     fn jobs(&self, ask: ListRequest) -> Reply<JobPage>;
 
-    /// Every queue that has unfinished jobs or was ever paused; an empty one may be shown too.
+    /// Every queue that has unfinished jobs or whose mode was ever set; an empty one may be shown too.
     fn queues(&self, now: Timestamp) -> Reply<Vec<QueueStatus>>;
+
+    /// Every task whose mode was ever set, by name.
+    fn task_modes(&self) -> Reply<Vec<(TaskName, Mode)>>;
 
     /// What waits, by queue and task: what estimates are made of, so it must be answered from memory
     /// and may lag by a commit. Lines that hold nothing may be left out.
@@ -85,7 +88,7 @@ pub struct QueueCounts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueueStatus {
     pub name: QueueName,
-    pub paused: bool,
+    pub mode: Mode,
     pub counts: QueueCounts,
     /// Due time of the ready job that waits longest.
     pub oldest_ready: Option<Timestamp>,
@@ -96,7 +99,7 @@ pub struct QueueStatus {
 pub struct LineStatus {
     pub queue: QueueName,
     pub task: TaskName,
-    /// Its queue gives nothing out.
+    /// Its queue or its task gives nothing out.
     pub paused: bool,
     pub counts: QueueCounts,
     /// Due time of the ready job that waits longest.

@@ -133,6 +133,9 @@ pub struct QueueList {
 pub struct QueueRow {
     pub name: String,
     pub paused: bool,
+    /// `open`, `paused` (gives no jobs out) or `draining` (takes none in).
+    #[serde(default)]
+    pub mode: String,
     pub counts: QueueCountsView,
     /// How long the ready job that waits longest has waited.
     pub oldest_ready_ms: Option<u64>,
@@ -160,6 +163,9 @@ pub struct TaskRow {
     pub lane: String,
     pub about: String,
     pub timeout_ms: u64,
+    /// `open`, `paused` (gives no jobs out) or `draining` (takes none in).
+    #[serde(default)]
+    pub mode: String,
 }
 
 /// `GET /v1/nodes`.

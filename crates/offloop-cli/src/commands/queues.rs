@@ -7,18 +7,26 @@ use crate::client::{Client, ServerArgs, escape};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Give no more jobs of this queue out; what runs goes on
-    #[arg(long, value_name = "QUEUE", conflicts_with = "resume")]
+    #[arg(long, value_name = "QUEUE", conflicts_with_all = ["resume", "drain"])]
     pause: Option<String>,
-    /// Give them out again
+    /// Take them in and give them out again
     #[arg(long, value_name = "QUEUE")]
     resume: Option<String>,
+    /// Take no new jobs into this queue; what it has runs to its end
+    #[arg(long, value_name = "QUEUE", conflicts_with = "resume")]
+    drain: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.server);
-    for (order, queue) in [("pause", &args.pause), ("resume", &args.resume)] {
+    let orders = [
+        ("pause", &args.pause),
+        ("resume", &args.resume),
+        ("drain", &args.drain),
+    ];
+    for (order, queue) in orders {
         if let Some(queue) = queue {
             client
                 .post(&format!("/v1/queues/{}/{order}", escape(queue)), "", &[])?
@@ -52,12 +60,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             count("ready"),
             count("running"),
             oldest.as_deref().unwrap_or("-"),
-            if queue["paused"] == true {
-                "  (paused)"
-            } else {
-                ""
-            },
+            shut(&queue["mode"]),
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to add to a line that is not open.
+pub(super) fn shut(mode: &serde_json::Value) -> String {
+    match mode.as_str() {
+        None | Some("open") => String::new(),
+        Some(mode) => format!("  ({mode})"),
+    }
 }

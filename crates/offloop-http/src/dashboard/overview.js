@@ -97,23 +97,23 @@ function drawQueues(node, queues) {
   });
   const turn = (queue) => el("button", {
     type: "button", id: `turn-${queue.name}`,
-    "aria-label": `${queue.paused ? "Resume" : "Pause"} queue ${queue.name}`,
+    "aria-label": `${queue.mode === "open" ? "Pause" : "Resume"} queue ${queue.name}`,
     onclick: async (event) => {
       event.target.disabled = true;
       try {
-        await api.post(`/v1/queues/${encodeURIComponent(queue.name)}/${queue.paused ? "resume" : "pause"}`);
+        await api.post(`/v1/queues/${encodeURIComponent(queue.name)}/${queue.mode === "open" ? "pause" : "resume"}`);
       } catch (error) {
         event.target.disabled = false;
         event.target.title = error.message;
       }
     },
-  }, queue.paused ? "Resume" : "Pause");
+  }, queue.mode === "open" ? "Pause" : "Resume");
   fill(node,
     el("h2", { id: "h-queues" }, "Queues"),
     table([
       { title: "queue", wide: true, cell: (queue) => [
         el("a", { href: jobsOf({ queue: queue.name }) }, queue.name), " ",
-        queue.paused && el("span", { class: "badge paused" }, "paused")] },
+        queue.mode !== "open" && el("span", { class: "badge paused" }, queue.mode)] },
       count("waiting"), count("scheduled"), count("ready"), count("running"),
       { title: "oldest ready", number: true, cell: (queue) =>
         el("span", { class: (queue.oldest_ready_ms ?? 0) > OLD_MS ? "late" : "" }, format.ms(queue.oldest_ready_ms)) },

@@ -99,7 +99,7 @@ pub(super) async fn metrics(State(door): State<Arc<Inner>>, uri: Uri) -> Answer 
         "1 when the queue gives no jobs out.",
     );
     for queue in &queues {
-        let paused = u8::from(queue.paused);
+        let paused = u8::from(queue.mode == offloop_job::Mode::Paused);
         let _ = writeln!(
             out,
             "offloop_queue_paused{{queue=\"{}\"}} {paused}",

@@ -8,6 +8,7 @@ mod events;
 mod health;
 mod jobs;
 mod lines;
+mod modes;
 pub(crate) mod openapi;
 mod pages;
 mod pulse;
@@ -46,13 +47,17 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/v1/call/{task}", post(call::call))
         .route("/v1/tasks", get(queues::tasks))
         .route("/v1/queues", get(queues::queues))
-        .route("/v1/queues/{name}/pause", post(queues::pause))
-        .route("/v1/queues/{name}/resume", post(queues::resume))
         .route("/v1/work", get(work::view))
         .route("/v1/work/claim", post(work::claim))
         .route("/v1/work/watch", post(work::watch))
         .route("/v1/work/{id}/extend", post(work::extend))
         .route("/v1/work/{id}/settle", post(work::settle))
+        .route("/v1/queues/{name}/pause", post(modes::pause_queue))
+        .route("/v1/queues/{name}/resume", post(modes::resume_queue))
+        .route("/v1/queues/{name}/drain", post(modes::drain_queue))
+        .route("/v1/tasks/{name}/pause", post(modes::pause_task))
+        .route("/v1/tasks/{name}/resume", post(modes::resume_task))
+        .route("/v1/tasks/{name}/drain", post(modes::drain_task))
         .route("/v1/usage", get(usage::usage))
         .route("/v1/nodes", get(queues::nodes))
         .route("/v1/pulse", get(pulse::get))

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use offloop_job::QueueName;
 use offloop_job::limits::TIMEOUT_DEFAULT;
-use offloop_runtime::LaneView;
+use offloop_job::{Mode, TaskName};
+use offloop_runtime::{LaneView, TaskView};
 use offloop_store::QueueStatus;
 use offloop_wire::{
     LaneRow, NodeList, NodeRow, QueueCountsView, QueueList, QueueRow, SlotsView, StoreRow,
@@ -16,30 +16,34 @@ use offloop_wire::{
 
 use super::{Answer, json};
 use crate::door::Inner;
-use crate::problem::Kind;
 use crate::query::Query;
 
 pub(super) async fn tasks(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
     Query::none(&uri)?;
-    let tasks = door.handle.tasks().iter().map(|task| TaskRow {
-        name: task.info.name.to_string(),
+    let modes = door.handle.task_modes().await?;
+    let tasks = door.handle.tasks().iter();
+    let tasks = tasks.map(|task| task_row(task, &modes)).collect();
+    json(StatusCode::OK, &TaskList { tasks })
+}
+
+pub(super) fn task_row(task: &TaskView, modes: &[(TaskName, Mode)]) -> TaskRow {
+    let name = &task.info.name;
+    let mode = modes.iter().find(|row| row.0 == *name).map(|row| row.1);
+    TaskRow {
+        name: name.to_string(),
         lane: task.lane.to_string(),
         about: task.info.about.to_string(),
         timeout_ms: task.info.timeout.unwrap_or(TIMEOUT_DEFAULT).as_millis() as u64,
-    });
-    json(
-        StatusCode::OK,
-        &TaskList {
-            tasks: tasks.collect(),
-        },
-    )
+        mode: mode.unwrap_or_default().to_string(),
+    }
 }
 
-fn row(status: &QueueStatus, now: offloop_job::Timestamp) -> QueueRow {
+pub(super) fn row(status: &QueueStatus, now: offloop_job::Timestamp) -> QueueRow {
     let counts = status.counts;
     QueueRow {
         name: status.name.to_string(),
-        paused: status.paused,
+        paused: status.mode == Mode::Paused,
+        mode: status.mode.to_string(),
         counts: QueueCountsView {
             waiting: counts.waiting,
             scheduled: counts.scheduled,
@@ -60,40 +64,6 @@ pub(super) async fn queues(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
     let now = door.handle.now();
     let queues = found.iter().map(|status| row(status, now)).collect();
     json(StatusCode::OK, &QueueList { queues })
-}
-
-pub(super) async fn pause(
-    State(door): State<Arc<Inner>>,
-    Path(name): Path<String>,
-    uri: Uri,
-) -> Answer {
-    set_paused(&door, &name, &uri, true).await
-}
-
-pub(super) async fn resume(
-    State(door): State<Arc<Inner>>,
-    Path(name): Path<String>,
-    uri: Uri,
-) -> Answer {
-    set_paused(&door, &name, &uri, false).await
-}
-
-/// A queue comes to be when it is first named: pausing one before its first job is no error.
-async fn set_paused(door: &Inner, name: &str, uri: &Uri, paused: bool) -> Answer {
-    Query::none(uri)?;
-    let name = QueueName::parse(name)
-        .map_err(|error| Kind::InvalidParameter.say(format!("the queue's name {error}")))?;
-    door.handle.set_paused(name.clone(), paused).await?;
-    let found = door.handle.queues().await?;
-    let now = door.handle.now();
-    let status = found.into_iter().find(|status| status.name == name);
-    let status = status.unwrap_or(QueueStatus {
-        name,
-        paused,
-        counts: offloop_store::QueueCounts::default(),
-        oldest_ready: None,
-    });
-    json(StatusCode::OK, &row(&status, now))
 }
 
 fn lane(view: LaneView) -> LaneRow {

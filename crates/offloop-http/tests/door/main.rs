@@ -5,6 +5,7 @@ mod bulk;
 mod calls;
 mod events;
 mod limits;
+mod modes;
 mod pages;
 mod payload;
 mod pulse;

@@ -1,8 +1,8 @@
 //! Taking jobs in: idempotency key, then unique key, then room in the queue.
 
 use offloop_job::limits::IDEMPOTENCY_KEEP;
-use offloop_job::{IdempotencyKey, JobId, JobOptions, JobState, NewJob, Step, Timestamp};
-use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs, codec};
+use offloop_job::{IdempotencyKey, JobId, JobOptions, JobState, Mode, NewJob, Step, Timestamp};
+use offloop_store::{Gate, InsertBatch, InsertOutcome, InsertRefusal, SameAs, codec};
 use rusqlite::OptionalExtension;
 use sha2::{Digest, Sha256};
 
@@ -41,6 +41,9 @@ impl Desk<'_> {
             (Way::Replace(holder), _) => Some(holder),
             (Way::Free | Way::TakeOver(_), _) => None,
         };
+        if let Some(refusal) = self.drained(job) {
+            return Ok(InsertOutcome::Refused(refusal));
+        }
         if let Some(refusal) = self.queue_full(job, replaced)? {
             return Ok(InsertOutcome::Refused(refusal));
         }
@@ -78,6 +81,27 @@ impl Desk<'_> {
         Ok(Some(InsertOutcome::Refused(refusal)))
     }
 
+    fn drained(&mut self, job: &NewJob) -> Option<InsertRefusal> {
+        let at = self.queue_of(job);
+        let gate = if self.index.queues[at].mode == Some(Mode::Draining) {
+            Gate::Queue(job.options.queue.clone())
+        } else if self.index.task_mode(&job.task) == Mode::Draining {
+            Gate::Task(job.task.clone())
+        } else {
+            return None;
+        };
+        Some(InsertRefusal::Draining { gate })
+    }
+
+    /// Position of the queue that the job is for.
+    fn queue_of(&mut self, job: &NewJob) -> usize {
+        let queue = &job.options.queue;
+        match self.index.line_of(queue, &job.task) {
+            Some(line) => self.index.lines[line.0 as usize].queue,
+            None => self.index.queue_at(queue),
+        }
+    }
+
     /// Counts every unfinished job but the one that is about to be replaced.
     pub(super) fn queue_full(
         &mut self,
@@ -85,10 +109,7 @@ impl Desk<'_> {
         replaced: Option<JobId>,
     ) -> Result<Option<InsertRefusal>, Failure> {
         let queue = &job.options.queue;
-        let at = match self.index.line_of(queue, &job.task) {
-            Some(line) => self.index.lines[line.0 as usize].queue,
-            None => self.index.queue_at(queue),
-        };
+        let at = self.queue_of(job);
         let limit = self.index.queue_jobs_max;
         let mut live = self.index.queues[at].live;
         if live < limit {
@@ -151,7 +172,7 @@ impl Desk<'_> {
         let queue = self.index.queue_of(line);
         queue.live += 1;
         // A paused queue gives nothing out until it is resumed, which hints too.
-        self.wake |= state == JobState::Ready && queue.paused != Some(true);
+        self.wake |= state == JobState::Ready && queue.mode != Some(Mode::Paused);
         let spot = self.index.spot(line, options.group_key.as_ref());
         self.index.add_idle(row, spot, idle, expires_at);
         Ok(InsertOutcome::Created {

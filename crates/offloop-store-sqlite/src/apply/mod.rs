@@ -16,8 +16,8 @@ mod settle;
 mod unique;
 mod usage;
 
-use offloop_job::{QueueName, TaskName};
-use offloop_store::{LabelCount, StoreError};
+use offloop_job::{Mode, QueueName, TaskName};
+use offloop_store::{Gate, LabelCount, StoreError};
 use rusqlite::Connection;
 
 use crate::calls::Command;
@@ -113,8 +113,8 @@ impl<'c> Desk<'c> {
                 call.answer = Some(Ok(self.orphans(&call.ask.0, call.ask.1)?));
             }
             Command::Prune(call) => call.answer = Some(Ok(self.prune(call.ask)?)),
-            Command::SetPaused(call) => {
-                call.answer = Some(Ok(self.set_paused(&call.ask.0, call.ask.1)?));
+            Command::SetMode(call) => {
+                call.answer = Some(Ok(self.set_mode(&call.ask.0, call.ask.1)?));
             }
             Command::Records(call) => {
                 call.answer = Some(Ok(self.write_records(call.ask.0, &call.ask.1)?));
@@ -183,14 +183,21 @@ impl<'c> Desk<'c> {
         Ok(id)
     }
 
-    fn set_paused(&mut self, queue: &QueueName, paused: bool) -> Result<(), Failure> {
-        let sql = "INSERT OR REPLACE INTO queues VALUES (?1, ?2)";
-        self.conn
-            .prepare_cached(sql)?
-            .execute((queue.as_str(), paused))?;
-        let at = self.index.queue_at(queue);
-        self.index.set_paused(at, paused);
-        self.wake |= !paused;
+    fn set_mode(&mut self, gate: &Gate, mode: Mode) -> Result<(), Failure> {
+        let sql = match gate {
+            Gate::Queue(_) => "INSERT OR REPLACE INTO queues VALUES (?1, ?2)",
+            Gate::Task(_) => "INSERT OR REPLACE INTO tasks VALUES (?1, ?2)",
+        };
+        let mut write = self.conn.prepare_cached(sql)?;
+        write.execute((gate.name(), mode as u8))?;
+        match gate {
+            Gate::Queue(queue) => {
+                let at = self.index.queue_at(queue);
+                self.index.set_queue_mode(at, mode);
+            }
+            Gate::Task(task) => self.index.set_task_mode(task, mode),
+        }
+        self.wake |= mode != Mode::Paused;
         Ok(())
     }
 }

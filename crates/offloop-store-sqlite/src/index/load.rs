@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use offloop_job::{
-    Bucket, JobId, JobIdSource, Limit, LimitTarget, QueueName, Rate, TaskName, Timestamp,
+    Bucket, JobId, JobIdSource, Limit, LimitTarget, Mode, QueueName, Rate, TaskName, Timestamp,
 };
 use offloop_store::codec;
 use rusqlite::Connection;
@@ -29,6 +29,7 @@ impl Index {
             flows: Flows::default(),
             gates: Gates::default(),
             queues: Vec::new(),
+            task_modes: BTreeMap::new(),
             words: Words::default(),
             labels: Labels::default(),
             timers: BTreeSet::new(),
@@ -66,12 +67,19 @@ impl Index {
                 return Err(damaged("the numbers of the table lines have a gap"));
             }
         }
-        let mut query = conn.prepare("SELECT name, paused FROM queues")?;
+        let mut query = conn.prepare("SELECT name, mode FROM queues")?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
             let name = QueueName::parse(row.get_ref(0)?.as_str().map_err(damaged)?);
             let at = self.queue_at(&name.map_err(damaged)?);
-            self.queues[at].paused = Some(row.get(1)?);
+            self.queues[at].mode = Some(mode(row.get(1)?)?);
+        }
+        let mut query = conn.prepare("SELECT name, mode FROM tasks")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let name = TaskName::parse(row.get_ref(0)?.as_str().map_err(damaged)?);
+            let name = name.map_err(damaged)?;
+            self.task_modes.insert(name, mode(row.get(1)?)?);
         }
         let mut query = conn.prepare("SELECT id, text FROM words")?;
         let mut rows = query.query([])?;
@@ -213,6 +221,10 @@ impl Index {
             Err(damaged("a claim names a job that is not there"))
         }
     }
+}
+
+fn mode(code: u8) -> Result<Mode, OpenError> {
+    Mode::from_code(code).ok_or_else(|| damaged("a queue or a task has a mode that is none"))
 }
 
 /// What is known of the running jobs before their own rows are read.

@@ -19,7 +19,7 @@ pub(crate) use names::{Labels, Words};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use offloop_job::{JobId, JobIdSource, Limit, LimitTarget, QueueName, TaskName};
+use offloop_job::{JobId, JobIdSource, Limit, LimitTarget, Mode, QueueName, TaskName};
 use sha2::{Digest, Sha256};
 
 use crate::tables::LiveRow;
@@ -81,8 +81,8 @@ struct Timer {
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
     pub(crate) name: QueueName,
-    /// `None` until it is paused for the first time.
-    pub(crate) paused: Option<bool>,
+    /// `None` until it is set for the first time.
+    pub(crate) mode: Option<Mode>,
     /// Unfinished jobs.
     pub(crate) live: u64,
     pub(super) running: u64,
@@ -98,11 +98,12 @@ struct Task {
     limit: Option<Limit>,
 }
 
-/// Lines whose counts changed, and queues that were paused or resumed; by position.
+/// Lines whose counts changed, and queues whose mode did, by position; and whether a task's did.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
     pub(crate) lines: Vec<LineId>,
     pub(crate) queues: Vec<usize>,
+    pub(crate) tasks: bool,
 }
 
 pub(crate) struct Index {
@@ -114,6 +115,8 @@ pub(crate) struct Index {
     flows: Flows,
     pub(crate) gates: Gates,
     pub(crate) queues: Vec<Queue>,
+    /// Tasks whose mode was ever set.
+    pub(crate) task_modes: BTreeMap<TaskName, Mode>,
     pub(crate) words: Words,
     pub(crate) labels: Labels,
     timers: BTreeSet<Timer>,
@@ -163,7 +166,7 @@ impl Index {
         }
         self.queues.push(Queue {
             name: name.clone(),
-            paused: None,
+            mode: None,
             live: 0,
             running: 0,
             limit: self
@@ -184,9 +187,21 @@ impl Index {
         line
     }
 
-    pub(crate) fn set_paused(&mut self, at: usize, paused: bool) {
-        self.queues[at].paused = Some(paused);
+    pub(crate) fn set_queue_mode(&mut self, at: usize, mode: Mode) {
+        self.queues[at].mode = Some(mode);
         self.touched.queues.push(at);
+    }
+
+    pub(crate) fn set_task_mode(&mut self, task: &TaskName, mode: Mode) {
+        self.task_modes.insert(task.clone(), mode);
+        self.touched.tasks = true;
+    }
+
+    pub(crate) fn task_mode(&self, task: &TaskName) -> Mode {
+        if self.task_modes.is_empty() {
+            return Mode::Open; // most servers; the path of every claim and insert
+        }
+        self.task_modes.get(task).copied().unwrap_or_default()
     }
 
     /// What was changed since the last call.
@@ -305,11 +320,14 @@ impl Index {
 
     /// Lines that hold ready jobs of these tasks, each once, and may give them out.
     fn wanted(&self, tasks: &[TaskName]) -> Vec<LineId> {
-        let at = tasks.iter().filter_map(|task| self.task_ids.get(task));
+        let open = tasks
+            .iter()
+            .filter(|task| self.task_mode(task) != Mode::Paused);
+        let at = open.filter_map(|task| self.task_ids.get(task));
         let lines = at.flat_map(|at| &self.tasks[*at].lines);
         let gives = lines.filter(|id| {
             let line = &self.lines[id.0 as usize];
-            self.queues[line.queue].paused != Some(true) && !line.has_nothing_ready()
+            self.queues[line.queue].mode != Some(Mode::Paused) && !line.has_nothing_ready()
         });
         let mut wanted: Vec<LineId> = gives.copied().collect();
         wanted.sort_unstable();

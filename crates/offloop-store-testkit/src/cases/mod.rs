@@ -9,6 +9,7 @@ pub mod insert;
 pub mod limited;
 pub mod limits;
 pub mod model;
+pub mod modes;
 pub mod orphans;
 pub mod overdue;
 pub mod progress;

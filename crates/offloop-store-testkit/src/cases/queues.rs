@@ -1,6 +1,6 @@
 //! Queues: what they hold, and pausing them.
 
-use offloop_job::{FailureClass, QueueName};
+use offloop_job::{FailureClass, Mode, QueueName};
 use offloop_store::QueueCounts;
 
 use crate::store::COMPLETED;
@@ -47,7 +47,7 @@ pub fn each_queue_has_its_own_row(kit: &Kit) {
             ready,
             ..QueueCounts::default()
         };
-        assert_eq!((found[&name].paused, found[&name].counts), (false, want));
+        assert_eq!((found[&name].mode, found[&name].counts), (Mode::Open, want));
     }
 }
 
@@ -81,13 +81,13 @@ pub fn a_paused_queue_is_listed_without_jobs(kit: &Kit) {
     store.set_paused("q", true);
     let status = store.queue("q").expect("listed");
     assert_eq!(
-        (status.paused, status.counts),
-        (true, QueueCounts::default())
+        (status.mode, status.counts),
+        (Mode::Paused, QueueCounts::default())
     );
     assert_eq!(status.oldest_ready, None);
     store.set_paused("q", false);
     let status = store.queue("q").expect("still listed");
-    assert!(!status.paused);
+    assert_eq!(status.mode, Mode::Open);
 }
 
 pub fn pausing_twice_is_once(kit: &Kit) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use offloop_job::limits::IDEMPOTENCY_KEEP;
-use offloop_job::{FailureClass, JobId, JobState, OnConflict, UniqueScope, Usage};
+use offloop_job::{FailureClass, JobId, JobState, Mode, OnConflict, UniqueScope, Usage};
 use offloop_store::{
     Claimed, InsertOutcome, PruneRule, SameAs, Settled, Settlement, USAGE_NAMES_MAX, UsageBy,
     Verdict,
@@ -243,7 +243,28 @@ pub fn pauses(kit: &Kit) {
     across(kit, pause, |store, free| {
         assert_eq!(store.claim_ids(at(1)), [free]);
         let status = |queue| store.queue(queue).expect("listed");
-        assert!(status("default").paused && !status("q").paused);
+        let modes = (status("default").mode, status("q").mode);
+        assert_eq!(modes, (Mode::Paused, Mode::Open));
+    });
+}
+
+pub fn modes_of_queues_and_tasks(kit: &Kit) {
+    use Mode::{Draining, Open, Paused};
+    let set = |store: &Store<'_>| {
+        for (queue, mode) in [("a", Paused), ("b", Draining), ("c", Open)] {
+            store.set_mode(queue, mode);
+        }
+        for (task, mode) in [("x", Paused), ("y", Draining), ("z", Open)] {
+            store.set_task_mode(task, mode);
+        }
+    };
+    across(kit, set, |store, ()| {
+        let modes = ["a", "b", "c"].map(|queue| store.queue(queue).expect("listed").mode);
+        assert_eq!(modes, [Paused, Draining, Open]);
+        let tasks = store.task_modes().into_iter().map(|row| row.1);
+        assert_eq!(tasks.collect::<Vec<_>>(), [Paused, Draining, Open]);
+        let outcome = store.insert_one(at(0), job("y"));
+        assert!(matches!(outcome, InsertOutcome::Refused(_)), "{outcome:?}");
     });
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use offloop_job::{
     Backoff, BackoffKind, Collection, Failure, FailureClass, FinalReason, IdempotencyKey, JobState,
-    KeyTarget, Limit, LimitTarget, LogTail, NewJob, OnConflict, QueueName, Rate, RecordKey,
+    KeyTarget, Limit, LimitTarget, LogTail, Mode, NewJob, OnConflict, QueueName, Rate, RecordKey,
     RecordWrite, RetryPolicy, Tag, TaskName, Timestamp, UniqueScope, Usage,
 };
 use offloop_store::{
-    AttemptReport, Claimed, JobFilter, LimitChange, PruneRule, Settlement, UsageAsk, UsageBy,
+    AttemptReport, Claimed, Gate, JobFilter, LimitChange, PruneRule, Settlement, UsageAsk, UsageBy,
     Verdict,
 };
 
@@ -32,6 +32,18 @@ pub(super) fn task(number: u8) -> TaskName {
 pub(super) fn queue(number: u8) -> QueueName {
     let names = ["default", "photos", "slow", "a.b:c-d_e"];
     QueueName::parse(names[usize::from(number) % 4]).expect("a queue's name")
+}
+
+pub(super) fn gate(number: u8) -> Gate {
+    if number.is_multiple_of(2) {
+        Gate::Queue(queue(number / 2))
+    } else {
+        Gate::Task(task(number / 2))
+    }
+}
+
+pub(super) fn mode(number: u8) -> Mode {
+    Mode::ALL[usize::from(number) % 3]
 }
 
 fn tag(number: u8) -> Tag {

@@ -46,7 +46,8 @@ pub(super) enum Call {
         rows_max: u64,
         rows_per_call: u32,
     },
-    Pause(u8, bool),
+    /// A queue (even) or a task (odd).
+    Mode(u8, u8),
     Write(Vec<Row>),
     Look(Back),
     List {
@@ -165,7 +166,9 @@ fn call(restarts: Restarts) -> impl Strategy<Value = Call> {
         8 => vec((back(), any::<bool>(), rows()), 1..4).prop_map(Call::EndIdle),
         8 => vec(back(), 1..4).prop_map(Call::Revive),
         4 => vec(back(), 1..4).prop_map(Call::Delete),
-        4 => (0_u8..4, any::<bool>()).prop_map(|(queue, paused)| Call::Pause(queue, paused)),
+        // Open more often than not, or there would be little to see.
+        5 => (0_u8..8, prop_oneof![3 => Just(0_u8), 2 => 1_u8..3])
+            .prop_map(|(gate, mode)| Call::Mode(gate, mode)),
         4 => vec((back(), any::<u8>()), 1..4).prop_map(Call::Note),
         6 => vec((back(), any::<u8>()), 1..4).prop_map(Call::Checkpoint),
         3 => prune(),

@@ -88,8 +88,9 @@ impl Names {
                     holder: self.id(holder)?,
                 },
                 full @ (InsertRefusal::QueueFull { .. }
-                | InsertRefusal::NotAdmitted(_)
-                | InsertRefusal::Payload { .. }) => full,
+                | InsertRefusal::Draining { .. }
+                | InsertRefusal::Payload { .. }
+                | InsertRefusal::NotAdmitted(_)) => full,
             }),
         })
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use offloop_job::{JobId, JobSummary, NewJob, QueueName, Timestamp};
+use offloop_job::{JobId, JobSummary, Mode, NewJob, QueueName, Timestamp};
 use offloop_store::{
     AuditAsk, Checkpoint, ClaimRequest, Claimed, EndIdle, Engine, IdleEnd, InsertBatch,
     InsertOutcome, JobFilter, JobQuery as _, LimitsAsk, ListRequest, ProgressNote, PruneRule,
@@ -137,8 +137,8 @@ impl World<'_> {
             Call::Delete(jobs) => self.delete(jobs),
             Call::Orphans { alive } => self.orphans(*alive),
             Call::Prune { .. } => self.prune(&draw::prune_rule(now, call)),
-            Call::Pause(queue, paused) => {
-                self.agree(|engine| engine.set_paused(draw::queue(*queue), *paused))
+            Call::Mode(gate, mode) => {
+                self.agree(|engine| engine.set_mode(draw::gate(*gate), draw::mode(*mode)))
             }
             Call::Write(rows) => {
                 self.agree(|engine| engine.write_records(now, draw::records(rows)))
@@ -393,12 +393,13 @@ impl World<'_> {
         let must: BTreeSet<QueueName> = ours.iter().map(|queue| queue.name.clone()).collect();
         theirs.retain(|queue| {
             must.contains(&queue.name)
-                || queue.paused
+                || queue.mode != Mode::Open
                 || queue.oldest_ready.is_some()
                 || queue.counts != offloop_store::QueueCounts::default()
         });
         theirs.sort_by(|one, other| one.name.cmp(&other.name));
-        same(&ours, &theirs)
+        same(&ours, &theirs)?;
+        self.agree(|engine| engine.task_modes())
     }
 
     fn scan(&self, collection: u8, label: Option<u8>, limit: u32) -> Told<()> {
