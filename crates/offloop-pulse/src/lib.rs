@@ -15,6 +15,7 @@ mod hint;
 pub mod machine;
 mod name;
 mod polls;
+pub mod processes;
 mod pulse;
 mod sched;
 mod slot;

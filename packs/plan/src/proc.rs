@@ -1,9 +1,9 @@
 //! Processor time, read from /proc: of a server with its children, of this process, of the machine.
 
-use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use offloop::pulse::processes::{self, processors};
 use rustix::time::{ClockId, clock_gettime};
 
 /// What was used until a moment.
@@ -31,9 +31,9 @@ impl Used {
     pub(crate) fn now(server: u32) -> Self {
         Self {
             at: Instant::now(),
-            server: tree(server),
+            server: of_tree(server),
             own: own(),
-            machine: machine(),
+            machine: processors().map_or(Duration::ZERO, |machine| machine.busy),
         }
     }
 
@@ -71,72 +71,12 @@ fn own() -> Duration {
     )
 }
 
-fn ticks(count: u64) -> Duration {
-    Duration::from_millis(count * 1_000 / rustix::param::clock_ticks_per_second().max(1))
-}
-
-/// Busy time of all processors: user, nice, system, irq, softirq, steal.
-fn machine() -> Duration {
-    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let fields: Vec<u64> = text
-        .lines()
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|field| field.parse().ok())
-        .collect();
-    let busy = [0, 1, 2, 5, 6, 7].iter().filter_map(|at| fields.get(*at));
-    ticks(busy.sum())
-}
-
-struct Stat {
-    parent: u32,
-    own_ticks: u64,
-    /// Of children that were waited for.
-    reaped_ticks: u64,
-}
-
-fn stat(text: &str) -> Option<Stat> {
-    // The name stands in brackets and may hold anything.
-    let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    let number = |at: usize| -> Option<u64> { fields.get(at)?.parse().ok() };
-    Some(Stat {
-        parent: number(1)? as u32,
-        own_ticks: number(11)? + number(12)?,
-        reaped_ticks: number(13)? + number(14)?,
-    })
-}
-
 /// Processor time of a process and everything that descends from it.
-fn tree(root: u32) -> Duration {
-    let all: HashMap<u32, Stat> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let text = fs::read_to_string(entry.path().join("stat")).ok()?;
-            Some((pid, stat(&text)?))
-        })
-        .collect();
-    let descends = |pid: u32| {
-        let mut at = pid;
-        // Bounded: the table may have changed while it was read, even into a ring.
-        for _ in 0..64 {
-            if at == root {
-                return true;
-            }
-            match all.get(&at) {
-                Some(stat) => at = stat.parent,
-                None => return false,
-            }
-        }
-        false
-    };
-    all.iter()
-        .filter(|(pid, _)| descends(**pid))
-        .map(|(pid, stat)| ticks(stat.reaped_ticks) + exact(*pid).max(ticks(stat.own_ticks)))
+fn of_tree(root: u32) -> Duration {
+    let all = processes::tree(root);
+    let spent = all.iter();
+    spent
+        .map(|process| process.reaped_cpu + exact(process.pid).max(process.cpu))
         .sum()
 }
 
@@ -171,17 +111,6 @@ mod tests {
         // Read at other moments, and tests run beside it.
         assert!(share.server >= 0.13, "{share:?}");
         assert!(share.wall > 0.0 && share.others >= 0.0);
-        assert!(tree(u32::MAX).is_zero());
-    }
-
-    #[test]
-    fn a_name_with_brackets_and_blanks_shifts_no_field() {
-        let text = "42 (a) b (c) S 7 42 42 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 5 0 999";
-        let told = stat(text).unwrap();
-        assert_eq!(
-            (told.parent, told.own_ticks, told.reaped_ticks),
-            (7, 30, 70)
-        );
-        assert!(stat("42 (a").is_none());
+        assert!(of_tree(u32::MAX).is_zero());
     }
 }

@@ -18,6 +18,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use offloop::pulse::processes::processors;
+
 use crate::report::{HangUp, Parameters, Probe, Record, Row, WorkDone, conclusion};
 use crate::server::raise_open_files;
 use crate::strategy::Kind;
@@ -251,10 +253,15 @@ struct Spent {
 
 impl Spent {
     fn now() -> Result<Self, LabError> {
-        let (busy, all) = proc::machine_ticks().ok_or(LabError::NoProc)?;
+        let machine = processors().ok_or(LabError::NoProc)?;
         // The server under test is a child of this process.
         let own = proc::cpu_time(std::process::id()).as_millis() as u64;
-        Ok(Self { busy, all, own })
+        let ms = |time: Duration| time.as_millis() as u64;
+        Ok(Self {
+            busy: ms(machine.busy),
+            all: ms(machine.all),
+            own,
+        })
     }
 
     /// How busy others kept the processors, 0 to 1.

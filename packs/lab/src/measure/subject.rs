@@ -10,6 +10,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use offloop::pulse::processes::TICK;
+
 use super::http::{get, whole};
 use super::proc;
 use super::{LabError, Plan};
@@ -133,7 +135,7 @@ impl Subject {
             thread::sleep(REST / 10);
             let now = proc::cpu_time(self.pid());
             // A tick may be anybody's housekeeping; work uses all of them.
-            if now > last.0 + proc::TICK {
+            if now > last.0 + TICK {
                 last = (now, Instant::now());
             }
         }
