@@ -46,11 +46,12 @@ pub(crate) enum Kind {
     CallFailed,
     NotCallable,
     LeaseLost,
+    GroupClosed,
 }
 
 impl Kind {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 34] = [
         Self::InvalidJson,
         Self::InvalidJob,
         Self::InvalidBody,
@@ -84,6 +85,7 @@ impl Kind {
         Self::CallFailed,
         Self::NotCallable,
         Self::LeaseLost,
+        Self::GroupClosed,
     ];
 
     /// Name, status, title, and seconds after which to try again.
@@ -123,6 +125,7 @@ impl Kind {
             Self::CallFailed => ("call-failed", 500, "The task failed", None),
             Self::NotCallable => ("not-callable", 422, "The task runs as jobs only", None),
             Self::LeaseLost => ("lease-lost", 409, "The lease is over", None),
+            Self::GroupClosed => ("group-closed", 409, "The group takes no more members", None),
         }
     }
 
@@ -219,6 +222,7 @@ pub(crate) fn of_enqueue(error: &EnqueueError) -> Problem {
             });
             with_fields(Kind::InvalidJob.say(""), errors.collect())
         }
+        EnqueueError::Whole { refusal, .. } => of_refusal(refusal),
         EnqueueError::ShuttingDown => Kind::ShuttingDown.say(detail),
         EnqueueError::Store(error) => of_store(error),
         _ => {
@@ -251,6 +255,15 @@ pub(crate) fn of_refusal(refusal: &InsertRefusal) -> Problem {
         InsertRefusal::NotAdmitted(refused) => return of_not_admitted(refused),
         InsertRefusal::Payload { problems, .. } => {
             return of_payload(Kind::InvalidJob, refusal.to_string(), problems);
+        }
+        InsertRefusal::UnknownParent { .. }
+        | InsertRefusal::ParentRefused { .. }
+        | InsertRefusal::NotEarlier { .. } => {
+            return of_field(Kind::InvalidJob, "after", &refusal.to_string());
+        }
+        InsertRefusal::UnknownGroup { .. } => (Kind::NotFound, None),
+        InsertRefusal::GroupDecided { .. } | InsertRefusal::GroupFull { .. } => {
+            (Kind::GroupClosed, None)
         }
     };
     let mut problem = kind.say(refusal.to_string());

@@ -6,6 +6,7 @@
 mod backoff;
 mod event;
 mod failure;
+mod group;
 mod id;
 mod job;
 mod limit;
@@ -22,6 +23,10 @@ mod time;
 pub use backoff::{Backoff, BackoffKind, retry_delay};
 pub use event::{EventKind, JobEvent};
 pub use failure::{Failure, FailureClass, FailureClasses};
+pub use group::{
+    After, Failures, Group, GroupId, GroupReason, GroupRule, GroupState, Input, MemberFailure,
+    NewGroup, OnFailure, Parent, Passage, Tally, Then, ThenOn, verdict as group_verdict,
+};
 pub use id::{JobId, JobIdSource, Lease, NodeId, ParseJobIdError};
 pub use job::{Attempt, Job, JobSummary, LogTail, NewJob, Progress, Usage};
 pub use limit::{Bucket, KeyTarget, Limit, LimitTable, LimitTarget, Rate, TargetError, targets_of};

@@ -70,3 +70,15 @@ pub const WEIGHT_MAX: u16 = 1_000;
 pub const WEIGHT_DEFAULT: u16 = 1;
 /// Limits in one store: room for one of each customer's.
 pub const LIMITS_MAX: usize = 200_000;
+/// Jobs that one job waits for.
+pub const PARENTS_MAX: usize = 64;
+/// Members of a group.
+pub const GROUP_MEMBERS_MAX: u64 = 1_000_000;
+/// Failed members that a group keeps in full; the others are counted.
+pub const GROUP_FAILURES_KEPT: usize = 3;
+/// Of one of their messages.
+pub const GROUP_FAILURE_BYTES_MAX: usize = 256;
+/// Results that a job is handed of those that it waited for, all together.
+pub const INPUT_BYTES_MAX: usize = 1 << 20;
+/// Members that a group's follow-up is handed.
+pub const INPUTS_MAX: usize = 1_000;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::limits::{
-    ATTEMPTS_MAX, CORES_MAX, COST_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, TAGS_MAX, TIMEOUT_MAX,
-    TRACE_BYTES_MAX, UNIQUE_FOR_MAX,
+    ATTEMPTS_MAX, CORES_MAX, COST_MAX, PARENTS_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, TAGS_MAX,
+    TIMEOUT_MAX, TRACE_BYTES_MAX, UNIQUE_FOR_MAX,
 };
-use crate::{QueueName, RetryPolicy, Tag, Timestamp, UniqueKey};
+use crate::{After, GroupId, Parent, QueueName, RetryPolicy, Tag, Timestamp, UniqueKey};
 
 /// Until when a unique key is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +82,14 @@ pub struct JobOptions {
     pub tags: Vec<Tag>,
     /// W3C traceparent of the caller.
     pub trace: Option<Box<str>>,
+    /// The group that it settles with.
+    pub group: Option<GroupId>,
+    /// The group whose follow-up it is; set by the engine that makes it.
+    pub follows: Option<GroupId>,
+    /// Jobs that it waits for, each once; at most [`PARENTS_MAX`].
+    pub after: Vec<After>,
+    /// From the end of the last of them to its due time; only with `after`.
+    pub delay: Option<Duration>,
 }
 
 impl Default for JobOptions {
@@ -103,6 +111,10 @@ impl Default for JobOptions {
             group_key: None,
             tags: Vec::new(),
             trace: None,
+            group: None,
+            follows: None,
+            after: Vec::new(),
+            delay: None,
         }
     }
 }
@@ -152,13 +164,31 @@ pub struct OptionProblem {
 }
 
 impl JobOptions {
-    /// When a job that is asked for at `now` is due.
+    /// Whether it waits for a job of its own batch.
+    pub fn names_its_batch(&self) -> bool {
+        let place = |after: &After| matches!(after.parent, Parent::Earlier(_));
+        self.after.iter().any(place)
+    }
+
+    /// These, with the group and the parents of `other`.
+    #[must_use]
+    pub fn with_ties_of(mut self, other: &Self) -> Self {
+        self.group = other.group;
+        self.follows = other.follows;
+        self.after.clone_from(&other.after);
+        self.delay = other.delay;
+        self
+    }
+
+    /// When a job that is asked for at `now` is due, or one whose last parent ended then.
     pub fn due(&self, now: Timestamp) -> Timestamp {
         let on_conflict = self.unique.as_ref().map(|unique| unique.on_conflict);
-        match on_conflict {
-            Some(OnConflict::Debounce(quiet)) => now.plus(quiet),
-            _ => self.run_at.map_or(now, |at| at.max(now)),
+        if let Some(OnConflict::Debounce(quiet)) = on_conflict {
+            return now.plus(quiet);
         }
+        let delay = self.delay.filter(|_| !self.after.is_empty());
+        let earliest = delay.map_or(now, |delay| now.plus(delay));
+        self.run_at.map_or(earliest, |at| at.max(earliest))
     }
 
     /// Every problem at once, none if it is sound.
@@ -221,6 +251,16 @@ impl JobOptions {
         if let Some(unique) = &self.unique {
             unique.say_problems(self.run_at.is_some(), &mut say);
         }
+        let on_conflict = self.unique.as_ref().map(|unique| unique.on_conflict);
+        let debounced = matches!(on_conflict, Some(OnConflict::Debounce(_)));
+        if debounced && !self.after.is_empty() {
+            let text =
+                "excludes unique.on_conflict `debounce`, which waits for quiet; leave one out";
+            say("after", text.into());
+        }
+        if let Some(problem) = after_problem(&self.after) {
+            say("after", problem);
+        }
         if let (Some(run_at), Some(expires_at)) = (self.run_at, self.expires_at)
             && expires_at <= run_at
         {
@@ -231,4 +271,16 @@ impl JobOptions {
         }
         found
     }
+}
+
+fn after_problem(after: &[After]) -> Option<String> {
+    if after.len() > PARENTS_MAX {
+        let got = after.len();
+        return Some(format!("names {got} jobs; the limit is {PARENTS_MAX}"));
+    }
+    let twice = after.iter().enumerate().find(|(at, one)| {
+        let earlier = &after[..*at];
+        earlier.iter().any(|other| other.parent == one.parent)
+    });
+    twice.map(|(at, _)| format!("names the job at place {at} twice; name it once"))
 }

@@ -47,16 +47,24 @@ pub enum FinalReason {
     NotRetryable = 1,
     /// Three crash-like ends in a row: quarantined.
     Poison = 2,
+    /// A job that it waited for did not complete: it never ran.
+    Dependency = 3,
 }
 
 impl FinalReason {
-    pub const ALL: [Self; 3] = [Self::Exhausted, Self::NotRetryable, Self::Poison];
+    pub const ALL: [Self; 4] = [
+        Self::Exhausted,
+        Self::NotRetryable,
+        Self::Poison,
+        Self::Dependency,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Exhausted => "exhausted",
             Self::NotRetryable => "not_retryable",
             Self::Poison => "poison",
+            Self::Dependency => "dependency",
         }
     }
 

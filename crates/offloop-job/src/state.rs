@@ -47,6 +47,8 @@ pub enum Step {
     Abort,
     /// Too late to start.
     Expire,
+    /// A job that it waited for did not complete.
+    Bar,
     /// A person asked for another life after the end.
     Revive,
     /// A newer request took its place: for a later time again.
@@ -62,7 +64,7 @@ pub struct IllegalStep {
 }
 
 impl Step {
-    pub const ALL: [Step; 13] = [
+    pub const ALL: [Step; 14] = [
         Step::Unblock,
         Step::FallDue,
         Step::Claim,
@@ -74,6 +76,7 @@ impl Step {
         Step::Cancel,
         Step::Abort,
         Step::Expire,
+        Step::Bar,
         Step::Revive,
         Step::Debounce,
     ];
@@ -92,6 +95,7 @@ impl Step {
             Step::Cancel => (&[Waiting, Scheduled, Ready], Cancelled),
             Step::Abort => (&[Running], Cancelled),
             Step::Expire => (&[Waiting, Scheduled, Ready], Expired),
+            Step::Bar => (&[Waiting], Failed),
             Step::Revive => (&[Failed, Cancelled, Expired], Ready),
             Step::Debounce => (&[Scheduled, Ready], Scheduled),
         }
@@ -176,6 +180,7 @@ mod tests {
             (Failed,    Step::Revive,   Ready),     (Cancelled, Step::Revive,  Ready),
             (Expired,   Step::Revive,   Ready),     (Scheduled, Step::Debounce, Scheduled),
             (Ready,     Step::Debounce, Scheduled),
+            (Expired,   Step::Revive,   Ready),     (Waiting,   Step::Bar,     Failed),
         ];
         for state in JobState::ALL {
             for step in Step::ALL {

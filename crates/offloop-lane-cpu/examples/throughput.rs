@@ -219,6 +219,7 @@ impl Offloop {
             deadline: None,
             checkpoint: None,
             trace: None,
+            inputs: std::sync::Arc::default(),
         }
     }
 }

@@ -199,5 +199,6 @@ fn work(lease: u64) -> Result<Work, Box<dyn std::error::Error>> {
         deadline: None,
         checkpoint: None,
         trace: None,
+        inputs: std::sync::Arc::default(),
     })
 }

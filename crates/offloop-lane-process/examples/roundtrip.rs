@@ -60,6 +60,7 @@ fn work(lease: u64, payload: &Bytes) -> Fallible<Work> {
         deadline: None,
         checkpoint: None,
         trace: None,
+        inputs: std::sync::Arc::default(),
     })
 }
 

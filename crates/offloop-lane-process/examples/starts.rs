@@ -47,6 +47,7 @@ fn work(lease: u64) -> Fallible<Work> {
         deadline: None,
         checkpoint: None,
         trace: None,
+        inputs: std::sync::Arc::default(),
     })
 }
 

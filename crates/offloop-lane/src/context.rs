@@ -9,7 +9,7 @@ use offloop_job::limits::{
     CHECKPOINT_BYTES_MAX, LOG_HEAD_BYTES_MAX, LOG_TAIL_BYTES_MAX, PARTIAL_BYTES_MAX,
     PROGRESS_BYTES_MAX,
 };
-use offloop_job::{FailureClass, LogTail, RecordWrite};
+use offloop_job::{FailureClass, Input, LogTail, RecordWrite};
 
 use crate::{CheckpointError, LaneEvent, LaneSink, Saving, StopToken, Work};
 
@@ -39,6 +39,12 @@ impl TaskContext {
 
     pub fn payload(&self) -> &Bytes {
         &self.work.payload
+    }
+
+    /// What became of the jobs that this one waited for, in the order of its `after`; for a group's
+    /// follow-up, of its members.
+    pub fn inputs(&self) -> &[Input] {
+        &self.work.inputs
     }
 
     pub fn token(&self) -> &StopToken {

@@ -120,6 +120,7 @@ mod tests {
             deadline,
             checkpoint: None,
             trace: None,
+            inputs: std::sync::Arc::default(),
         }
     }
 

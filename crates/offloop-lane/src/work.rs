@@ -1,9 +1,10 @@
 //! What a lane is given to run.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use offloop_job::{JobId, Lease, TaskName};
+use offloop_job::{Input, JobId, Lease, TaskName};
 
 /// Bounds of one attempt, all defaults filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Work {
     pub deadline: Option<Instant>,
     /// What an earlier attempt of the job left: JSON.
     pub checkpoint: Option<Bytes>,
+    /// What became of the jobs that it waited for; empty for most.
+    pub inputs: Arc<[Input]>,
     /// W3C traceparent.
     pub trace: Option<Box<str>>,
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -106,6 +106,8 @@ pub(crate) struct Shared {
     pub(crate) meters: Meters,
     pub(crate) backlog: Backlog,
     pub(crate) gauge: Gauge,
+    /// Jobs that should have come with an end and were not taken in.
+    pub(crate) follows_refused: AtomicU64,
     pub(crate) pulse: Pulse,
     pub(crate) settled: Arc<Awaited>,
     closing: AtomicBool,
@@ -171,6 +173,7 @@ impl Shared {
             meters: Meters::default(),
             backlog,
             gauge: Gauge::default(),
+            follows_refused: AtomicU64::new(0),
             pulse: parts.pulse,
             settled: Arc::default(),
             closing: AtomicBool::new(false),
@@ -294,6 +297,7 @@ impl RuntimeHandle {
             id,
             why: IdleEnd::Cancel,
             records,
+            follow: vec![],
         };
         let outcome = shared
             .engine

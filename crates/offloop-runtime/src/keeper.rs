@@ -49,8 +49,7 @@ pub(crate) enum Input {
         answer: Result<Vec<Settled>, StoreError>,
     },
     Promoted(Result<Promoted, StoreError>),
-    /// A piece of upkeep is done.
-    UpkeepDone,
+    Upkeep(upkeep::Done),
     Noted(Result<(), StoreError>),
     Checkpointed {
         batch: Vec<Held>,
@@ -221,7 +220,7 @@ impl Keeper {
 
     /// Until the next thing that time demands; never longer than one tick, whatever was missed.
     fn wait(&self) -> Duration {
-        let mut wait = self.shared.config.tick;
+        let mut wait = self.shared.config.tick.min(self.upkeep.wait(&self.shared));
         for due in [self.next_due, self.blocked_until].into_iter().flatten() {
             wait = wait.min(
                 due.since(self.shared.clock.now())
@@ -256,7 +255,7 @@ impl Keeper {
             Input::Claimed { asked, answer } => self.on_claimed(&asked, answer),
             Input::Settled { batch, answer } => self.on_settled(batch, answer),
             Input::Promoted(answer) => self.on_promoted(answer),
-            Input::UpkeepDone => self.upkeep.done(),
+            Input::Upkeep(done) => self.upkeep.on(done),
             Input::Noted(answer) => {
                 self.noting = false;
                 if let Err(error) = answer {

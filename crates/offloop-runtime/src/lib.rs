@@ -14,6 +14,7 @@ mod calls;
 pub mod clock;
 mod config;
 mod gauge;
+mod groups;
 mod handle;
 mod hooks;
 mod inbox;

@@ -192,6 +192,7 @@ mod tests {
                 log: LogTail::default(),
             },
             records: vec![],
+            follow: vec![],
         }
     }
 

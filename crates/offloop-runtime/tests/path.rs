@@ -375,6 +375,7 @@ fn a_job_of_a_dead_node_is_run_again_and_three_deaths_quarantine_it() {
                 verdict,
                 report,
                 records: vec![],
+                follow: vec![],
             };
             wait(store.settle(later, vec![end])).unwrap();
         }

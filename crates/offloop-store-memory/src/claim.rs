@@ -78,7 +78,8 @@ impl State {
             let fits = row.state == JobState::Ready
                 && want.tasks.contains(&row.task)
                 && !self.is_paused(&row.options.queue, &row.task)
-                && !row.is_too_late(now);
+                && !row.is_too_late(now)
+                && !self.is_doomed(row);
             if fits {
                 flows.entry(row.flow()).or_default().push(row.rank());
             }
@@ -108,10 +109,13 @@ impl State {
         row.node = Some(ask.node.clone());
         row.claimed_at = Some(ask.now);
         row.history.attempt += 1;
-        let claimed = row.claimed();
+        let mut claimed = row.claimed();
         let unique = row.options.unique.as_ref();
         if unique.is_some_and(|unique| unique.scope == UniqueScope::UntilStarted) {
             self.release_unique(id);
+        }
+        if let (Some(claimed), Some(row)) = (&mut claimed, self.jobs.get(&id)) {
+            claimed.inputs = self.inputs(row).into();
         }
         claimed
     }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use offloop_job::{History, JobId, JobOptions, JobState, Step, Timestamp, UniqueScope};
-use offloop_store::{DeleteOutcome, EndIdle, EndIdleOutcome, IdleEnd, Overdue, ReviveOutcome};
+use offloop_job::{GroupState, History, JobId, JobOptions, JobState, Step, Timestamp, UniqueScope};
+use offloop_store::{
+    DeleteOutcome, EndIdle, EndIdleOutcome, FollowOf, IdleEnd, Overdue, ReviveOutcome,
+};
 
+use crate::insert::Room;
 use crate::state::State;
 
 impl State {
@@ -24,11 +27,15 @@ impl State {
         let step = match end.why {
             IdleEnd::Cancel => Step::Cancel,
             IdleEnd::Expire => Step::Expire,
+            IdleEnd::Dependency => Step::Bar,
         };
         let Some(state) = self.end(end.id, step, now) else {
             return EndIdleOutcome::Unknown;
         };
         self.write_records(now, &end.records);
+        for job in &end.follow {
+            self.follow(now, job.clone(), FollowOf::Job(end.id), Room::Checked);
+        }
         EndIdleOutcome::Ended { task, queue, state }
     }
 
@@ -54,6 +61,13 @@ impl State {
             return ReviveOutcome::NotRevivable(row.state);
         };
         let (task, mut options) = (row.task.clone(), JobOptions::clone(&row.options));
+        if let Some(group) = options.group.take()
+            && self
+                .group(group)
+                .is_some_and(|group| group.state == GroupState::Open)
+        {
+            return ReviveOutcome::Counted { group };
+        }
         let holder = self.holder(now, &task, &options);
         if let Some(holder) = holder.filter(|holder| *holder != id) {
             return ReviveOutcome::UniqueConflict { holder };

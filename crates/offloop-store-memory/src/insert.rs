@@ -1,4 +1,4 @@
-//! Taking jobs in: idempotency key, then unique key, then room in the queue.
+//! Taking jobs in: idempotency key, group and parents, unique key, room in the queue.
 
 use std::sync::Arc;
 
@@ -10,36 +10,90 @@ use offloop_store::{Gate, InsertBatch, InsertOutcome, InsertRefusal, SameAs};
 
 use crate::state::{Request, Row, State};
 
+/// Whether the queue's limit applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Checked,
+    Past,
+}
+
 impl State {
     pub(crate) fn insert(&mut self, batch: InsertBatch) -> Vec<InsertOutcome> {
-        let now = batch.now;
-        let jobs = batch.jobs.into_iter();
-        let outcomes = jobs.map(|job| self.insert_one(now, job)).collect();
-        self.write_records(now, &batch.records);
+        let outcomes = self.insert_jobs(batch.now, batch.jobs);
+        self.write_records(batch.now, &batch.records);
         outcomes
     }
 
-    fn insert_one(&mut self, now: Timestamp, job: NewJob) -> InsertOutcome {
+    pub(crate) fn insert_jobs(&mut self, now: Timestamp, jobs: Vec<NewJob>) -> Vec<InsertOutcome> {
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        if let Some(refusal) = self.no_room_for_all(&jobs) {
+            return vec![InsertOutcome::Refused(refusal); jobs.len()];
+        }
+        for job in jobs {
+            outcomes.push(self.insert_one(now, job, &outcomes, Room::Checked));
+        }
+        outcomes
+    }
+
+    /// Jobs that name each other are taken in together or not at all.
+    fn no_room_for_all(&self, jobs: &[NewJob]) -> Option<InsertRefusal> {
+        if !jobs.iter().any(|job| job.options.names_its_batch()) {
+            return None;
+        }
+        let limit = self.queue_jobs_max;
+        let queues = jobs.iter().map(|job| &job.options.queue);
+        queues.clone().find_map(|queue| {
+            let rows = self.jobs.values();
+            let held = rows.filter(|row| row.options.queue == *queue && !row.state.is_final());
+            let coming = queues.clone().filter(|other| *other == queue);
+            let over = (held.count() + coming.count()) as u64 > limit;
+            over.then(|| InsertRefusal::QueueFull {
+                queue: queue.clone(),
+                limit,
+            })
+        })
+    }
+
+    /// `earlier`: what became of those before it in its batch.
+    pub(crate) fn insert_one(
+        &mut self,
+        now: Timestamp,
+        job: NewJob,
+        earlier: &[InsertOutcome],
+        room: Room,
+    ) -> InsertOutcome {
         if let Some(outcome) = self.known_request(now, &job) {
             return outcome;
+        }
+        let asked = job;
+        let mut job = asked.clone();
+        job.options.after = match self.resolve(&asked.options.after, earlier) {
+            Ok(after) => after,
+            Err(refusal) => return InsertOutcome::Refused(refusal),
+        };
+        if let Err(refusal) = self.may_join(job.options.group) {
+            return InsertOutcome::Refused(refusal);
         }
         let holder = self.holder(now, &job.task, &job.options);
         let replaced = match self.make_way(holder, &job) {
             Way::Free => None,
             Way::Replace(holder) => Some(holder),
-            Way::TakeOver(holder) => return self.take_over(now, holder, job),
+            Way::TakeOver(holder) => return self.take_over(now, holder, asked),
             Way::No(outcome) => return outcome,
         };
-        if let Some(refusal) = self.drained(&job) {
-            return InsertOutcome::Refused(refusal);
-        }
-        if let Some(refusal) = self.queue_full(&job.options.queue, replaced) {
+        let no_room = || {
+            let drained = self.drained(&job);
+            drained.or_else(|| self.queue_full(&job.options.queue, replaced))
+        };
+        if room == Room::Checked
+            && let Some(refusal) = no_room()
+        {
             return InsertOutcome::Refused(refusal);
         }
         if let Some(replaced) = replaced {
             self.end(replaced, Step::Cancel, now);
         }
-        self.create(now, job, replaced)
+        self.create(now, job, asked, replaced)
     }
 
     /// The answer to an idempotency key that was used not long ago.
@@ -97,9 +151,11 @@ impl State {
             && let Ok(state) = row.state.after(Step::Debounce)
         {
             row.state = state;
-            row.due_at = job.options.due(now);
+            // Whom it waited for and settles with is the job's own.
+            let options = job.options.with_ties_of(&row.options);
+            row.due_at = options.due(now);
             row.payload = job.payload;
-            row.options = Arc::new(job.options);
+            row.options = Arc::new(options);
         }
         let same = SameAs::Debounced;
         InsertOutcome::Existing { id, same }
@@ -140,17 +196,28 @@ impl State {
         })
     }
 
-    fn create(&mut self, now: Timestamp, job: NewJob, replaced: Option<JobId>) -> InsertOutcome {
+    fn create(
+        &mut self,
+        now: Timestamp,
+        job: NewJob,
+        asked: NewJob,
+        replaced: Option<JobId>,
+    ) -> InsertOutcome {
         let id = self.ids.next_id(now);
+        // Asked only now: the job that it replaced may have been one that it waits for.
+        let begin = self.begin(&job.options.after);
         let due_at = job.options.due(now);
-        let state = if due_at > now {
+        let state = if begin.barred_by.is_some() || !begin.waits.is_empty() {
+            JobState::Waiting
+        } else if due_at > now {
             JobState::Scheduled
         } else {
             self.wake = true;
             JobState::Ready
         };
         self.hold_unique(now, &job.task, &job.options, id);
-        self.remember(now, &job, id);
+        self.remember(now, &asked, id);
+        self.join(job.options.group, id);
         let row = Row {
             id,
             task: job.task,
@@ -170,6 +237,8 @@ impl State {
             progress: None,
             result: None,
             checkpoint: None,
+            waits: begin.waits,
+            barred_by: begin.barred_by,
         };
         self.jobs.insert(id, row);
         InsertOutcome::Created {

@@ -7,6 +7,8 @@
 //! Must never: be clever, wait, or keep state outside `State`.
 
 mod claim;
+mod flows;
+mod groups;
 mod idle;
 mod insert;
 mod limits;
@@ -23,15 +25,17 @@ use std::future::ready;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use offloop_job::{
-    Collection, Job, JobId, Mode, NodeId, RecordKey, RecordWrite, TaskName, Timestamp,
+    Collection, Group, GroupId, Job, JobId, Mode, NewGroup, NewJob, NodeId, RecordKey, RecordWrite,
+    TaskName, Timestamp,
 };
 use offloop_store::{
-    AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome, ClaimRequest,
-    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, Gate, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
-    LimitStore, LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport,
-    PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled,
-    Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
+    Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
+    ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine, Gate,
+    GroupChange, GroupCreated, GroupListRequest, GroupPage, GroupStore, InsertBatch, InsertOutcome,
+    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
+    LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, Overdue, ProgressNote, Promoted,
+    PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome,
+    Settled, Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::state::State;
@@ -174,6 +178,49 @@ impl JobStore for MemoryStore {
 
     fn close(&self) -> Reply<()> {
         self.answer(|state| state.closed = true)
+    }
+}
+
+impl GroupStore for MemoryStore {
+    fn create_group(
+        &self,
+        now: Timestamp,
+        group: NewGroup,
+        jobs: Vec<NewJob>,
+    ) -> Reply<GroupCreated> {
+        self.answer(|state| state.create_group(now, group, jobs))
+    }
+
+    fn seal_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
+        self.answer(|state| state.seal_group(now, id))
+    }
+
+    fn cancel_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
+        self.answer(|state| state.cancel_group(now, id))
+    }
+
+    fn advance(&self, now: Timestamp, _limit: u16) -> Reply<Advanced> {
+        self.answer(|state| state.advance(now))
+    }
+
+    fn doomed(&self, _now: Timestamp, limit: u16) -> Reply<Vec<Doomed>> {
+        self.answer(|state| state.doomed(limit))
+    }
+
+    fn stirred(&self) -> bool {
+        lock(&self.state).stirs()
+    }
+
+    fn group(&self, id: GroupId) -> Reply<Option<Group>> {
+        self.answer(|state| state.group(id))
+    }
+
+    fn groups(&self, ask: GroupListRequest) -> Reply<GroupPage> {
+        self.answer(|state| state.list_groups(&ask))
+    }
+
+    fn members(&self, ask: MemberRequest) -> Reply<MemberPage> {
+        self.answer(|state| state.members(&ask))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Forgetting finished jobs and old idempotency keys.
 
 use offloop_job::limits::IDEMPOTENCY_KEEP;
-use offloop_job::{JobId, JobState, Timestamp};
+use offloop_job::{GroupState, JobId, JobState, Timestamp};
 use offloop_store::{PruneReport, PruneRule};
 
 use crate::state::State;
@@ -13,7 +13,8 @@ impl State {
         self.forget_usage(rule.now);
         self.forget_buckets(rule.now);
         self.forget_periods(rule.now);
-        let doomed = self.doomed(rule);
+        self.forget_groups(&rule);
+        let doomed = self.too_many(rule);
         let piece = doomed.len().min(rule.rows_per_call as usize);
         for id in &doomed[..piece] {
             self.jobs.remove(id);
@@ -24,8 +25,20 @@ impl State {
         }
     }
 
+    /// A decided group goes by the age of its decision, once its last member has ended.
+    fn forget_groups(&mut self, rule: &PruneRule) {
+        self.groups.retain(|_, kept| {
+            let kept_for = match kept.group.state {
+                GroupState::Completed => rule.completed_for,
+                _ => rule.others_for,
+            };
+            let old = |at: Timestamp| at.plus(kept_for) <= rule.now;
+            kept.group.tally.left() > 0 || !kept.group.decided_at.is_some_and(old)
+        });
+    }
+
     /// Too old first, then the oldest of those that are over the count.
-    fn doomed(&self, rule: PruneRule) -> Vec<JobId> {
+    fn too_many(&self, rule: PruneRule) -> Vec<JobId> {
         let rows = self.jobs.values();
         let mut finished: Vec<(Timestamp, JobId, JobState)> = rows
             .filter_map(|row| Some((row.finished_at?, row.id, row.state)))

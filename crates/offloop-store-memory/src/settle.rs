@@ -5,9 +5,11 @@ use std::sync::Arc;
 use offloop_job::limits::ATTEMPTS_KEPT_MAX;
 use offloop_job::{Attempt, FailureClass, JobState, Progress, Timestamp};
 use offloop_store::{
-    AttemptReport, Checkpoint, CheckpointOutcome, ProgressNote, Settled, Settlement, Verdict,
+    AttemptReport, Checkpoint, CheckpointOutcome, FollowOf, ProgressNote, Settled, Settlement,
+    Verdict,
 };
 
+use crate::insert::Room;
 use crate::state::{Row, State};
 
 impl State {
@@ -37,9 +39,12 @@ impl State {
         row.end_attempt(now, state, verdict, end.report);
         self.wake |= state == JobState::Ready;
         if state.is_final() {
-            self.release_unique(end.id);
+            self.ended(end.id, now);
         }
         self.write_records(now, &end.records);
+        for job in end.follow {
+            self.follow(now, job, FollowOf::Job(end.id), Room::Checked);
+        }
         Settled::Done(state)
     }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use offloop_job::limits::ATTEMPTS_KEPT_MAX;
 use offloop_job::{
-    Attempt, Bucket, Collection, Failure, FinalReason, History, IdempotencyKey, Job, JobId,
-    JobIdSource, JobOptions, JobState, JobSummary, Lease, LimitTable, LimitTarget, LogTail, Mode,
-    NewJob, NodeId, Progress, QueueName, RecordKey, Step, TaskName, Timestamp, UniqueKey,
-    UniqueScope, Usage,
+    Attempt, Bucket, Collection, Failure, FinalReason, GroupId, History, IdempotencyKey, Job,
+    JobId, JobIdSource, JobOptions, JobState, JobSummary, Lease, LimitTable, LimitTarget, LogTail,
+    Mode, NewJob, NodeId, OnFailure, Progress, QueueName, RecordKey, Step, TaskName, Timestamp,
+    UniqueKey, UniqueScope, Usage,
 };
-use offloop_store::{AuditEntry, Claimed, Gate, Record, UsageSum};
+use offloop_store::{AuditEntry, Claimed, Gate, News, Record, UsageSum};
 
 use crate::MemoryOptions;
+use crate::groups::Kept;
 use crate::turns::{Flow, Turn};
 use crate::usage::Place;
 
@@ -37,6 +38,9 @@ pub(crate) struct State {
     /// Oldest first, with their numbers.
     pub(crate) audit: VecDeque<(u64, AuditEntry)>,
     pub(crate) audit_number: u64,
+    pub(crate) groups: BTreeMap<GroupId, Kept>,
+    /// What was not told yet.
+    pub(crate) news: Vec<News>,
     pub(crate) ids: JobIdSource,
     pub(crate) last_lease: u64,
     pub(crate) queue_jobs_max: u64,
@@ -88,6 +92,10 @@ pub(crate) struct Row {
     pub(crate) result: Option<Bytes>,
     /// Until it is completed.
     pub(crate) checkpoint: Option<Bytes>,
+    /// Parents that have not ended.
+    pub(crate) waits: Vec<(JobId, OnFailure)>,
+    /// It waits, and can never run, because of this one.
+    pub(crate) barred_by: Option<JobId>,
 }
 
 impl State {
@@ -105,6 +113,8 @@ impl State {
             turns_ended: 0,
             audit: VecDeque::new(),
             audit_number: 0,
+            groups: BTreeMap::new(),
+            news: Vec::new(),
             ids: JobIdSource::new(0, options.id_seed),
             last_lease: 0,
             queue_jobs_max: options.queue_jobs_max,
@@ -169,8 +179,22 @@ impl State {
         let state = row.state.after(step).ok()?;
         row.state = state;
         row.finished_at = Some(now);
-        self.release_unique(id);
+        row.waits.clear();
+        if step == Step::Bar {
+            self.say_why_barred(id);
+        }
+        self.ended(id, now);
         Some(state)
+    }
+
+    /// What every end brings with it, whichever way it came.
+    pub(crate) fn ended(&mut self, id: JobId, now: Timestamp) {
+        if let Some(row) = self.jobs.get_mut(&id) {
+            row.barred_by = None;
+        }
+        self.release_unique(id);
+        self.count_member(id, now);
+        self.pass_on(id, now);
     }
 }
 
@@ -197,6 +221,7 @@ impl Row {
             history: self.history,
             checkpoint: self.checkpoint.clone(),
             cancelling: self.cancelling,
+            inputs: Arc::default(),
             node: self.node.clone()?,
         })
     }

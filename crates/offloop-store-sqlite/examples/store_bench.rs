@@ -156,6 +156,7 @@ impl Bench {
                 log: LogTail::default(),
             },
             records: Vec::new(),
+            follow: vec![],
         };
         claimed.iter().map(end).collect()
     }

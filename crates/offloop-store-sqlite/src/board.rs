@@ -120,7 +120,7 @@ impl Board {
 
 const fn shown_counts(counts: LineCounts) -> QueueCounts {
     QueueCounts {
-        waiting: 0,
+        waiting: counts.waiting,
         scheduled: counts.scheduled,
         ready: counts.ready,
         running: counts.running,

@@ -6,12 +6,14 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use offloop_job::{Collection, JobId, Mode, NodeId, RecordWrite, Timestamp};
+use offloop_job::{
+    Collection, GroupId, JobId, Mode, NewGroup, NewJob, NodeId, RecordWrite, Timestamp,
+};
 use offloop_store::{
-    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, EndIdle,
-    EndIdleOutcome, Gate, InsertBatch, InsertOutcome, LabelCount, LimitChange, LimitPage, LimitSet,
-    LimitsAsk, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, Reply, ReviveOutcome,
-    Settled, Settlement, StoreError, Verdict,
+    Advanced, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed,
+    EndIdle, EndIdleOutcome, Gate, GroupChange, GroupCreated, InsertBatch, InsertOutcome,
+    LabelCount, LimitChange, LimitPage, LimitSet, LimitsAsk, Overdue, ProgressNote, Promoted,
+    PruneReport, PruneRule, Reply, ReviveOutcome, Settled, Settlement, StoreError, Verdict,
 };
 use tokio::sync::oneshot;
 
@@ -67,6 +69,11 @@ pub(crate) enum Command {
     Labels(Call<Collection, Vec<LabelCount>>),
     SetLimit(Call<LimitChange, LimitSet>),
     Limits(Call<LimitsAsk, LimitPage>),
+    CreateGroup(Call<(Timestamp, NewGroup, Vec<NewJob>), GroupCreated>),
+    SealGroup(Call<(Timestamp, GroupId), GroupChange>),
+    CancelGroup(Call<(Timestamp, GroupId), GroupChange>),
+    Advance(Call<(Timestamp, u16), Advanced>),
+    Doomed(Call<u16, Vec<Doomed>>),
     Close(Call<(), ()>),
 }
 
@@ -90,6 +97,11 @@ macro_rules! each {
             Command::Labels($call) => $body,
             Command::SetLimit($call) => $body,
             Command::Limits($call) => $body,
+            Command::CreateGroup($call) => $body,
+            Command::SealGroup($call) => $body,
+            Command::CancelGroup($call) => $body,
+            Command::Advance($call) => $body,
+            Command::Doomed($call) => $body,
             Command::Close($call) => $body,
         }
     };
@@ -124,12 +136,16 @@ impl Command {
                 | Self::Orphans(_)
                 | Self::Labels(_)
                 | Self::Limits(_)
+                | Self::Doomed(_)
         )
     }
 
     /// Takes room that running jobs may need to end: refused first when the disk is nearly full.
     pub(crate) const fn is_intake(&self) -> bool {
-        matches!(self, Self::Insert(_) | Self::Records(_))
+        matches!(
+            self,
+            Self::Insert(_) | Self::Records(_) | Self::CreateGroup(_)
+        )
     }
 
     /// Rows and bytes, about.
@@ -140,11 +156,13 @@ impl Command {
                 .map(|write| write.key.len() + write.value.len() + 64)
                 .sum()
         };
+        let jobs =
+            |jobs: &[NewJob]| -> usize { jobs.iter().map(|job| job.payload.len() + 256).sum() };
         match self {
+            Self::CreateGroup(call) => (call.ask.2.len() + 1, jobs(&call.ask.2)),
             Self::Insert(call) => {
-                let jobs = call.ask.jobs.iter().map(|job| job.payload.len() + 256);
                 let rows = call.ask.jobs.len() + call.ask.records.len();
-                (rows, jobs.sum::<usize>() + records(&call.ask.records))
+                (rows, jobs(&call.ask.jobs) + records(&call.ask.records))
             }
             Self::Settle(call) => {
                 let ends = call.ask.1.iter().map(|end| {
@@ -155,7 +173,7 @@ impl Command {
                         _ => 0,
                     };
                     let log = end.report.log.head.len() + end.report.log.tail.len();
-                    result + log + records(&end.records) + 512
+                    result + log + records(&end.records) + jobs(&end.follow) + 512
                 });
                 (call.ask.1.len(), ends.sum())
             }
@@ -168,7 +186,12 @@ impl Command {
                     .sum();
                 (jobs, 256)
             }
-            Self::EndIdle(call) => (call.ask.1.len(), call.ask.1.len() * 512),
+            Self::EndIdle(call) => {
+                let ends = call.ask.1.iter();
+                let ends = ends.map(|end| records(&end.records) + jobs(&end.follow) + 512);
+                (call.ask.1.len(), ends.sum())
+            }
+            Self::Advance(call) => (call.ask.1.into(), usize::from(call.ask.1) * 128),
             Self::Records(call) => (call.ask.1.len(), records(&call.ask.1)),
             Self::Note(call) => {
                 let notes = call.ask.1.iter().map(|note| note.note.len() + 64);

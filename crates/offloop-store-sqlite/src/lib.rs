@@ -33,15 +33,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use offloop_job::{
-    Collection, Job, JobId, Mode, NodeId, RecordKey, RecordWrite, TaskName, Timestamp,
+    Collection, Group, GroupId, Job, JobId, Mode, NewGroup, NewJob, NodeId, RecordKey, RecordWrite,
+    TaskName, Timestamp,
 };
 use offloop_store::{
-    AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome, ClaimRequest,
-    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, Gate, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
-    LimitStore, LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport,
-    PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled,
-    Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
+    ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine, Gate,
+    GroupChange, GroupCreated, GroupListRequest, GroupPage, GroupStore, InsertBatch, InsertOutcome,
+    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
+    LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, Overdue, ProgressNote, Promoted,
+    PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome,
+    Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::board::Board;
@@ -117,6 +119,7 @@ impl SqliteStore {
             }),
             hook: Mutex::new(None),
             readers: Readers::new(folder.database()),
+            stirred: AtomicBool::new(true),
             closed: AtomicBool::new(false),
         });
         let path = options.path.clone();
@@ -245,6 +248,52 @@ impl JobStore for SqliteStore {
 
     fn close(&self) -> Reply<()> {
         self.call((), Command::Close)
+    }
+}
+
+impl GroupStore for SqliteStore {
+    fn create_group(
+        &self,
+        now: Timestamp,
+        group: NewGroup,
+        jobs: Vec<NewJob>,
+    ) -> Reply<GroupCreated> {
+        self.call((now, group, jobs), Command::CreateGroup)
+    }
+
+    fn seal_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
+        self.call((now, id), Command::SealGroup)
+    }
+
+    fn cancel_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
+        self.call((now, id), Command::CancelGroup)
+    }
+
+    fn advance(&self, now: Timestamp, limit: u16) -> Reply<Advanced> {
+        self.call((now, limit), Command::Advance)
+    }
+
+    fn doomed(&self, _now: Timestamp, limit: u16) -> Reply<Vec<Doomed>> {
+        self.call(limit, Command::Doomed)
+    }
+
+    fn stirred(&self) -> bool {
+        self.shared.stirred.load(Ordering::Acquire)
+    }
+
+    fn group(&self, id: GroupId) -> Reply<Option<Group>> {
+        let read = move |conn: &_| reader::groups::group(conn, id);
+        self.shared.readers.ask("read a group", read)
+    }
+
+    fn groups(&self, ask: GroupListRequest) -> Reply<GroupPage> {
+        let read = move |conn: &_| reader::groups::page(conn, &ask);
+        self.shared.readers.ask("list groups", read)
+    }
+
+    fn members(&self, ask: MemberRequest) -> Reply<MemberPage> {
+        let read = move |conn: &_| reader::groups::members(conn, &ask);
+        self.shared.readers.ask("list the members of a group", read)
     }
 }
 

@@ -19,6 +19,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0004_limits.sql"),
     include_str!("migrations/0005_unique_periods.sql"),
     include_str!("migrations/0006_modes.sql"),
+    include_str!("migrations/0007_groups.sql"),
 ];
 
 /// The version that this program reads and writes.
@@ -115,7 +116,8 @@ mod tests {
             "INSERT INTO lines VALUES (1, 'q', 't');
              INSERT INTO jobs VALUES ((0x0199f3c27c1e << 12) | 0x123, 5, 1, 2, 5, 0, 0, 1000,
                NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, x'7b7d', NULL, NULL);
-             SELECT * FROM v_attempts; SELECT * FROM v_usage",
+             SELECT * FROM v_attempts; SELECT * FROM v_usage;
+             SELECT * FROM v_groups",
         )
         .unwrap();
         let (job, state): (String, String) = conn

@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) board: Board,
     pub(crate) hook: Mutex<Option<WakeHook>>,
     pub(crate) readers: Readers,
+    /// See `GroupStore::stirred`.
+    pub(crate) stirred: AtomicBool,
     pub(crate) closed: AtomicBool,
 }
 
@@ -150,6 +152,9 @@ impl Writer {
             }
             committed?;
             self.shared.board.publish(&mut desk.index);
+            let stirs = desk.index.groups.stirs();
+            desk.wake |= stirs && !self.shared.stirred.load(Ordering::Relaxed);
+            self.shared.stirred.store(stirs, Ordering::Release);
             let closes = matches!(batch.last(), Some(Command::Close(_)));
             if closes {
                 return self.close(conn, batch);

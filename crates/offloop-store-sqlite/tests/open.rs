@@ -228,6 +228,7 @@ fn fill_up(disk: &Path) {
                 verdict: Verdict::Completed { result: None },
                 report,
                 records: Vec::new(),
+                follow: vec![],
             }
         });
         let settled = block_on(store.settle(now, ends.collect())).unwrap();
@@ -308,6 +309,7 @@ fn a_file_of_the_first_version_keeps_its_jobs() {
         verdict: Verdict::Completed { result: None },
         report: report(&claimed),
         records: Vec::new(),
+        follow: vec![],
     };
     block_on(store.settle(now, vec![end])).unwrap();
     let (by, since, limit) = (offloop_store::UsageBy::Tag, now, 9);

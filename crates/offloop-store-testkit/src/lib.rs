@@ -29,6 +29,7 @@
 
 pub mod cases;
 mod draft;
+mod groups;
 mod harness;
 mod list;
 pub mod model;

@@ -377,6 +377,85 @@ macro_rules! conformance {
                 periods_of_unique_keys
                 a_debounced_job_and_who_has_its_key
             ]
+            follow: [
+                a_job_comes_with_the_end_in_one_commit
+                a_job_comes_with_an_idle_end_too
+                nothing_comes_with_an_idle_end_that_was_not_applied
+                nothing_comes_with_a_stale_settlement
+                nothing_comes_twice_with_a_repeated_settlement
+                what_came_is_told_once
+                a_job_that_finds_its_queue_full_never_refuses_the_end
+                a_job_may_take_the_key_that_the_end_lets_go
+                jobs_come_with_a_retry_too
+            ]
+            groups: [
+                all_completes_with_its_last_member
+                all_fails_with_its_first_failure_and_dooms_the_rest
+                all_settled_waits_for_every_end_however_it_came
+                race_is_decided_by_the_first_end_good_or_bad
+                any_is_decided_by_the_first_success
+                any_fails_with_an_aggregate_when_nobody_succeeds
+                a_group_is_decided_once
+                a_cancelled_group_dooms_who_has_not_ended
+                the_deadline_fails_an_open_group
+                members_of_a_decided_group_are_not_handed_out
+                a_running_member_is_named_until_its_cancel_is_marked
+                a_member_that_retries_after_the_decision_is_doomed
+                the_doomed_are_named_in_pieces
+                members_join_while_it_is_open
+                a_held_group_stays_open_until_it_is_sealed
+                a_group_without_members_is_decided_by_its_seal
+                the_follow_up_comes_with_the_decision
+                the_follow_up_comes_with_a_cancel_and_a_deadline_too
+                the_follow_up_finds_room_in_a_full_queue
+                the_follow_up_sees_the_members
+                a_job_that_was_there_already_is_no_member
+                a_member_of_an_open_group_is_not_revived
+                a_revived_member_of_a_decided_group_leaves_it
+                a_deleted_member_is_still_counted
+                a_member_that_takes_the_key_of_another_is_doomed_with_its_group
+                lists_show_every_group_once
+                decided_groups_are_pruned_by_their_age
+            ]
+            flows: [
+                a_dependent_waits_until_every_parent_has_ended
+                a_waiting_job_is_counted_and_listed_as_one
+                a_parent_that_was_final_counts_at_once
+                an_unknown_parent_is_refused
+                a_batch_may_wait_for_its_own
+                a_place_that_is_not_earlier_is_refused
+                a_batch_that_belongs_together_is_taken_whole_or_not
+                who_waits_for_a_refused_job_is_refused
+                a_job_that_was_there_already_is_waited_for
+                a_delay_counts_from_the_last_parents_end
+                run_at_is_kept_after_the_wait
+                a_failed_parent_fails_its_dependents_unrun
+                a_cancelled_or_expired_parent_counts_as_failed
+                ignore_counts_a_failure_as_done
+                continue_lets_go_at_once
+                continue_waits_for_one_that_completes
+                a_retry_of_the_parent_lets_nobody_go
+                a_waiting_job_can_be_cancelled_and_expires
+                only_a_waiting_job_ends_for_its_dependency
+                a_revived_dependent_waits_for_nobody
+                a_revived_parent_changes_nothing_for_its_dependents
+                a_replaced_parent_is_cancelled_for_its_dependents
+                a_job_that_replaces_its_own_parent_does_not_wait_for_ever
+                many_dependents_are_told_in_pieces_and_each_once
+                a_dependent_sees_what_its_parents_gave
+                results_over_the_limit_are_named_only
+                the_end_of_a_member_that_never_ran_is_counted
+            ]
+            survives_flow: [
+                an_open_group_and_its_counts
+                a_decision_and_its_follow_up
+                the_follow_up_of_an_open_group
+                the_doomed_members_of_a_decided_group
+                a_deadline
+                who_waits_for_whom
+                a_job_that_can_never_run
+                dependents_that_were_not_told_yet
+            ]
             model: [
                 agrees_with_the_oracle
                 agrees_across_restarts

@@ -5,6 +5,7 @@
 //! the seed that shows it again.
 
 mod draw;
+mod flow;
 mod ledger;
 mod plan;
 mod same;

@@ -198,7 +198,15 @@ impl<'a> Store<'a> {
 
     pub fn end_one(&self, now: Timestamp, id: JobId, why: IdleEnd) -> EndIdleOutcome {
         let records = vec![];
-        let mut outcomes = self.end_idle(now, vec![EndIdle { id, why, records }]);
+        let mut outcomes = self.end_idle(
+            now,
+            vec![EndIdle {
+                id,
+                why,
+                records,
+                follow: vec![],
+            }],
+        );
         assert_eq!(outcomes.len(), 1, "one outcome per job");
         outcomes.remove(0)
     }
@@ -515,6 +523,7 @@ pub(crate) fn settlement(claimed: &Claimed, verdict: Verdict) -> Settlement {
         verdict,
         report: report(claimed),
         records: vec![],
+        follow: vec![],
     }
 }
 

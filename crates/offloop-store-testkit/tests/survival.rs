@@ -6,15 +6,17 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 use offloop_job::{
-    Collection, Job, JobId, Mode, NodeId, RecordKey, RecordWrite, TaskName, Timestamp,
+    Collection, Group, GroupId, Job, JobId, Mode, NewGroup, NewJob, NodeId, RecordKey, RecordWrite,
+    TaskName, Timestamp,
 };
 use offloop_store::{
-    AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome, ClaimRequest,
-    Claimed, Claims, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, Gate, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
-    LimitStore, LimitsAsk, LineStatus, ListRequest, Overdue, ProgressNote, Promoted, PruneReport,
-    PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome, Settled,
-    Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
+    ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine, Gate,
+    GroupChange, GroupCreated, GroupListRequest, GroupPage, GroupStore, InsertBatch, InsertOutcome,
+    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
+    LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, Overdue, ProgressNote, Promoted,
+    PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome,
+    Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use offloop_store_testkit::{Harness, Kit, Setup, cases};
@@ -52,6 +54,23 @@ impl JobStore for Handle {
     /// Only this handle goes.
     fn close(&self) -> Reply<()> {
         Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl GroupStore for Handle {
+    pass_on! {
+        create_group(now: Timestamp, group: NewGroup, jobs: Vec<NewJob>) -> GroupCreated;
+        seal_group(now: Timestamp, id: GroupId) -> GroupChange;
+        cancel_group(now: Timestamp, id: GroupId) -> GroupChange;
+        advance(now: Timestamp, limit: u16) -> Advanced;
+        doomed(now: Timestamp, limit: u16) -> Vec<Doomed>;
+        group(id: GroupId) -> Option<Group>;
+        groups(ask: GroupListRequest) -> GroupPage;
+        members(ask: MemberRequest) -> MemberPage;
+    }
+
+    fn stirred(&self) -> bool {
+        self.0.stirred()
     }
 }
 
@@ -191,6 +210,14 @@ both_ways! {
     survives::records
     survives::what_was_pruned_stays_gone
     survives::several_restarts
+    survives_flow::an_open_group_and_its_counts
+    survives_flow::a_decision_and_its_follow_up
+    survives_flow::the_follow_up_of_an_open_group
+    survives_flow::the_doomed_members_of_a_decided_group
+    survives_flow::a_deadline
+    survives_flow::who_waits_for_whom
+    survives_flow::a_job_that_can_never_run
+    survives_flow::dependents_that_were_not_told_yet
     model::agrees_across_restarts
 }
 

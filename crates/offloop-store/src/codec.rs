@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use offloop_job::{
-    Backoff, BackoffKind, FailureClass, JobOptions, OnConflict, RetryPolicy, Tag, Timestamp,
-    Unique, UniqueKey, UniqueScope,
+    After, Backoff, BackoffKind, FailureClass, GroupId, JobOptions, OnConflict, OnFailure, Parent,
+    RetryPolicy, Tag, Timestamp, Unique, UniqueKey, UniqueScope,
 };
 
 /// A text that no version up to this one wrote.
@@ -87,6 +87,7 @@ pub fn encode(options: &JobOptions) -> Option<String> {
     if let Some(trace) = &options.trace {
         put("trace", escape(trace));
     }
+    put_flow(options, &mut put);
     (!out.is_empty()).then_some(out)
 }
 
@@ -114,8 +115,9 @@ pub fn group_key(text: &str) -> Option<Tag> {
 
 /// The tags in a text of [`encode`], without reading the rest; what is unreadable is left out.
 pub fn tags(text: &str) -> Vec<Tag> {
-    let found = text.split(';').find_map(|part| part.strip_prefix("tags="));
-    let tags = found.into_iter().flat_map(|tags| tags.split(','));
+    let tags = find(text, "tags=")
+        .into_iter()
+        .flat_map(|tags| tags.split(','));
     tags.filter_map(|tag| Tag::parse(&unescape(tag)?).ok())
         .collect()
 }
@@ -148,9 +150,70 @@ fn read_pair(key: &str, value: &str, options: &mut JobOptions) -> Option<()> {
             options.tags = tags.collect::<Option<_>>()?;
         }
         "trace" => options.trace = Some(unescape(value)?.into()),
+        "delay" => options.delay = Some(millis()?),
+        "member" => options.group = Some(value.parse().ok()?),
+        "follows" => options.follows = Some(value.parse().ok()?),
+        "after" => options.after = value.split(',').map(read_after).collect::<Option<_>>()?,
         _ => return None,
     }
     Some(())
+}
+
+/// `after` as `f:JOB,i:JOB,c:JOB`. A place in a batch stays one (`#3`) in a text that is only
+/// compared: engines write ids.
+fn put_flow(options: &JobOptions, put: &mut impl FnMut(&str, String)) {
+    if let Some(delay) = options.delay {
+        put("delay", delay.as_millis().to_string());
+    }
+    if let Some(group) = options.group {
+        put("member", group.to_string());
+    }
+    if let Some(group) = options.follows {
+        put("follows", group.to_string());
+    }
+    if !options.after.is_empty() {
+        let after = options.after.iter().map(|after| {
+            let rule = &after.on_failure.as_str()[..1];
+            match after.parent {
+                Parent::Job(id) => format!("{rule}:{id}"),
+                Parent::Earlier(place) => format!("{rule}:#{place}"),
+            }
+        });
+        put("after", after.collect::<Vec<_>>().join(","));
+    }
+}
+
+fn read_after(text: &str) -> Option<After> {
+    let (rule, parent) = text.split_once(':')?;
+    let known = |known: &OnFailure| &known.as_str()[..1] == rule;
+    let parent = match parent.strip_prefix('#') {
+        Some(place) => Parent::Earlier(place.parse().ok()?),
+        None => Parent::Job(parent.parse().ok()?),
+    };
+    Some(After {
+        parent,
+        on_failure: OnFailure::ALL.into_iter().find(known)?,
+    })
+}
+
+/// The group that a member settles with, without reading the rest.
+pub fn group(text: &str) -> Option<GroupId> {
+    find(text, "member=")?.parse().ok()
+}
+
+/// The jobs that it waits for, or waited for, without reading the rest.
+pub fn after(text: &str) -> Vec<After> {
+    let after = find(text, "after=").map(|after| after.split(',').map_while(read_after));
+    after.into_iter().flatten().collect()
+}
+
+/// The group whose follow-up it is, without reading the rest.
+pub fn follows(text: &str) -> Option<GroupId> {
+    find(text, "follows=")?.parse().ok()
+}
+
+fn find<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    text.split(';').find_map(|part| part.strip_prefix(key))
 }
 
 fn backoff_text(backoff: &Backoff) -> String {
@@ -316,6 +379,15 @@ mod tests {
                 ][rule],
             },
         );
+        let parent = prop_oneof![
+            any::<u16>().prop_map(Parent::Earlier),
+            (0..1_u64 << 60, any::<u64>())
+                .prop_map(|(order, rnd)| Parent::Job(offloop_job::JobId::from_parts(order, rnd))),
+        ];
+        let after = (parent, 0_usize..3).prop_map(|(parent, rule)| After {
+            parent,
+            on_failure: OnFailure::ALL[rule],
+        });
         (
             (
                 retry,
@@ -333,8 +405,17 @@ mod tests {
                 prop::collection::vec(tag(), 0..4),
             ),
             opt("[ -~]{1,60}"),
+            (
+                opt(any::<u64>()),
+                prop::collection::vec(after, 0..4),
+                opt(ms()),
+            ),
         )
-            .prop_map(|(a, b, trace)| JobOptions {
+            .prop_map(|(a, b, trace, flow)| JobOptions {
+                group: flow.0.map(|bits| GroupId::from_parts(bits >> 4, bits)),
+                follows: flow.0.map(|bits| GroupId::from_parts(bits >> 5, bits)),
+                after: flow.1,
+                delay: flow.2,
                 retry: a.0,
                 timeout: a.1,
                 cpu_limit: a.2,
@@ -360,6 +441,9 @@ mod tests {
                 decode_into(&text, &mut read).unwrap();
                 prop_assert_eq!(&tags(&text), &options.tags);
                 prop_assert_eq!(&group_key(&text), &options.group_key);
+                prop_assert_eq!(group(&text), options.group);
+                prop_assert_eq!(follows(&text), options.follows);
+                prop_assert_eq!(&after(&text), &options.after);
             }
             prop_assert_eq!(read, options);
         }

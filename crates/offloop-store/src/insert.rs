@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use offloop_job::{JobId, JobState, NewJob, QueueName, RecordWrite, TaskName, Timestamp};
+use offloop_job::{
+    GroupId, GroupState, JobId, JobState, NewJob, QueueName, RecordWrite, TaskName, Timestamp,
+};
 
 use crate::Gate;
 
@@ -17,7 +19,7 @@ pub struct InsertBatch {
 /// What became of one job of the batch. A refusal does not touch its neighbours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InsertOutcome {
-    /// `Scheduled` if it is for a later time, else `Ready`. `replaced`: the holder of its unique
+    /// `Waiting` if it is for other jobs, `Scheduled` if it is for a later time, else `Ready`. `replaced`: the holder of its unique
     /// key, cancelled in the same commit.
     Created {
         id: JobId,
@@ -69,6 +71,19 @@ pub enum InsertRefusal {
         kind = .gate.kind(), name = .gate.name()
     )]
     Draining { gate: Gate },
+    /// `place`: in its `after`.
+    #[error("after: job {parent} is not here; it never was, or it was deleted or pruned")]
+    UnknownParent { parent: JobId, place: u16 },
+    #[error("after: the job that it should wait for was not taken in")]
+    ParentRefused { place: u16 },
+    #[error("after: the place {earlier} is not before it in its batch")]
+    NotEarlier { earlier: u16, place: u16 },
+    #[error("group: {group} is not here; it never was, or it was pruned")]
+    UnknownGroup { group: GroupId },
+    #[error("group: {group} is {state}; members can be added while it is open")]
+    GroupDecided { group: GroupId, state: GroupState },
+    #[error("group: {group} has {limit} members, its limit; make another group")]
+    GroupFull { group: GroupId, limit: u64 },
     /// Decided before an engine was asked.
     #[error("{0}")]
     NotAdmitted(NotAdmitted),

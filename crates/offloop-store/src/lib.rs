@@ -11,6 +11,7 @@ mod checkpoint;
 pub mod codec;
 mod error;
 mod gate;
+mod groups;
 mod insert;
 mod limits;
 mod query;
@@ -23,6 +24,10 @@ pub use audit::{
 pub use checkpoint::{Checkpoint, CheckpointOutcome};
 pub use error::{BackendError, StoreError};
 pub use gate::Gate;
+pub use groups::{
+    Advanced, Doomed, DoomedWhy, FAN_OUT_AT_ONCE, FollowOf, GroupChange, GroupCreated,
+    GroupListRequest, GroupPage, GroupStore, MemberPage, MemberRequest, News, barred_message,
+};
 pub use insert::{
     InsertBatch, InsertOutcome, InsertRefusal, NotAdmitted, NotAdmittedWhy, PayloadProblem, SameAs,
     told,
@@ -46,8 +51,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offloop_job::{
-    History, JobId, JobOptions, JobState, Lease, Mode, NodeId, QueueName, RecordWrite, TaskName,
-    Timestamp,
+    GroupId, History, Input, JobId, JobOptions, JobState, Lease, Mode, NewJob, NodeId, QueueName,
+    RecordWrite, TaskName, Timestamp,
 };
 
 /// An answer that comes after the commit. One box per batch.
@@ -59,9 +64,14 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     /// job sees what those before it in the batch did. The rows are written whatever becomes of
     /// the jobs.
     ///
-    /// Checked in this order: idempotency key, unique key, draining (the queue, then the task), room in
-    /// the queue. Due at `run_at`, or
-    /// now if that has passed. Only a created job takes an id.
+    /// Checked in this order: idempotency key, its group and the jobs it waits for, unique key,
+    /// draining (the queue, then the task), room in the queue. Due at `run_at`, or now if that has passed. Only a created job takes an id.
+    ///
+    /// Jobs that name each other by their places belong together: if a queue has no room for all of
+    /// the batch, none of it is taken in.
+    ///
+    /// A job whose `after` names unfinished jobs is `Waiting` until they have ended; due then, at
+    /// `run_at`, or after its `delay` from then. A parent that is final counts at once.
     fn insert(&self, batch: InsertBatch) -> Reply<Vec<InsertOutcome>>;
 
     /// Takes ready jobs out, each with a new lease and its attempt counted. Never a job of a paused
@@ -84,6 +94,8 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     /// ([`offloop_job::LimitTable::holding`]) has as many running as it allows, or its rate is not
     /// open. A claim takes the job's `cost` from each of those rates, in the same commit; nothing
     /// gives it back.
+    ///
+    /// A member of a decided group is not given out, and does not use up the limit.
     ///
     /// A job's time has come when [`JobStore::promote`] has said so, or at its insert: a clock that
     /// steps back does not make it wait again. A claim releases a unique key that is held until
@@ -121,7 +133,8 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     /// Gives final jobs (not completed ones) another life: ready and due now, attempts and streak
     /// at 0. Earlier attempts and the last failure stay on record; leases of the earlier life are
     /// stale. An `expires_at` that has passed is lifted: it would end the job again at once. The
-    /// queue's limit does not apply.
+    /// queue's limit does not apply. A member of a decided group leaves it: the decision stands, and
+    /// the new life is its own. Parents are not waited for again, and dependents are not touched.
     fn revive(&self, now: Timestamp, jobs: Vec<JobId>) -> Reply<Vec<ReviveOutcome>>;
 
     /// Forgets final jobs. Their idempotency keys stay for their time: a repeated request must not
@@ -170,7 +183,7 @@ pub struct Capability {
 }
 
 /// A store as the runtime takes it.
-pub trait Engine: JobStore + JobQuery + Wake + LimitStore + AuditStore {
+pub trait Engine: JobStore + GroupStore + JobQuery + Wake + LimitStore + AuditStore {
     fn capability(&self) -> Capability;
 }
 
@@ -215,6 +228,10 @@ pub struct Claimed {
     pub checkpoint: Option<Bytes>,
     /// Its cancel was asked for before its node died.
     pub cancelling: bool,
+    /// What became of the jobs that it waited for, in the order of its `after`; for a group's
+    /// follow-up, of the first [`offloop_job::limits::INPUTS_MAX`] members. Results up to
+    /// [`offloop_job::limits::INPUT_BYTES_MAX`] in all. Empty for an orphan.
+    pub inputs: Arc<[Input]>,
     /// Who held it: for orphans, the dead node.
     pub node: NodeId,
 }
@@ -241,12 +258,17 @@ pub struct EndIdle {
     pub why: IdleEnd,
     /// Written in the same commit if the job is ended by this call.
     pub records: Vec<RecordWrite>,
+    /// Taken in by the same commit if the job is ended by this call; see [`Settlement::follow`].
+    pub follow: Vec<NewJob>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdleEnd {
     Cancel,
     Expire,
+    /// A job that it waited for did not complete: it ends as failed. Only a waiting job can; any
+    /// other is `Unknown` for that, or running, and nothing changes.
+    Dependency,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -286,6 +308,10 @@ pub enum ReviveOutcome {
     /// Its unique key is held by another job now.
     UniqueConflict {
         holder: JobId,
+    },
+    /// A member of an open group, which has counted its end: progress never steps back.
+    Counted {
+        group: GroupId,
     },
     Unknown,
 }

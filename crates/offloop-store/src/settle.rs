@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offloop_job::{
-    Failure, FinalReason, JobId, JobState, Lease, LogTail, NodeId, RecordWrite, Step, Timestamp,
-    Usage,
+    Failure, FinalReason, JobId, JobState, Lease, LogTail, NewJob, NodeId, RecordWrite, Step,
+    Timestamp, Usage,
 };
 
 /// The end of one attempt, with what the runtime decided. Applied if the job is running under
@@ -21,6 +21,10 @@ pub struct Settlement {
     pub report: AttemptReport,
     /// Rows of a pack, written in the same commit.
     pub records: Vec<RecordWrite>,
+    /// Jobs that are taken in by the same commit, after the end, if the settlement is applied. One
+    /// that is refused (its queue is full, its key is held) never refuses the end: what became of
+    /// each is told by [`crate::GroupStore::advance`].
+    pub follow: Vec<NewJob>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -152,6 +152,10 @@ impl Draft<'_> {
             group_key: None,
             tags: Vec::new(),
             trace: None,
+            group: None,
+            follows: None,
+            after: Vec::new(),
+            delay: None,
         };
         let problems = Vec::new();
         Self {

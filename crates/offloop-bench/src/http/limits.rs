@@ -195,6 +195,7 @@ impl Alone {
                 log: LogTail::default(),
             },
             records: Vec::new(),
+            follow: vec![],
         };
         claimed.iter().map(end).collect()
     }

@@ -35,6 +35,7 @@ pub(super) fn work(lease: u64, task: &TaskName, payload: &Bytes, timeout: Durati
         deadline: None,
         checkpoint: None,
         trace: None,
+        inputs: std::sync::Arc::default(),
     }
 }
 

@@ -62,6 +62,9 @@ pub(super) async fn retry(
             problem.job = Some(holder.to_string());
             Err(problem.into())
         }
+        ReviveOutcome::Counted { group } => Err(conflict(format!(
+            "job {id} is a member of group {group}, which is open and has counted its end; add a new job to the group, or retry this one when the group is decided"
+        ))),
         ReviveOutcome::Unknown => Err(no_job(id)),
     }
 }

@@ -160,6 +160,7 @@ pub fn work(lease: u64, task: &str, payload: &str) -> Work {
         deadline: None,
         checkpoint: None,
         trace: None,
+        inputs: std::sync::Arc::default(),
     }
 }
 

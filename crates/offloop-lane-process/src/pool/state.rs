@@ -286,6 +286,7 @@ mod tests {
             deadline: None,
             checkpoint: None,
             trace: None,
+            inputs: std::sync::Arc::default(),
         }
     }
 

@@ -42,6 +42,7 @@ fn work(lease: u64, task: &str) -> Work {
         deadline: None,
         trace: None,
         checkpoint: None,
+        inputs: std::sync::Arc::default(),
     }
 }
 

@@ -215,6 +215,7 @@ fn work(shared: &Shared, ask: CallAsk, bytes_max: usize, deadline: Instant) -> W
         deadline: Some(deadline),
         checkpoint: None,
         trace: ask.trace,
+        inputs: std::sync::Arc::default(),
     }
 }
 

@@ -49,6 +49,7 @@ fn work(number: u64, priority: u8, deadline: Instant) -> Work {
         deadline: Some(deadline),
         checkpoint: None,
         trace: None,
+        inputs: std::sync::Arc::default(),
     }
 }
 

@@ -41,6 +41,7 @@ pub(crate) fn work(claimed: &Claimed, task: TaskDefaults, now: Moment) -> Work {
             .and_then(|at| now.steady.checked_add(at.since(now.wall))),
         checkpoint: claimed.checkpoint.clone(),
         trace: options.trace.clone(),
+        inputs: std::sync::Arc::clone(&claimed.inputs),
     }
 }
 

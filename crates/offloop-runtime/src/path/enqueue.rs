@@ -26,6 +26,12 @@ pub enum EnqueueError {
     Options(Vec<OptionProblem>),
     #[error("jobs: {len} in one batch; the limit is {BATCH_JOBS_MAX}")]
     BatchTooLarge { len: usize },
+    /// Of jobs that belong together, this one may not come in now: none of them does.
+    #[error("job {place}: {refusal}; the others were not taken in either")]
+    Whole {
+        place: usize,
+        refusal: InsertRefusal,
+    },
     #[error("record: {0}")]
     Record(String),
     #[error("the server is shutting down; send it to another one or try again later")]
@@ -89,6 +95,9 @@ pub(crate) async fn enqueue(
     if unfit.iter().all(Option::is_none) {
         return admit(shared, jobs, records).await;
     }
+    if jobs.iter().any(|job| job.options.names_its_batch()) {
+        return Err(whole(unfit));
+    }
     let outcomes = admit(shared, without(jobs, &unfit), records).await?;
     Ok(merged(unfit, outcomes))
 }
@@ -133,9 +142,24 @@ async fn admit(
         drop(coming);
         return outcomes;
     }
+    if jobs.iter().any(|job| job.options.names_its_batch()) {
+        return Err(whole(refusals));
+    }
     let outcomes = insert(shared, without(jobs, &refusals), records, now).await?;
     drop(coming);
     Ok(merged(refusals, outcomes))
+}
+
+/// The first refusal speaks for all.
+pub(crate) fn whole(refusals: Vec<Option<InsertRefusal>>) -> EnqueueError {
+    let refused = refusals.into_iter().enumerate();
+    let first = refused
+        .filter_map(|(place, refusal)| Some((place, refusal?)))
+        .next();
+    match first {
+        Some((place, refusal)) => EnqueueError::Whole { place, refusal },
+        None => EnqueueError::BatchTooLarge { len: 0 }, // only asked where one was refused
+    }
 }
 
 async fn insert(

@@ -150,6 +150,7 @@ pub(crate) fn settlement(
         verdict,
         report,
         records,
+        follow: vec![],
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) async fn expire(shared: &Shared) -> Result<(), StoreError> {
                 id: job.id,
                 why: IdleEnd::Expire,
                 records,
+                follow: vec![],
             }
         });
         let outcomes = shared.engine.end_idle(now, ends.collect()).await?;

@@ -91,6 +91,13 @@ impl Desk<'_> {
                 return Ok(None);
             }
         };
+        let Work { options, .. } = &work;
+        let inputs = if options.after.is_empty() && options.follows.is_none() {
+            Arc::default()
+        } else {
+            let (options, follows) = (Arc::clone(options), options.follows);
+            self.inputs(&options.after, follows)?.into()
+        };
         self.index.last_lease += 1;
         let lease = self.index.last_lease;
         let history = work.row.history(work.row.attempt + 1);
@@ -137,6 +144,7 @@ impl Desk<'_> {
             history,
             checkpoint: work.checkpoint,
             cancelling: false,
+            inputs,
             node: ask.node.clone(),
         }))
     }
@@ -201,6 +209,7 @@ impl Desk<'_> {
             history: work.row.history(job.attempt),
             checkpoint: work.checkpoint,
             cancelling: job.cancelling,
+            inputs: Arc::default(),
             node: node(self.index.words.text(job.node)),
         })
     }

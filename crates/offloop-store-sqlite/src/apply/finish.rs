@@ -1,9 +1,10 @@
 //! Moving a job that ended from the live table to the history.
 
-use offloop_job::{FinalReason, JobId, JobState, Step, Timestamp};
-use offloop_store::AttemptReport;
+use offloop_job::{FailureClass, FinalReason, JobId, JobState, Step, Timestamp};
+use offloop_store::{AttemptReport, barred_message, codec};
 
 use super::Desk;
+use super::groups::MemberEnd;
 use crate::errors::Failure;
 use crate::index::{LineId, ReadyKey, Row, unique_hash};
 use crate::tables::{INLINE_BYTES_MAX, LiveRow, bytes, micros, ms, result_blob, size, write_blob};
@@ -115,16 +116,25 @@ impl Desk<'_> {
         step: Step,
     ) -> Result<Option<(LineId, JobState)>, Failure> {
         let row = id.order();
-        let Some(live) = self.find_live(id)? else {
+        let Some(mut live) = self.find_live(id)? else {
             return Ok(None);
         };
         let Ok(state) = self.live_state(row, &live).after(step) else {
             return Ok(None);
         };
+        let barred = step == Step::Bar;
+        if barred {
+            let parent = self.index.groups.barred.get(&row).copied();
+            let why = barred_message(parent);
+            live.failure = Some(Box::new(offloop_job::Failure::new(
+                FailureClass::Error,
+                why,
+            )));
+        }
         let end = End {
             state,
             at: now,
-            reason: None,
+            reason: barred.then_some(FinalReason::Dependency),
             result: None,
             attempt: None,
         };
@@ -132,13 +142,32 @@ impl Desk<'_> {
         let key = ReadyKey::new(live.priority, live.due_at);
         let spot = self.index.spot(live.line, live.group_key().as_ref());
         self.index.remove_idle(row, spot, key);
+        self.end_waiting(row, &live)?;
         self.index.queue_of(live.line).live -= 1;
-        if let Some(unique) = live.unique_key {
+        if let Some(unique) = &live.unique_key {
             let task = &self.index.lines[live.line.0 as usize].task;
-            let hash = unique_hash(task, &unique);
+            let hash = unique_hash(task, unique);
             self.index.release(hash, id);
         }
+        self.ended(row, &live, &end)?;
         Ok(Some((live.line, state)))
+    }
+
+    /// What every end brings with it, whichever way it came.
+    pub(super) fn ended(&mut self, row: Row, live: &LiveRow, end: &End<'_>) -> Result<(), Failure> {
+        let id = JobId::from_parts(row, live.rnd);
+        if let Some(group) = live.options.as_deref().and_then(codec::group) {
+            let own = end.attempt.as_ref();
+            let own = own.and_then(|attempt| attempt.report.failure.as_ref());
+            let member = MemberEnd {
+                id,
+                state: end.state,
+                reason: end.reason,
+                failure: own.or(live.failure.as_deref()),
+            };
+            self.count_member(end.at, group, &member)?;
+        }
+        self.pass_on(end.at, id, end.state)
     }
 
     /// A live job's row, if it is this very job's.
@@ -155,6 +184,7 @@ impl Desk<'_> {
         match live.code {
             1 if live.due_at > self.index.promoted => JobState::Scheduled,
             -1 => JobState::Scheduled,
+            0 => JobState::Waiting,
             _ => JobState::Ready,
         }
     }

@@ -1,12 +1,13 @@
 //! Jobs that no executor has: ending, reviving and forgetting them.
 
-use offloop_job::{JobId, JobState, Lease, QueueName, Step, Timestamp};
+use offloop_job::{GroupState, JobId, JobState, Lease, QueueName, Step, Timestamp};
 use offloop_store::{
-    DeleteOutcome, EndIdle, EndIdleOutcome, IdleEnd, Overdue, ReviveOutcome, codec,
+    DeleteOutcome, EndIdle, EndIdleOutcome, FollowOf, IdleEnd, Overdue, ReviveOutcome, codec,
 };
 use rusqlite::{OptionalExtension, Row as SqlRow};
 
 use super::Desk;
+use super::insert::Room;
 use super::unique::held_by_state;
 use crate::errors::Failure;
 use crate::index::{Idle, LineId, ReadyKey, Row, unique_hash};
@@ -36,9 +37,13 @@ impl Desk<'_> {
         let step = match end.why {
             IdleEnd::Cancel => Step::Cancel,
             IdleEnd::Expire => Step::Expire,
+            IdleEnd::Dependency => Step::Bar,
         };
         if let Some((line, state)) = self.end_idle_job(now, end.id, step)? {
             self.write_records(now, &end.records)?;
+            for job in &end.follow {
+                self.follow(now, job, FollowOf::Job(end.id), Room::Checked)?;
+            }
             let (task, queue) = self.index.task_and_queue(line);
             return Ok(EndIdleOutcome::Ended { task, queue, state });
         }
@@ -70,7 +75,7 @@ impl Desk<'_> {
         Ok(overdue)
     }
 
-    fn final_state(&self, id: JobId) -> Result<Option<JobState>, Failure> {
+    pub(super) fn final_state(&self, id: JobId) -> Result<Option<JobState>, Failure> {
         let sql = "SELECT rnd, state FROM history WHERE id = ?1";
         let mut query = self.conn.prepare_cached(sql)?;
         let found = query.query_row([id.order() as i64], |row| {
@@ -98,6 +103,12 @@ impl Desk<'_> {
             let (_, queue) = self.index.task_and_queue(line);
             Ok((line, read_options(found, &queue)?))
         })?;
+        // A member of a decided group leaves it.
+        if let Some(group) = options.group.take()
+            && self.group_state(group)? == Some(GroupState::Open)
+        {
+            return Ok(ReviveOutcome::Counted { group });
+        }
         let (task, queue) = self.index.task_and_queue(line);
         let unique = options.unique.as_ref();
         let unique = unique.map(|unique| unique_hash(&task, unique.key.as_str()));
@@ -108,6 +119,8 @@ impl Desk<'_> {
         if options.expires_at.is_some_and(|at| at < now) {
             options.expires_at = None;
         }
+        drop(query);
+        self.tell_all(now, id)?;
         self.revive_row(row, now, &options)?;
         if let (Some(unique), Some(_)) = (unique, held_by_state(&options)) {
             self.hold_unique(now, unique, &options, id)?;

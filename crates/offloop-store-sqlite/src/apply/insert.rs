@@ -1,7 +1,9 @@
-//! Taking jobs in: idempotency key, then unique key, then room in the queue.
+//! Taking jobs in: idempotency key, group and parents, unique key, room in the queue.
 
 use offloop_job::limits::IDEMPOTENCY_KEEP;
-use offloop_job::{IdempotencyKey, JobId, JobOptions, JobState, Mode, NewJob, Step, Timestamp};
+use offloop_job::{
+    IdempotencyKey, JobId, JobOptions, JobState, Mode, NewJob, QueueName, Step, Timestamp,
+};
 use offloop_store::{Gate, InsertBatch, InsertOutcome, InsertRefusal, SameAs, codec};
 use rusqlite::OptionalExtension;
 use sha2::{Digest, Sha256};
@@ -15,21 +17,74 @@ use crate::tables::{INLINE_BYTES_MAX, ms, payload_blob, write_blob};
 /// 16 bytes of SHA-256 over everything that makes two requests the same.
 type Fingerprint = [u8; 16];
 
+/// Whether the queue's limit applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Checked,
+    Past,
+}
+
 impl Desk<'_> {
     pub(super) fn insert(&mut self, batch: &InsertBatch) -> Result<Vec<InsertOutcome>, Failure> {
         let mut outcomes = Vec::with_capacity(batch.jobs.len());
+        if let Some(refusal) = self.no_room_for_all(&batch.jobs) {
+            self.write_records(batch.now, &batch.records)?;
+            return Ok(vec![InsertOutcome::Refused(refusal); batch.jobs.len()]);
+        }
         for job in &batch.jobs {
-            outcomes.push(self.insert_one(batch.now, job)?);
+            let outcome = self.insert_one(batch.now, job, &outcomes, Room::Checked)?;
+            outcomes.push(outcome);
         }
         self.write_records(batch.now, &batch.records)?;
         Ok(outcomes)
     }
 
-    fn insert_one(&mut self, now: Timestamp, job: &NewJob) -> Result<InsertOutcome, Failure> {
+    /// Jobs that name each other are taken in together or not at all.
+    pub(super) fn no_room_for_all(&mut self, jobs: &[NewJob]) -> Option<InsertRefusal> {
+        if !jobs.iter().any(|job| job.options.names_its_batch()) {
+            return None;
+        }
+        let limit = self.index.queue_jobs_max;
+        let mut coming: Vec<(&QueueName, u64)> = Vec::new();
+        for job in jobs {
+            let queue = &job.options.queue;
+            match coming.iter_mut().find(|known| known.0 == queue) {
+                Some(known) => known.1 += 1,
+                None => coming.push((queue, 1)),
+            }
+        }
+        coming.into_iter().find_map(|(queue, count)| {
+            let at = self.index.queue_at(queue);
+            let over = self.index.queues[at].live + count > limit;
+            over.then(|| InsertRefusal::QueueFull {
+                queue: queue.clone(),
+                limit,
+            })
+        })
+    }
+
+    /// `earlier`: what became of those before it in its batch.
+    pub(super) fn insert_one(
+        &mut self,
+        now: Timestamp,
+        job: &NewJob,
+        earlier: &[InsertOutcome],
+        room: Room,
+    ) -> Result<InsertOutcome, Failure> {
         if let Some(key) = &job.idempotency
             && let Some(outcome) = self.known_request(now, key, job)?
         {
             return Ok(outcome);
+        }
+        let mut after = Vec::new();
+        if !job.options.after.is_empty() {
+            match self.resolve(&job.options.after, earlier)? {
+                Ok(resolved) => after = resolved,
+                Err(refusal) => return Ok(InsertOutcome::Refused(refusal)),
+            }
+        }
+        if let Some(refusal) = self.may_join(job.options.group)? {
+            return Ok(InsertOutcome::Refused(refusal));
         }
         let unique = job.options.unique.as_ref();
         let unique = unique.map(|unique| unique_hash(&job.task, unique.key.as_str()));
@@ -41,16 +96,27 @@ impl Desk<'_> {
             (Way::Replace(holder), _) => Some(holder),
             (Way::Free | Way::TakeOver(_), _) => None,
         };
-        if let Some(refusal) = self.drained(job) {
+        if room == Room::Checked
+            && let Some(refusal) = self.drained(job)
+        {
             return Ok(InsertOutcome::Refused(refusal));
         }
-        if let Some(refusal) = self.queue_full(job, replaced)? {
+        if room == Room::Checked
+            && let Some(refusal) = self.queue_full(job, replaced)?
+        {
             return Ok(InsertOutcome::Refused(refusal));
         }
         if let Some(replaced) = replaced {
             self.end_idle_job(now, replaced, Step::Cancel)?;
         }
-        self.create(now, job, unique, replaced)
+        if after.is_empty() {
+            return self.create(now, job, &job.options, unique, replaced);
+        }
+        let options = JobOptions {
+            after,
+            ..job.options.clone()
+        };
+        self.create(now, job, &options, unique, replaced)
     }
 
     /// The answer to an idempotency key that was used not long ago.
@@ -132,20 +198,25 @@ impl Desk<'_> {
         &mut self,
         now: Timestamp,
         job: &NewJob,
+        options: &JobOptions,
         unique: Option<UniqueHash>,
         replaced: Option<JobId>,
     ) -> Result<InsertOutcome, Failure> {
-        let options = &job.options;
+        // Asked only now: the job that it replaced may have been one that it waits for.
+        let begin = self.begin(&options.after)?;
+        let waits = begin.barred_by.is_some() || !begin.waits.is_empty();
         let line = self.line(&options.queue, &job.task)?;
         let id = self.index.ids.next_id(now);
         let row = id.order();
         self.index.last_row = row;
         let due = options.due(now);
         let key = ReadyKey::new(options.priority, due.as_millis());
-        let (idle, state) = if due > now {
-            (self.index.scheduled(key), JobState::Scheduled)
+        let (idle, state) = if waits {
+            (None, JobState::Waiting)
+        } else if due > now {
+            (Some(self.index.scheduled(key)), JobState::Scheduled)
         } else {
-            (Idle::Ready(key), JobState::Ready)
+            (Some(Idle::Ready(key)), JobState::Ready)
         };
         let inline = job.payload.len() <= INLINE_BYTES_MAX;
         if !inline {
@@ -156,7 +227,7 @@ impl Desk<'_> {
             row as i64,
             id.random() as i64,
             line.0 + 1,
-            idle.code(),
+            idle.map_or(0, Idle::code),
             options.priority,
             due.as_millis() as i64,
             options.run_at.map(|at| at.as_millis() as i64),
@@ -174,7 +245,16 @@ impl Desk<'_> {
         // A paused queue gives nothing out until it is resumed, which hints too.
         self.wake |= state == JobState::Ready && queue.mode != Some(Mode::Paused);
         let spot = self.index.spot(line, options.group_key.as_ref());
-        self.index.add_idle(row, spot, idle, expires_at);
+        match idle {
+            Some(idle) => self.index.add_idle(row, spot, idle, expires_at),
+            None => {
+                self.index.add_waiting(row, line, expires_at);
+                self.begin_waiting(row, &begin)?;
+            }
+        }
+        if let Some(group) = options.group {
+            self.join(group, id)?;
+        }
         Ok(InsertOutcome::Created {
             id,
             state,

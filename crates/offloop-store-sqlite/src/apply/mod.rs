@@ -7,6 +7,8 @@
 mod checkpoint;
 mod claim;
 mod finish;
+mod flows;
+mod groups;
 mod idle;
 mod insert;
 mod limits;
@@ -129,6 +131,20 @@ impl<'c> Desk<'c> {
             }
             Command::SetLimit(call) => call.answer = Some(Ok(self.set_limit(&call.ask)?)),
             Command::Limits(call) => call.answer = Some(Ok(self.limits(&call.ask))),
+            Command::CreateGroup(call) => {
+                let (now, group, jobs) = &call.ask;
+                call.answer = Some(Ok(self.create_group(*now, group, jobs)?));
+            }
+            Command::SealGroup(call) => {
+                call.answer = Some(Ok(self.seal_group(call.ask.0, call.ask.1)?));
+            }
+            Command::CancelGroup(call) => {
+                call.answer = Some(Ok(self.cancel_group(call.ask.0, call.ask.1)?));
+            }
+            Command::Advance(call) => {
+                call.answer = Some(Ok(self.advance(call.ask.0, call.ask.1)?));
+            }
+            Command::Doomed(call) => call.answer = Some(Ok(self.doomed(call.ask)?)),
             Command::Close(call) => call.answer = Some(Ok(())),
         }
         Ok(())
@@ -142,6 +158,7 @@ impl<'c> Desk<'c> {
         }
         self.flush_usage()?;
         self.flush_buckets()?;
+        self.flush_groups()?;
         self.flush_labels()
     }
 

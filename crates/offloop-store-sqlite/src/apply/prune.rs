@@ -21,7 +21,7 @@ pub(super) struct Walk {
 }
 
 /// Ends up to here are too old: `None` if none can be.
-fn cutoff(now: Timestamp, kept_for: std::time::Duration) -> Option<u64> {
+pub(super) fn cutoff(now: Timestamp, kept_for: std::time::Duration) -> Option<u64> {
     let kept_for = u64::try_from(kept_for.as_millis()).ok()?;
     now.as_millis().checked_sub(kept_for)
 }
@@ -71,6 +71,7 @@ impl Desk<'_> {
         report.more |= self.prune_usage(rule.now)?;
         self.index.forget_buckets(rule.now);
         self.prune_periods(rule.now)?;
+        report.more |= self.prune_groups(&rule)?;
         Ok(report)
     }
 

@@ -2,11 +2,12 @@
 
 use offloop_job::limits::ATTEMPTS_KEPT_MAX;
 use offloop_job::{FailureClass, FinalReason, JobId, JobState, Timestamp};
-use offloop_store::{AttemptReport, Settled, Settlement, Verdict};
+use offloop_store::{AttemptReport, FollowOf, Settled, Settlement, Verdict};
 use rusqlite::OptionalExtension;
 
 use super::Desk;
 use super::finish::{End, LastAttempt};
+use super::insert::Room;
 use crate::errors::Failure;
 use crate::index::{Idle, ReadyKey, Row, Running};
 use crate::tables::{LiveRow, bytes, micros, ms, size};
@@ -58,6 +59,9 @@ impl Desk<'_> {
         self.wake |= self.index.end_frees(held.spot);
         self.index.remove_running(held.spot);
         self.write_records(now, &end.records)?;
+        for job in &end.follow {
+            self.follow(now, job, FollowOf::Job(end.id), Room::Checked)?;
+        }
         Ok(Settled::Done(state))
     }
 
@@ -88,6 +92,7 @@ impl Desk<'_> {
         if let Some(unique) = held.unique {
             self.index.release(unique, JobId::from_parts(row, held.rnd));
         }
+        self.ended(row, live, &end)?;
         Ok(state)
     }
 

@@ -122,7 +122,13 @@ impl Desk<'_> {
         self.index.remove_idle(row, before, key);
         self.index.queue_of(live.line).live -= 1;
 
-        let options = &job.options;
+        // Whom it waited for and settles with is the job's own.
+        let (_, queue) = self.index.task_and_queue(live.line);
+        let own = match live.options(&queue) {
+            Ok(own) => own,
+            Err(what) => return Err(Failure::bug(what)),
+        };
+        let options = &job.options.clone().with_ties_of(&own);
         let line = self.line(&options.queue, &job.task)?;
         let due = options.due(now);
         let key = ReadyKey::new(options.priority, due.as_millis());

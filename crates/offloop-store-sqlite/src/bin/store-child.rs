@@ -142,6 +142,7 @@ impl Child {
                 log: LogTail::default(),
             },
             records: Vec::new(),
+            follow: vec![],
         };
         let ends = claimed.iter().map(end).collect();
         match block_on(self.store.settle(now, ends)) {

@@ -219,9 +219,10 @@ impl Index {
         until.filter(|_| !filled)
     }
 
+    /// Or must end for its group's sake.
     fn is_late(&self, row: Row, now: Timestamp) -> bool {
         let expires_at = self.expires_at.get(&row);
-        expires_at.is_some_and(|at| *at < now.as_millis())
+        expires_at.is_some_and(|at| *at < now.as_millis()) || self.groups.is_doomed(row)
     }
 
     fn line_blocked(&self, id: LineId, now: Timestamp) -> Option<BlockedBy> {

@@ -45,6 +45,7 @@ pub(crate) struct Picked {
 /// What a line holds, or several together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LineCounts {
+    pub(crate) waiting: u64,
     pub(crate) scheduled: u64,
     pub(crate) ready: u64,
     pub(crate) running: u64,
@@ -54,10 +55,11 @@ pub(crate) struct LineCounts {
 
 impl LineCounts {
     pub(crate) const fn is_empty(&self) -> bool {
-        self.scheduled == 0 && self.ready == 0 && self.running == 0
+        self.waiting == 0 && self.scheduled == 0 && self.ready == 0 && self.running == 0
     }
 
     pub(crate) fn add(&mut self, other: Self) {
+        self.waiting += other.waiting;
         self.scheduled += other.scheduled;
         self.ready += other.ready;
         self.running += other.running;
@@ -80,6 +82,8 @@ pub(crate) struct Line {
     pub(super) keyed: BTreeSet<(u64, Row)>,
     /// Flows with ready jobs that no limit is known to hold back.
     pub(super) turns: BTreeSet<TurnKey>,
+    /// For other jobs.
+    pub(crate) waiting: u64,
     pub(crate) scheduled: u64,
     pub(crate) running: u64,
     /// Those without a key.
@@ -104,6 +108,7 @@ impl Line {
             ready: BTreeSet::new(),
             keyed: BTreeSet::new(),
             turns: BTreeSet::new(),
+            waiting: 0,
             scheduled: 0,
             running: 0,
             plain_scheduled: 0,
@@ -127,6 +132,7 @@ impl Line {
 
     pub(crate) fn counts(&self) -> LineCounts {
         LineCounts {
+            waiting: self.waiting,
             scheduled: self.scheduled,
             ready: (self.ready.len() + self.keyed.len()) as u64,
             running: self.running,

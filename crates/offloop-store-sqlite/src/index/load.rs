@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use offloop_job::{
-    Bucket, JobId, JobIdSource, Limit, LimitTarget, Mode, QueueName, Rate, TaskName, Timestamp,
+    Bucket, JobId, JobIdSource, JobState, Limit, LimitTarget, Mode, QueueName, Rate, TaskName,
+    Timestamp,
 };
 use offloop_store::codec;
 use rusqlite::Connection;
 
 use super::{
-    Flows, Gates, Hold, Idle, Index, Labels, LineId, ReadyKey, Row, Running, Spot, Touched,
-    UniqueHash, Words, unique_hash,
+    FanOut, Flows, Gates, Groups, Hold, Idle, Index, Labels, LineId, ReadyKey, Row, Running, Spot,
+    Touched, UniqueHash, Words, unique_hash,
 };
 use crate::open::OpenError;
+use crate::reader::groups::{GROUP, read_group};
 use crate::{SqliteOptions, meta};
 
 impl Index {
@@ -39,6 +41,7 @@ impl Index {
             running: BTreeMap::new(),
             checkpoints: HashSet::new(),
             unique: HashMap::new(),
+            groups: load_groups(conn)?,
             ids: JobIdSource::new(last_row, options.id_seed),
             last_lease: reserved,
             leases_reserved: reserved,
@@ -181,6 +184,9 @@ impl Index {
             }
             let options = row.get_ref(8)?.as_str_or_null().map_err(damaged)?;
             let group_key = options.and_then(codec::group_key);
+            if let Some(group) = options.and_then(codec::group) {
+                self.groups.add_member(group, id);
+            }
             let spot = self.spot(line, group_key.as_ref());
             self.queue_of(line).live += 1;
             if let Some(mut running) = claims.remove(&id) {
@@ -197,6 +203,11 @@ impl Index {
                 -1 => self.add_idle(id, spot, Idle::ScheduledLate(key), expires_at),
                 1 if key.due() > self.promoted => {
                     self.add_idle(id, spot, Idle::Scheduled(key), expires_at);
+                }
+                0 => {
+                    self.line(line).waiting += 1;
+                    self.groups.waiting.entry(id).or_default();
+                    self.add_expiry(id, expires_at);
                 }
                 // Ready: put in order all at once, which also packs the tree tightly.
                 1 | 2 => {
@@ -227,6 +238,46 @@ fn mode(code: u8) -> Result<Mode, OpenError> {
     Mode::from_code(code).ok_or_else(|| damaged("a queue or a task has a mode that is none"))
 }
 
+/// Groups that are not over, edges, and what is not worked off.
+fn load_groups(conn: &Connection) -> Result<Groups, OpenError> {
+    let mut groups = Groups::default();
+    let left = "completed + failed + cancelled + expired < total";
+    let mut query = conn.prepare(&format!("{GROUP} WHERE state = 0 OR {left}"))?;
+    for group in query.query_map([], read_group)? {
+        groups.add(group?);
+    }
+    for (sql, edges) in [
+        (
+            "SELECT child, count(*) FROM edges GROUP BY child",
+            &mut groups.waiting,
+        ),
+        (
+            "SELECT parent, count(*) FROM edges GROUP BY parent",
+            &mut groups.parents,
+        ),
+    ] {
+        let mut query = conn.prepare(sql)?;
+        for row in query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))? {
+            let (job, count): (Row, u32) = row?;
+            edges.insert(job, count);
+        }
+    }
+    let mut query = conn.prepare("SELECT job, rnd, state FROM fan_outs ORDER BY job")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let end = JobState::from_code(row.get(2)?).ok_or_else(|| damaged("an end that is none"))?;
+        let id = JobId::from_parts(row.get(0)?, row.get(1)?);
+        groups.fan_outs.push_back(FanOut { id, end });
+    }
+    let mut query = conn.prepare("SELECT job, parent, parent_rnd FROM barred")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let parent = JobId::from_parts(row.get(1)?, row.get(2)?);
+        groups.barred.insert(row.get(0)?, parent);
+    }
+    Ok(groups)
+}
+
 /// What is known of the running jobs before their own rows are read.
 fn claims(conn: &Connection) -> Result<HashMap<Row, Running>, OpenError> {
     let mut query =
@@ -251,7 +302,7 @@ fn claims(conn: &Connection) -> Result<HashMap<Row, Running>, OpenError> {
 
 fn largest_row(conn: &Connection) -> Result<Row, OpenError> {
     let mut largest = meta::read(conn, meta::LAST_ROW)?;
-    for table in ["jobs", "history"] {
+    for table in ["jobs", "history", "groups"] {
         let found: Option<Row> =
             conn.query_row(&format!("SELECT max(id) FROM {table}"), [], |row| {
                 row.get(0)

@@ -8,12 +8,14 @@
 
 mod flows;
 mod gates;
+mod groups;
 mod line;
 mod load;
 mod names;
 
 pub(crate) use flows::{Flows, Spot};
 pub(crate) use gates::Gates;
+pub(crate) use groups::{FanOut, GroupRow, Groups};
 pub(crate) use line::{Line, LineCounts, LineId, Picked, ReadyKey};
 pub(crate) use names::{Labels, Words};
 
@@ -129,6 +131,7 @@ pub(crate) struct Index {
     /// Jobs that left something for their next attempt, finished ones too.
     pub(crate) checkpoints: HashSet<Row>,
     unique: HashMap<UniqueHash, Hold>,
+    pub(crate) groups: Groups,
     pub(crate) ids: JobIdSource,
     pub(crate) last_lease: u64,
     /// Leases up to this one are reserved on disk.
@@ -238,6 +241,12 @@ impl Index {
         self.add_expiry(row, expires_at);
     }
 
+    /// A job that waits for others is there now.
+    pub(crate) fn add_waiting(&mut self, row: Row, line: LineId, expires_at: Option<u64>) {
+        self.line(line).waiting += 1;
+        self.add_expiry(row, expires_at);
+    }
+
     fn add_expiry(&mut self, row: Row, expires_at: Option<u64>) {
         if let Some(at) = expires_at {
             self.expiries.insert((at, row));
@@ -310,7 +319,9 @@ impl Index {
     pub(crate) fn pick(&mut self, tasks: &[TaskName], limit: usize, now: u64) -> Vec<Picked> {
         let wanted = self.wanted(tasks);
         let expires_at = &self.expires_at;
-        let is_late = |row: Row| expires_at.get(&row).is_some_and(|at| *at < now);
+        let groups = &self.groups;
+        let is_late =
+            |row: Row| expires_at.get(&row).is_some_and(|at| *at < now) || groups.is_doomed(row);
         let picked = line::pick(&mut self.lines, wanted, limit, is_late);
         for picked in &picked {
             self.use_turn(picked.spot, 1);

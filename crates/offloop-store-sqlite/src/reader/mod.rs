@@ -6,6 +6,7 @@
 //! Must never: write, or be asked by the hot path.
 
 pub(crate) mod audit;
+pub(crate) mod groups;
 pub(crate) mod jobs;
 pub(crate) mod records;
 pub(crate) mod usage;

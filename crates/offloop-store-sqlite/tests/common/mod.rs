@@ -152,6 +152,7 @@ fn hand_back(orphan: &Claimed) -> Settlement {
         verdict: Verdict::HandBack,
         report: report(orphan),
         records: Vec::new(),
+        follow: vec![],
     }
 }
 

@@ -13,7 +13,15 @@ fn row(kit: &Kit, from: JobState, why: IdleEnd, ends_in: Option<JobState>) {
     let id = in_state(&store, from);
     let before = store.job(id);
     let records = vec![record("row", "ENDED", "")];
-    let outcomes = store.end_idle(at(7), vec![EndIdle { id, why, records }]);
+    let outcomes = store.end_idle(
+        at(7),
+        vec![EndIdle {
+            id,
+            why,
+            records,
+            follow: vec![],
+        }],
+    );
     let after = store.job(id);
     let written = store.row("row").is_some();
     let Some(state) = ends_in else {
@@ -107,7 +115,15 @@ pub fn cancel_of_a_running_job_marks_it(kit: &Kit) {
     let claimed = store.start(at(0));
     let (id, why) = (claimed.id, IdleEnd::Cancel);
     let records = vec![record("row", "ENDED", "")];
-    let outcomes = store.end_idle(at(1), vec![EndIdle { id, why, records }]);
+    let outcomes = store.end_idle(
+        at(1),
+        vec![EndIdle {
+            id,
+            why,
+            records,
+            follow: vec![],
+        }],
+    );
     let (lease, node) = (claimed.lease, claimed.node.clone());
     let running = vec![EndIdleOutcome::Running { lease, node }];
     assert_eq!(outcomes, running);
@@ -139,7 +155,15 @@ pub fn an_unknown_job_is_unknown(kit: &Kit) {
     let id = JobId::from_parts(5, 5);
     for why in [IdleEnd::Cancel, IdleEnd::Expire] {
         let records = vec![record("row", "ENDED", "")];
-        let outcomes = store.end_idle(at(0), vec![EndIdle { id, why, records }]);
+        let outcomes = store.end_idle(
+            at(0),
+            vec![EndIdle {
+                id,
+                why,
+                records,
+                follow: vec![],
+            }],
+        );
         assert_eq!(outcomes, [EndIdleOutcome::Unknown]);
     }
     assert_eq!(store.row("row"), None);
@@ -153,6 +177,7 @@ pub fn answers_in_the_order_of_the_batch(kit: &Kit) {
         id,
         why,
         records: vec![],
+        follow: vec![],
     };
     let outcomes = store.end_idle(
         at(1),

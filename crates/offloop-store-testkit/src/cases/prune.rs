@@ -13,7 +13,7 @@ use crate::{Draft, Kit, Store, at, job};
 const FOREVER: Duration = Duration::MAX;
 
 /// Keeps everything.
-const fn keep(now: u64) -> PruneRule {
+pub(crate) const fn keep(now: u64) -> PruneRule {
     PruneRule {
         now: offloop_job::Timestamp::from_millis(crate::T0 + now),
         completed_for: FOREVER,

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offloop_job::{
-    Backoff, BackoffKind, Collection, Failure, FailureClass, FinalReason, IdempotencyKey, JobState,
-    KeyTarget, Limit, LimitTarget, LogTail, Mode, NewJob, OnConflict, QueueName, Rate, RecordKey,
-    RecordWrite, RetryPolicy, Tag, TaskName, Timestamp, UniqueScope, Usage,
+    After, Backoff, BackoffKind, Collection, Failure, FailureClass, FinalReason, GroupId,
+    GroupRule, IdempotencyKey, JobId, JobState, KeyTarget, Limit, LimitTarget, LogTail, Mode,
+    NewGroup, NewJob, OnConflict, OnFailure, Parent, QueueName, Rate, RecordKey, RecordWrite,
+    RetryPolicy, Tag, TaskName, Then, ThenOn, Timestamp, UniqueScope, Usage,
 };
 use offloop_store::{
     AttemptReport, Claimed, Gate, JobFilter, LimitChange, PruneRule, Settlement, UsageAsk, UsageBy,
@@ -117,7 +118,42 @@ pub(super) fn records(rows: &[Row]) -> Vec<RecordWrite> {
     rows.iter().map(write).collect()
 }
 
-pub(super) fn job(ask: &Ask, now: Timestamp, asked: &[NewJob]) -> NewJob {
+/// What numbers of jobs and groups stand for.
+pub(super) struct Known<'w> {
+    pub(super) ids: &'w [JobId],
+    pub(super) groups: &'w [GroupId],
+}
+
+impl Known<'_> {
+    pub(super) fn id(&self, back: u16) -> JobId {
+        let at = self.ids.len().checked_sub(usize::from(back) + 1);
+        at.map_or(JobId::from_parts(1, 1), |at| self.ids[at])
+    }
+
+    pub(super) fn group(&self, back: u16) -> GroupId {
+        let at = self.groups.len().checked_sub(usize::from(back) + 1);
+        at.map_or(GroupId::from_parts(1, 1), |at| self.groups[at])
+    }
+}
+
+pub(super) fn new_group(
+    rule: u8,
+    hold: bool,
+    deadline: Option<Timestamp>,
+    then: Option<u8>,
+) -> NewGroup {
+    NewGroup {
+        rule: GroupRule::ALL[usize::from(rule) % 4],
+        deadline,
+        hold,
+        then: then.map(|on| Then {
+            on: ThenOn::ALL[usize::from(on) % 3],
+            job: crate::job("report").queue("slow"),
+        }),
+    }
+}
+
+pub(super) fn job(ask: &Ask, now: Timestamp, asked: &[NewJob], known: &Known<'_>) -> NewJob {
     let earlier = |back: &u16| {
         let at = asked.len().checked_sub(usize::from(*back) + 1)?;
         asked[..=at]
@@ -127,7 +163,7 @@ pub(super) fn job(ask: &Ask, now: Timestamp, asked: &[NewJob]) -> NewJob {
     };
     let missing = || crate::job("resize").idempotency("again");
     match ask {
-        Ask::New(draw) => new_job(draw, now),
+        Ask::New(draw) => new_job(draw, now, known),
         Ask::Again(back) => {
             let again = earlier(back).cloned().unwrap_or_else(missing);
             again.with(|options| {
@@ -143,7 +179,7 @@ pub(super) fn job(ask: &Ask, now: Timestamp, asked: &[NewJob]) -> NewJob {
     }
 }
 
-fn new_job(draw: &Draw, now: Timestamp) -> NewJob {
+fn new_job(draw: &Draw, now: Timestamp, known: &Known<'_>) -> NewJob {
     let mut job = crate::job(task(draw.task).as_str())
         .queue(queue(draw.queue).as_str())
         .priority(draw.priority)
@@ -181,6 +217,19 @@ fn new_job(draw: &Draw, now: Timestamp) -> NewJob {
         set_extras(options, draw.extras, now);
         options.group_key = draw.group_key.map(group_key);
         options.cost = draw.cost;
+        options.group = draw.group.map(|back| known.group(back));
+        options.delay = draw.delay.map(Duration::from_millis);
+        for (own, back, rule) in &draw.after {
+            let parent = if *own {
+                Parent::Earlier(*back % 4)
+            } else {
+                Parent::Job(known.id(*back))
+            };
+            if options.after.iter().all(|after| after.parent != parent) {
+                let on_failure = OnFailure::ALL[usize::from(*rule) % 3];
+                options.after.push(After { parent, on_failure });
+            }
+        }
     })
 }
 
@@ -267,6 +316,7 @@ pub(super) fn settlement(claimed: &Claimed, end: &End, now: Timestamp) -> Settle
         verdict,
         report,
         records: records(&end.rows),
+        follow: vec![],
     }
 }
 

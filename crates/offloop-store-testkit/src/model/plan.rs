@@ -76,6 +76,7 @@ pub(super) enum Call {
         limit: Option<LimitDraw>,
     },
     Limits,
+    Flow(Flow),
     /// `true`: in order.
     Restart(bool),
 }
@@ -86,6 +87,26 @@ pub(super) struct LimitDraw {
     pub(super) concurrency: Option<u32>,
     pub(super) rate: Option<(u32, u64, u32)>,
     pub(super) weight: Option<u16>,
+}
+
+/// Groups, by number as jobs are.
+#[derive(Clone, Debug)]
+pub(super) enum Flow {
+    Create {
+        rule: u8,
+        hold: bool,
+        deadline: Option<Shift>,
+        /// On which end a follow-up comes.
+        then: Option<u8>,
+        jobs: Vec<Ask>,
+    },
+    Seal(Back),
+    Cancel(Back),
+    Advance,
+    /// Ends whom it names, as far as they are not running.
+    Doomed,
+    Look(Back),
+    List(Option<u8>, u16),
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +130,11 @@ pub(super) struct Draw {
     pub(super) unique: Option<(u8, u8, u8, u64)>,
     pub(super) idempotency: Option<u8>,
     pub(super) tags: Vec<u8>,
+    /// Waits for these: jobs from the newest one back, or places of the batch; and what their
+    /// failure means.
+    pub(super) after: Vec<(bool, Back, u8)>,
+    pub(super) delay: Option<u64>,
+    pub(super) group: Option<Back>,
     /// Bits: which of the options that no engine looks at are set.
     pub(super) extras: u8,
     pub(super) group_key: Option<u8>,
@@ -191,10 +217,37 @@ fn call(restarts: Restarts) -> impl Strategy<Value = Call> {
             .prop_map(|(by, since, limit)| Call::Usage { by, since, limit }),
     ];
     prop_oneof![
+        30 => flow().prop_map(Call::Flow),
         145 => hot,
         40 => idle,
         15 => look,
         restart_weight => any::<bool>().prop_map(Call::Restart),
+    ]
+}
+
+fn flow() -> impl Strategy<Value = Flow> {
+    let create = (
+        0_u8..4,
+        any::<bool>(),
+        weighted(0.3, 0_i64..400),
+        of(0_u8..3),
+        vec(ask(), 0..4),
+    );
+    let create = create.prop_map(|(rule, hold, deadline, then, jobs)| Flow::Create {
+        rule,
+        hold,
+        deadline,
+        then,
+        jobs,
+    });
+    prop_oneof![
+        8 => create,
+        2 => (0_u16..6).prop_map(Flow::Seal),
+        1 => (0_u16..6).prop_map(Flow::Cancel),
+        6 => Just(Flow::Advance),
+        8 => Just(Flow::Doomed),
+        3 => (0_u16..6).prop_map(Flow::Look),
+        1 => (of(0_u8..4), 1_u16..9).prop_map(|(state, limit)| Flow::List(state, limit)),
     ]
 }
 
@@ -227,11 +280,14 @@ fn ask() -> impl Strategy<Value = Ask> {
         (
             weighted(0.5, 0_u8..4),
             prop_oneof![6 => Just(1_u32), 1 => 1_u32..9],
+            prop_oneof![3 => Just(vec![]), 1 => vec((any::<bool>(), 0_u16..12, 0_u8..3), 1..4)],
+            weighted(0.2, 0_u64..300),
+            weighted(0.15, 0_u16..6),
         ),
     );
     let draw = draw.prop_map(
         |(base, run_at, expires_at, unique, idempotency, tags, extras, flow)| {
-            let (group_key, cost) = flow;
+            let (group_key, cost, after, delay, group) = flow;
             let (task, queue, priority, payload_bytes) = base;
             Ask::New(Box::new(Draw {
                 task,
@@ -243,6 +299,9 @@ fn ask() -> impl Strategy<Value = Ask> {
                 unique,
                 idempotency,
                 tags,
+                after,
+                delay,
+                group,
                 extras,
                 group_key,
                 cost,

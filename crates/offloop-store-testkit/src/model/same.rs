@@ -3,9 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use offloop_job::{Job, JobId, JobSummary, Lease};
+use offloop_job::{
+    Failure, Group, GroupId, Input, Job, JobId, JobOptions, JobState, JobSummary, Lease, NewJob,
+    Parent,
+};
 use offloop_store::{
-    Claimed, EndIdleOutcome, InsertOutcome, InsertRefusal, Overdue, ReviveOutcome,
+    Advanced, Claimed, Doomed, DoomedWhy, EndIdleOutcome, FollowOf, GroupCreated, InsertOutcome,
+    InsertRefusal, News, Overdue, ReviveOutcome,
 };
 
 /// An answer of the engine in the oracle's words, or why it cannot be.
@@ -18,6 +22,8 @@ pub(super) struct Names {
     leases: BTreeMap<Lease, Lease>,
     /// Oracle to engine.
     own_ids: BTreeMap<JobId, JobId>,
+    groups: BTreeMap<GroupId, GroupId>,
+    own_groups: BTreeMap<GroupId, GroupId>,
     own_leases: BTreeMap<Lease, Lease>,
 }
 
@@ -87,12 +93,187 @@ impl Names {
                 IdempotencyMismatch { holder } => IdempotencyMismatch {
                     holder: self.id(holder)?,
                 },
-                full @ (InsertRefusal::QueueFull { .. }
-                | InsertRefusal::Draining { .. }
-                | InsertRefusal::Payload { .. }
-                | InsertRefusal::NotAdmitted(_)) => full,
+                other => self.refusal(other)?,
             }),
         })
+    }
+
+    /// Those that name no holder.
+    fn refusal(&self, refusal: InsertRefusal) -> Told<InsertRefusal> {
+        use InsertRefusal::{GroupDecided, GroupFull, UnknownGroup, UnknownParent};
+        Ok(match refusal {
+            UnknownParent { parent, place } => UnknownParent {
+                parent: self.ids.get(&parent).copied().unwrap_or(parent),
+                place,
+            },
+            UnknownGroup { group } => UnknownGroup {
+                group: self.groups.get(&group).copied().unwrap_or(group),
+            },
+            GroupDecided { group, state } => GroupDecided {
+                group: self.group_id(group)?,
+                state,
+            },
+            GroupFull { group, limit } => GroupFull {
+                group: self.group_id(group)?,
+                limit,
+            },
+            other => other,
+        })
+    }
+
+    fn group_id(&self, id: GroupId) -> Told<GroupId> {
+        let known = self.groups.get(&id).copied();
+        known.ok_or_else(|| format!("the engine names group {id}, which it never made"))
+    }
+
+    pub(super) fn own_group(&self, id: GroupId) -> GroupId {
+        self.own_groups.get(&id).copied().unwrap_or(id)
+    }
+
+    pub(super) fn group_created(
+        &mut self,
+        ours: &GroupCreated,
+        theirs: GroupCreated,
+    ) -> Told<GroupCreated> {
+        self.groups.insert(theirs.id, ours.id);
+        self.own_groups.insert(ours.id, theirs.id);
+        Ok(GroupCreated {
+            id: ours.id,
+            state: theirs.state,
+            members: self.inserted(&ours.members, theirs.members)?,
+        })
+    }
+
+    pub(super) fn group(&self, theirs: Option<Group>) -> Told<Option<Group>> {
+        let Some(mut group) = theirs else {
+            return Ok(None);
+        };
+        group.id = self.group_id(group.id)?;
+        group.created_at = group.id.created();
+        for failure in &mut group.failures.first {
+            failure.job = self.id(failure.job)?;
+            failure.message = self.text(&failure.message);
+        }
+        group.then_job = group.then_job.map(|id| self.id(id)).transpose()?;
+        Ok(Some(group))
+    }
+
+    /// A message may name a job.
+    fn text(&self, text: &str) -> Box<str> {
+        let words = text.split(' ').map(|word| {
+            let bare = word.trim_end_matches(',');
+            let known = bare.parse().ok().and_then(|id| self.ids.get(&id));
+            known.map_or(word.into(), |id| word.replace(bare, &id.to_string()))
+        });
+        words.collect::<Vec<String>>().join(" ").into()
+    }
+
+    /// Jobs that came with something else are learned from what is told of them.
+    pub(super) fn advanced(&mut self, ours: &Advanced, theirs: Advanced) -> Told<Advanced> {
+        for (ours, theirs) in ours.news.iter().zip(&theirs.news) {
+            if let (News::Created { id: own, .. }, News::Created { id, .. }) = (ours, theirs) {
+                self.ids.insert(*id, *own);
+                self.own_ids.insert(*own, *id);
+            }
+        }
+        let news = theirs.news.into_iter().map(|news| self.news(news));
+        Ok(Advanced {
+            news: news.collect::<Told<_>>()?,
+            ..theirs
+        })
+    }
+
+    fn news(&self, news: News) -> Told<News> {
+        Ok(match news {
+            News::Created {
+                id,
+                task,
+                queue,
+                state,
+                due_at,
+            } => News::Created {
+                id: self.id(id)?,
+                task,
+                queue,
+                state,
+                due_at,
+            },
+            News::Unblocked {
+                id,
+                task,
+                queue,
+                due_at,
+            } => News::Unblocked {
+                id: self.id(id)?,
+                task,
+                queue,
+                due_at,
+            },
+            News::FollowRefused { of, task, refusal } => News::FollowRefused {
+                of: match of {
+                    FollowOf::Job(id) => FollowOf::Job(self.id(id)?),
+                    FollowOf::Group(id) => FollowOf::Group(self.group_id(id)?),
+                },
+                task,
+                refusal: match self.outcome(InsertOutcome::Refused(refusal))? {
+                    InsertOutcome::Refused(refusal) => refusal,
+                    other => return Err(format!("a refusal became {other:?}")),
+                },
+            },
+            News::Decided { group, state } => News::Decided {
+                group: self.group_id(group)?,
+                state,
+            },
+        })
+    }
+
+    pub(super) fn doomed(&self, theirs: Vec<Doomed>) -> Told<Vec<Doomed>> {
+        let told = |doomed: Doomed| {
+            Ok(Doomed {
+                id: self.id(doomed.id)?,
+                why: match doomed.why {
+                    DoomedWhy::Group(group) => DoomedWhy::Group(self.group_id(group)?),
+                    DoomedWhy::Dependency => DoomedWhy::Dependency,
+                },
+                ..doomed
+            })
+        };
+        theirs.into_iter().map(told).collect()
+    }
+
+    pub(super) fn members(
+        &self,
+        theirs: Vec<(JobId, Option<JobState>)>,
+    ) -> Told<Vec<(JobId, Option<JobState>)>> {
+        let told = |(id, state)| Ok((self.id(id)?, state));
+        theirs.into_iter().map(told).collect()
+    }
+
+    /// What an engine is asked for, by the names that it knows.
+    pub(super) fn own_job(&self, mut job: NewJob) -> NewJob {
+        job.options = self.own_options(job.options);
+        job
+    }
+
+    fn own_options(&self, mut options: JobOptions) -> JobOptions {
+        options.group = options.group.map(|id| self.own_group(id));
+        for after in &mut options.after {
+            if let Parent::Job(id) = &mut after.parent {
+                *id = self.own_id(*id);
+            }
+        }
+        options
+    }
+
+    fn options(&self, mut options: JobOptions) -> Told<JobOptions> {
+        options.group = options.group.map(|id| self.group_id(id)).transpose()?;
+        options.follows = options.follows.map(|id| self.group_id(id)).transpose()?;
+        for after in &mut options.after {
+            if let Parent::Job(id) = &mut after.parent {
+                *id = self.id(*id)?;
+            }
+        }
+        Ok(options)
     }
 
     /// New leases are learned by their jobs.
@@ -112,9 +293,16 @@ impl Names {
 
     pub(super) fn running(&self, theirs: Vec<Claimed>) -> Told<Vec<Claimed>> {
         let told = |claimed: Claimed| {
+            let inputs = claimed.inputs.iter().cloned();
+            let inputs = inputs.map(|input| {
+                let id = self.id(input.id)?;
+                Ok(Input { id, ..input })
+            });
             Ok(Claimed {
                 id: self.id(claimed.id)?,
                 lease: self.lease(claimed.lease)?,
+                options: self.options(JobOptions::clone(&claimed.options))?.into(),
+                inputs: inputs.collect::<Told<Vec<_>>>()?.into(),
                 ..claimed
             })
         };
@@ -138,6 +326,10 @@ impl Names {
                 let holder = self.id(holder)?;
                 Ok(ReviveOutcome::UniqueConflict { holder })
             }
+            ReviveOutcome::Counted { group } => {
+                let group = self.group_id(group)?;
+                Ok(ReviveOutcome::Counted { group })
+            }
             other => Ok(other),
         };
         theirs.into_iter().map(told).collect()
@@ -160,8 +352,13 @@ impl Names {
             return Err(format!("created_at is not the id's: {theirs:?}"));
         }
         let id = self.id(theirs.id)?;
+        let failure = theirs.failure.map(|failure| Failure {
+            message: self.text(&failure.message),
+            ..failure
+        });
         Ok(JobSummary {
             id,
+            failure,
             created_at: id.created(),
             ..theirs
         })
@@ -172,6 +369,7 @@ impl Names {
             return Ok(None);
         };
         job.summary = self.summary(job.summary)?;
+        job.options = self.options(job.options)?;
         for attempt in &mut job.attempts {
             attempt.lease = self.lease(attempt.lease)?;
         }

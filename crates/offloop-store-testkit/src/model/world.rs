@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use offloop_job::{JobId, JobSummary, Mode, NewJob, QueueName, Timestamp};
+use offloop_job::{GroupId, JobId, JobSummary, Mode, NewJob, QueueName, Timestamp};
 use offloop_store::{
     AuditAsk, Checkpoint, ClaimRequest, Claimed, EndIdle, Engine, IdleEnd, InsertBatch,
     InsertOutcome, JobFilter, JobQuery as _, LimitsAsk, ListRequest, ProgressNote, PruneRule,
@@ -20,24 +20,25 @@ use crate::store::node;
 use crate::{Harness, Setup, T0, block_on};
 
 /// Pages and pieces after which an engine is said to run for ever.
-const PAGES_MAX: usize = 10_000;
+pub(super) const PAGES_MAX: usize = 10_000;
 
 /// Both engines, and what was asked of them so far.
-struct World<'a> {
-    harness: &'a dyn Harness,
-    setup: Setup,
+pub(super) struct World<'a> {
+    pub(super) harness: &'a dyn Harness,
+    pub(super) setup: Setup,
     /// `None` only if it did not come back.
-    engine: Option<Box<dyn Engine>>,
-    oracle: MemoryStore,
-    names: Names,
-    now: Timestamp,
+    pub(super) engine: Option<Box<dyn Engine>>,
+    pub(super) oracle: MemoryStore,
+    pub(super) names: Names,
+    pub(super) now: Timestamp,
     /// The furthest that the clock ever was.
-    latest: Timestamp,
+    pub(super) latest: Timestamp,
     /// Oldest first, as the oracle knows them.
-    ids: Vec<JobId>,
-    attempts: Vec<Claimed>,
-    asked: Vec<NewJob>,
-    ledger: Ledger,
+    pub(super) ids: Vec<JobId>,
+    pub(super) attempts: Vec<Claimed>,
+    pub(super) asked: Vec<NewJob>,
+    pub(super) groups: Vec<GroupId>,
+    pub(super) ledger: Ledger,
 }
 
 pub(super) fn play(harness: &dyn Harness, plan: &Plan) -> Told<()> {
@@ -59,21 +60,23 @@ pub(super) fn play(harness: &dyn Harness, plan: &Plan) -> Told<()> {
         ids: vec![],
         attempts: vec![],
         asked: vec![],
+        groups: vec![],
         ledger: Ledger::default(),
     };
     for (number, call) in plan.calls.iter().enumerate() {
-        let answer = world.call(call);
+        // What a call brought beside its answer is learned before anybody names it.
+        let answer = world.call(call).and_then(|()| world.advance());
         answer.map_err(|wrong| format!("call {number}, {call:?}: {wrong}"))?;
     }
     let end = world.everything();
     end.map_err(|wrong| format!("looked at in the end: {wrong}"))
 }
 
-fn wait<T>(reply: Reply<T>) -> Told<T> {
+pub(super) fn wait<T>(reply: Reply<T>) -> Told<T> {
     block_on(reply).map_err(|error| format!("the engine failed: {error:?}"))
 }
 
-fn same<T: PartialEq + Debug>(oracle: &T, engine: &T) -> Told<()> {
+pub(super) fn same<T: PartialEq + Debug>(oracle: &T, engine: &T) -> Told<()> {
     if oracle == engine {
         return Ok(());
     }
@@ -91,14 +94,14 @@ fn hint(now: Timestamp, oracle: Option<Timestamp>, engine: Option<Timestamp>) ->
     Ok(())
 }
 
-fn by_id<T>(mut rows: Vec<T>, id: impl Fn(&T) -> JobId) -> Vec<T> {
+pub(super) fn by_id<T>(mut rows: Vec<T>, id: impl Fn(&T) -> JobId) -> Vec<T> {
     rows.sort_by_key(|row| id(row));
     rows
 }
 
 impl World<'_> {
     /// Asks the oracle by its names and the engine by its own, and waits for both.
-    fn both<A, T>(
+    pub(super) fn both<A, T>(
         &self,
         ours: A,
         theirs: A,
@@ -165,6 +168,7 @@ impl World<'_> {
                 self.agree(|engine| engine.set_limit(change.clone()))
             }
             Call::Limits => self.limits(),
+            Call::Flow(flow) => self.flow(flow),
             Call::Restart(in_order) => self.restart(*in_order),
         }
     }
@@ -184,24 +188,38 @@ impl World<'_> {
     fn insert(&mut self, asks: &[Ask], rows: &[Row]) -> Told<()> {
         let mut jobs = vec![];
         for ask in asks {
-            let job = draw::job(ask, self.now, &self.asked);
-            self.asked.push(job.clone());
-            jobs.push(job);
+            jobs.push(self.asked_for(ask));
         }
-        let batch = InsertBatch {
+        let own = jobs.iter().map(|job| self.names.own_job(job.clone()));
+        let batch = |jobs| InsertBatch {
             now: self.now,
             jobs,
             records: draw::records(rows),
         };
-        let (ours, theirs) =
-            self.both(batch.clone(), batch, |engine, batch| engine.insert(batch))?;
+        let theirs = batch(own.collect());
+        let insert = |engine: &dyn Engine, batch| engine.insert(batch);
+        let (ours, theirs) = self.both(batch(jobs), theirs, insert)?;
         let theirs = self.names.inserted(&ours, theirs)?;
-        let made = ours.iter().filter_map(|outcome| match outcome {
+        self.made(&ours);
+        same(&ours, &theirs)
+    }
+
+    pub(super) fn asked_for(&mut self, ask: &Ask) -> NewJob {
+        let known = draw::Known {
+            ids: &self.ids,
+            groups: &self.groups,
+        };
+        let job = draw::job(ask, self.now, &self.asked, &known);
+        self.asked.push(job.clone());
+        job
+    }
+
+    pub(super) fn made(&mut self, outcomes: &[InsertOutcome]) {
+        let made = outcomes.iter().filter_map(|outcome| match outcome {
             InsertOutcome::Created { id, .. } => Some(*id),
             _ => None,
         });
         self.ids.extend(made);
-        same(&ours, &theirs)
     }
 
     fn claim(&mut self, by: u8, wants: &[(Vec<u8>, u16)]) -> Told<()> {
@@ -302,6 +320,7 @@ impl World<'_> {
                     IdleEnd::Cancel
                 },
                 records: draw::records(rows),
+                follow: vec![],
             })
             .collect();
         let theirs = ours.iter().map(|end| EndIdle {
@@ -482,6 +501,7 @@ impl World<'_> {
         }
         self.queues()?;
         self.limits()?;
+        self.flows()?;
         self.overdue()?;
         self.orphans(u8::MAX)?;
         for collection in 0..2 {

@@ -1,0 +1,148 @@
+//! What ends mean for other jobs: dependents are let go, members of decided groups are ended, and
+//! stopped where they run. The engine keeps the list; a killed server finds it again.
+
+use offloop_job::{EventKind, FailureClass, JobEvent, JobState, StopReason, Timestamp};
+use offloop_store::{Doomed, DoomedWhy, EndIdle, EndIdleOutcome, IdleEnd, News, StoreError};
+use std::sync::atomic::Ordering;
+
+use crate::handle::Shared;
+use crate::hooks::FinalEnd;
+use crate::keeper::Input;
+
+/// Dependents that one commit lets go.
+const ADVANCE_BATCH: u16 = 512;
+/// Jobs that one commit ends.
+const DOOMED_BATCH: u16 = 256;
+/// Pieces in one go; the rest follows at once, after whatever else waits for the keeper.
+const PIECES_MAX: usize = 32;
+
+/// How far one go came.
+#[derive(Debug, Default)]
+pub(crate) struct Others {
+    /// When the next group runs out of time.
+    pub(crate) next_deadline: Option<Timestamp>,
+    /// Nothing moved although there was something to do: to be tried again, not at once.
+    pub(crate) stuck: bool,
+}
+
+impl Others {
+    pub(crate) const STUCK: Self = Self {
+        next_deadline: None,
+        stuck: true,
+    };
+}
+
+/// Works off what is there.
+pub(crate) async fn settle_others(shared: &Shared) -> Result<Others, StoreError> {
+    let mut others = Others::default();
+    for _ in 0..PIECES_MAX {
+        let now = shared.clock.now();
+        let advanced = shared.engine.advance(now, ADVANCE_BATCH).await?;
+        others.next_deadline = advanced.next_deadline;
+        tell(shared, now, advanced.news);
+        let doomed = shared.engine.doomed(now, DOOMED_BATCH).await?;
+        let idle = doomed.is_empty();
+        others.stuck = !end(shared, now, doomed).await?;
+        if others.stuck || (idle && !advanced.more && !shared.engine.stirred()) {
+            break;
+        }
+    }
+    Ok(others)
+}
+
+fn tell(shared: &Shared, now: Timestamp, news: Vec<News>) {
+    let mut events = Vec::new();
+    let mut due = None::<Timestamp>;
+    for news in news {
+        match news {
+            News::Created {
+                id,
+                task,
+                queue,
+                state,
+                due_at,
+            } => {
+                if state == JobState::Scheduled {
+                    due = Some(due.map_or(due_at, |due| due.min(due_at)));
+                }
+                events.push(JobEvent {
+                    at: now,
+                    job: id,
+                    task,
+                    queue,
+                    kind: EventKind::Enqueued,
+                });
+            }
+            News::Unblocked { due_at, .. } if due_at > now => {
+                due = Some(due.map_or(due_at, |due| due.min(due_at)));
+            }
+            News::Unblocked { .. } => {}
+            News::FollowRefused { of, task, refusal } => {
+                shared.follows_refused.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(?of, %task, %refusal, "a job that should follow an end was not taken in");
+            }
+            News::Decided { group, state } => {
+                tracing::debug!(%group, %state, "a group is decided");
+            }
+        }
+    }
+    shared.hub.publish(events);
+    if let Some(due) = due {
+        shared.due_at(due);
+    }
+}
+
+/// Whether it did anything, if there was anything to do.
+async fn end(shared: &Shared, now: Timestamp, doomed: Vec<Doomed>) -> Result<bool, StoreError> {
+    if doomed.is_empty() {
+        return Ok(true);
+    }
+    let mut moved = false;
+    let ends = doomed.iter().map(|job| {
+        let (why, state) = match job.why {
+            DoomedWhy::Group(_) => (IdleEnd::Cancel, JobState::Cancelled),
+            DoomedWhy::Dependency => (IdleEnd::Dependency, JobState::Failed),
+        };
+        let records = shared.final_records(&FinalEnd {
+            id: job.id,
+            task: &job.task,
+            payload: &job.payload,
+            state,
+            failure: None,
+        });
+        EndIdle {
+            id: job.id,
+            why,
+            records,
+            follow: vec![],
+        }
+    });
+    let outcomes = shared.engine.end_idle(now, ends.collect()).await?;
+    let mut events = Vec::new();
+    for (job, outcome) in doomed.into_iter().zip(outcomes) {
+        moved |= !matches!(outcome, EndIdleOutcome::Unknown);
+        match outcome {
+            EndIdleOutcome::Ended { state, .. } => events.push(JobEvent {
+                at: now,
+                job: job.id,
+                task: job.task,
+                queue: job.queue,
+                kind: if state == JobState::Failed {
+                    let class = FailureClass::Error;
+                    EventKind::Failed { class }
+                } else {
+                    EventKind::Cancelled
+                },
+            }),
+            EndIdleOutcome::Running { lease, .. } => {
+                // The keeper's own thread: it is there.
+                let reason = StopReason::Cancel;
+                let _ = shared.inbox.send(Input::Stop { lease, reason });
+            }
+            // It ended meanwhile.
+            EndIdleOutcome::AlreadyFinal(_) | EndIdleOutcome::Unknown => {}
+        }
+    }
+    shared.hub.publish(events);
+    Ok(moved)
+}
