@@ -112,6 +112,26 @@ impl Client {
         )
     }
 
+    pub(crate) fn put(&self, path: &str, body: &str) -> anyhow::Result<Answer> {
+        let mut request = self.agent.put(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        self.answer(
+            request
+                .header("content-type", "application/json")
+                .send(body),
+        )
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> anyhow::Result<Answer> {
+        let mut request = self.agent.delete(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        self.answer(request.call())
+    }
+
     fn answer(
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,

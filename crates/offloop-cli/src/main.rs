@@ -69,6 +69,14 @@ enum Command {
     /// Show what attempts cost, summed by task, queue or tag
     #[command(after_help = "Examples:\n  offloop usage\n  offloop usage --by tag --since 7d")]
     Usage(commands::usage::Args),
+    /// Show, set and remove limits: what runs at once and how fast, by queue, task and key
+    #[command(
+        after_help = "Examples:\n  offloop limits\n  offloop limits set queue:mail --concurrency 4 --rate 100/s --burst 20\n  offloop limits set 'key:*' --concurrency 2\n  offloop limits remove queue:mail"
+    )]
+    Limits(commands::limits::Args),
+    /// Show what operators changed at run time: who, when, from what to what
+    #[command(after_help = "Example:\n  offloop audit --subject queue:mail")]
+    Audit(commands::limits::AuditArgs),
     /// Scan a folder of photos and convert them, with a progress bar
     #[command(after_help = "Example:\n  offloop scan ~/Pictures")]
     Scan(commands::scan::Args),
@@ -117,6 +125,8 @@ fn main() -> ExitCode {
         Command::Tasks(args) => commands::tasks::run(&args),
         Command::Pulse(args) => commands::pulse::run(&args),
         Command::Usage(args) => commands::usage::run(&args),
+        Command::Limits(args) => commands::limits::run(&args),
+        Command::Audit(args) => commands::limits::audit(&args),
         Command::Scan(args) => commands::scan::run(&args),
         Command::Lab(args) => commands::lab::run(&args),
         Command::LabWarm => commands::lab::warm(),

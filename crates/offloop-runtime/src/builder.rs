@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use offloop_job::{NodeId, TaskName};
+use offloop_job::{Limit, LimitTarget, NodeId, TaskName};
 use offloop_lane::{Lane, LaneOpenError, LeftoverError};
 use offloop_pulse::Pulse;
 use offloop_store::{Engine, StoreError};
@@ -54,6 +54,7 @@ pub struct RuntimeBuilder {
     hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
     checks: HashMap<TaskName, Arc<dyn PayloadCheck>>,
     defaults: HashMap<TaskName, TaskDefaults>,
+    limits: Vec<(LimitTarget, Limit)>,
     clock: Arc<dyn Clock>,
     config: RuntimeConfig,
     node: NodeId,
@@ -81,6 +82,7 @@ impl RuntimeBuilder {
             hooks: HashMap::new(),
             checks: HashMap::new(),
             defaults: HashMap::new(),
+            limits: Vec::new(),
             clock: Arc::new(SystemClock),
             config: RuntimeConfig::default(),
             node,
@@ -126,6 +128,13 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn defaults(mut self, task: TaskName, defaults: TaskDefaults) -> Self {
         self.defaults.insert(task, defaults);
+        self
+    }
+
+    /// In force from the start on, whatever the store had for this target.
+    #[must_use]
+    pub fn limit(mut self, target: LimitTarget, limit: Limit) -> Self {
+        self.limits.push((target, limit));
         self
     }
 
@@ -190,6 +199,7 @@ impl RuntimeBuilder {
             defaults,
             hooks: self.hooks,
             checks: self.checks,
+            declared_limits: self.limits,
             clock: self.clock,
             seed: self.seed,
             node: self.node,

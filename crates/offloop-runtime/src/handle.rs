@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use offloop_job::{
-    Collection, EventKind, Job, JobEvent, JobId, JobState, Lease, Mode, NewJob, NodeId, QueueName,
-    RecordKey, RecordWrite, StopReason, TaskName, Timestamp,
+    Collection, EventKind, Job, JobEvent, JobId, JobState, Lease, Limit, LimitTarget, Mode, NewJob,
+    NodeId, QueueName, RecordKey, RecordWrite, StopReason, TaskName, Timestamp,
 };
 use offloop_lane::{ExitCount, Lane, LaneStatus, Slots, TaskInfo};
 use offloop_pulse::Pulse;
@@ -94,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) checks: HashMap<TaskName, Arc<dyn PayloadCheck>>,
     /// Large payloads that are looked at now.
     pub(crate) checking: Semaphore,
+    /// Set at the start.
+    pub(crate) declared_limits: Vec<(LimitTarget, Limit)>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dice: Dice,
     pub(crate) hub: Arc<Hub>,
@@ -132,6 +134,7 @@ pub(crate) struct Parts {
     pub(crate) defaults: HashMap<TaskName, TaskDefaults>,
     pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
     pub(crate) checks: HashMap<TaskName, Arc<dyn PayloadCheck>>,
+    pub(crate) declared_limits: Vec<(LimitTarget, Limit)>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: u64,
     pub(crate) node: NodeId,
@@ -163,6 +166,7 @@ impl Shared {
             checking: Semaphore::new(
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             ),
+            declared_limits: parts.declared_limits,
             clock: parts.clock,
             dice: Dice::new(parts.seed),
             node: parts.node,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use crate::handle::{RunningView, Shared};
+use crate::limits;
 use crate::path::checkpoint::{Checkpoints, Held};
 use crate::path::claim::{self, Asked, Desk};
 use crate::path::dispatch::{self, Moment};
@@ -150,6 +151,10 @@ pub(crate) fn run(
     shared.pulse.watch("keeper", runtime.handle().clone());
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
+        if let Err(error) = limits::declare(&shared).await {
+            let _ = started.send(Err(error));
+            return;
+        }
         if let Err(error) = upkeep::rescue::rescue(&shared).await {
             let _ = started.send(Err(error));
             return;

@@ -19,6 +19,7 @@ mod handle;
 mod hooks;
 mod inbox;
 mod keeper;
+mod limits;
 mod meters;
 mod path;
 mod payload;

@@ -111,6 +111,10 @@ impl State {
 
     pub(crate) fn limit_page(&self, ask: &LimitsAsk) -> LimitPage {
         let mut found = self.limits.after(ask.after.as_ref());
+        let mut found = found.by_ref().filter(|(target, _)| {
+            let only = ask.only.as_ref();
+            only.is_none_or(|only| only == *target)
+        });
         let rows = found.by_ref().take(usize::from(ask.limit.max(1)));
         let limits: Vec<_> = rows
             .map(|(target, limit)| LimitStatus {

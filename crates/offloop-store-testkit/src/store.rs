@@ -297,6 +297,7 @@ impl<'a> Store<'a> {
         for _ in 0..PAGES_MAX {
             let ask = LimitsAsk {
                 now,
+                only: None,
                 after,
                 limit: 2,
             };

@@ -42,6 +42,8 @@ pub enum LimitSet {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LimitsAsk {
     pub now: Timestamp,
+    /// Nothing but this one.
+    pub only: Option<LimitTarget>,
     /// Targets after this one.
     pub after: Option<LimitTarget>,
     /// 1 to 500.

@@ -8,6 +8,7 @@
 mod bulk;
 mod call;
 mod json;
+mod limits;
 mod log;
 mod names;
 mod options;
@@ -23,6 +24,7 @@ mod work;
 pub use bulk::{BulkErrors, BulkLine, BulkSummary, write_created_line, write_line};
 pub use call::{CALL_FIELDS, CallBody, CallFacts, call_json, read_call};
 pub use json::{DEPTH_MAX, raw_or_text};
+pub use limits::{AuditList, AuditView, LIMIT_FIELDS, LimitList, LimitView, read_limit};
 pub use options::{BackoffBody, JobBody, OptionsBody, UniqueBody};
 pub use problem::{FieldProblem, Problem};
 pub use pulse::{

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use offloop_http::PackRoutes;
-use offloop_job::{NameError, NodeId, TaskName};
+use offloop_job::{Limit, LimitTarget, NameError, NodeId, TaskName};
 use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::{CpuHandler, CpuLane, CpuLaneBuilder};
 use offloop_lane_io::{IoHandler, IoLane, IoLaneBuilder};
@@ -79,6 +79,7 @@ pub struct Builder {
     remote: Vec<RemoteTask>,
     defaults: Vec<(TaskName, TaskDefaults)>,
     checks: Vec<(TaskName, Arc<dyn PayloadCheck>)>,
+    limits: Vec<(LimitTarget, Limit)>,
     packs: Vec<Box<dyn Pack>>,
     shim: Option<PathBuf>,
     environment: Vec<(OsString, OsString)>,
@@ -127,6 +128,7 @@ impl Builder {
             remote: Vec::new(),
             defaults: Vec::new(),
             checks: Vec::new(),
+            limits: Vec::new(),
             packs: Vec::new(),
             shim: None,
             environment: Vec::new(),
@@ -272,6 +274,13 @@ impl Builder {
         self
     }
 
+    /// In force from the start on, whatever the store had for this target.
+    #[must_use]
+    pub fn limit(mut self, target: LimitTarget, limit: Limit) -> Self {
+        self.limits.push((target, limit));
+        self
+    }
+
     /// Limits of a task's jobs where they name none.
     #[must_use]
     pub fn task_defaults(mut self, task: TaskName, defaults: TaskDefaults) -> Self {
@@ -308,6 +317,7 @@ impl Builder {
             config,
             defaults,
             checks,
+            limits,
             data,
             host: _,
             pulse,
@@ -331,6 +341,9 @@ impl Builder {
         }
         for (task, hook) in hooks {
             builder = builder.hook(task, hook);
+        }
+        for (target, limit) in limits {
+            builder = builder.limit(target, limit);
         }
         for (task, check) in checks {
             builder = builder.payload_check(task, check);
@@ -435,6 +448,7 @@ impl Builder {
             config: self.config,
             defaults: self.defaults,
             checks: self.checks,
+            limits: self.limits,
             data: self.data,
             host,
             pulse,
@@ -456,6 +470,7 @@ struct Parts {
     config: RuntimeConfig,
     defaults: Vec<(TaskName, TaskDefaults)>,
     checks: Vec<(TaskName, Arc<dyn PayloadCheck>)>,
+    limits: Vec<(LimitTarget, Limit)>,
     data: PathBuf,
     host: Arc<Host>,
     pulse: Pulse,

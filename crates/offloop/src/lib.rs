@@ -31,8 +31,8 @@ pub use task::{NewJobError, NewJobExt, payload};
 pub use offloop_http as http;
 pub use offloop_job as job;
 pub use offloop_job::{
-    Failure, FailureClass, JobId, JobOptions, JobState, NewJob, OnConflict, QueueName, RecordWrite,
-    TaskName, Timestamp, Unique, UniqueKey, UniqueScope,
+    Failure, FailureClass, JobId, JobOptions, JobState, KeyTarget, Limit, LimitTarget, NewJob,
+    OnConflict, QueueName, Rate, RecordWrite, TaskName, Timestamp, Unique, UniqueKey, UniqueScope,
 };
 pub use offloop_lane as lane;
 pub use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};

@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod lab;
+pub(crate) mod limits;
 pub(crate) mod plan;
 pub(crate) mod pulse;
 pub(crate) mod queues;

@@ -114,6 +114,9 @@ pub(crate) fn build(config: &Config) -> Builder {
                 .calls(task.name.clone(), calls.settings);
         }
     }
+    for (target, limit) in &config.limits {
+        builder = builder.limit(target.clone(), *limit);
+    }
     if let Some(photos) = &config.photos {
         builder = builder.pack(PhotosPack::new(PhotosOptions {
             concurrency: photos.concurrency,

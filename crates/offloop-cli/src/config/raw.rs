@@ -27,6 +27,9 @@ pub(crate) struct RawConfig {
     pub(crate) lanes: RawLanes,
     #[serde(default)]
     pub(crate) tasks: BTreeMap<String, RawTask>,
+    /// By target: `queue:mail`, `key:*`.
+    #[serde(default)]
+    pub(crate) limits: BTreeMap<String, RawLimit>,
     #[serde(default)]
     pub(crate) packs: RawPacks,
 }
@@ -135,6 +138,15 @@ pub(crate) struct RawTask {
     pub(crate) max_wait: Option<Span>,
     pub(crate) max_snoozes: Option<u16>,
     pub(crate) schema: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawLimit {
+    pub(crate) concurrency: Option<u32>,
+    pub(crate) rate: Option<String>,
+    pub(crate) burst: Option<u32>,
+    pub(crate) weight: Option<u16>,
 }
 
 /// Executors for `POST /v1/call/TASK`.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use offloop::lane_process::Cgroups;
 use offloop::pulse::PulseConfig;
-use offloop::{RuntimeConfig, ShutdownPlan};
+use offloop::{Limit, LimitTarget, RuntimeConfig, ShutdownPlan};
 
+use super::limits::limits;
 use super::raw::{RawConfig, RawPhotos, RawPulse, RawServer, RawVault};
 use super::tasks::{TaskConfig, task};
 use super::units::{Size, Span};
@@ -44,6 +45,7 @@ pub(crate) struct Config {
     /// `None`: nothing is watched.
     pub(crate) pulse: Option<PulseConfig>,
     pub(crate) tasks: Vec<TaskConfig>,
+    pub(crate) limits: Vec<(LimitTarget, Limit)>,
     pub(crate) photos: Option<PhotosConfig>,
     pub(crate) vault: Option<VaultConfig>,
 }
@@ -141,6 +143,7 @@ impl RawConfig {
         let tasks = tasks
             .filter_map(|(name, raw)| task(&name, raw, folder, &mut problems))
             .collect();
+        let limits = limits(self.limits, &mut problems);
         let photos = photos(&self.packs.photos, &mut problems);
         let pulse = pulse(&self.pulse, &mut problems);
         let vault = vault(&self.packs.vault, folder, &mut problems);
@@ -163,6 +166,7 @@ impl RawConfig {
             shutdown,
             pulse,
             tasks,
+            limits,
             photos,
             vault,
         };

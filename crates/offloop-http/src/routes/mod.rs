@@ -7,6 +7,7 @@ mod enqueue;
 mod events;
 mod health;
 mod jobs;
+mod limits;
 mod lines;
 mod modes;
 pub(crate) mod openapi;
@@ -59,6 +60,12 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/v1/tasks/{name}/resume", post(modes::resume_task))
         .route("/v1/tasks/{name}/drain", post(modes::drain_task))
         .route("/v1/usage", get(usage::usage))
+        .route("/v1/limits", get(limits::list))
+        .route(
+            "/v1/limits/{*target}",
+            get(limits::one).put(limits::put).delete(limits::remove),
+        )
+        .route("/v1/audit", get(limits::audit))
         .route("/v1/nodes", get(queues::nodes))
         .route("/v1/pulse", get(pulse::get))
         .route("/v1/events", get(events::events))

@@ -15,7 +15,10 @@ use crate::query::Query;
 
 const BASE: &str = include_str!("openapi.json");
 /// Subjects with a file of their own: `paths` and `schemas`.
-const PARTS: [&str; 1] = [include_str!("openapi/work.json")];
+const PARTS: [&str; 2] = [
+    include_str!("openapi/limits.json"),
+    include_str!("openapi/work.json"),
+];
 
 /// The whole document, written once.
 pub(crate) fn document(packs: &[PackRoutes]) -> Bytes {

@@ -4,6 +4,7 @@
 mod bulk;
 mod calls;
 mod events;
+mod gates;
 mod limits;
 mod modes;
 mod pages;

@@ -60,9 +60,15 @@ impl Desk<'_> {
     }
 
     pub(super) fn limits(&self, ask: &LimitsAsk) -> LimitPage {
-        let mut found = self.index.gates.table.after(ask.after.as_ref());
-        let rows = found.by_ref().take(usize::from(ask.limit.max(1)));
+        let table = &self.index.gates.table;
         let status = |(target, limit)| self.index.limit_status(target, limit, ask.now);
+        if let Some(only) = &ask.only {
+            let found = table.get(only).map(|limit| status((only, limit)));
+            let limits = found.into_iter().collect();
+            return LimitPage { limits, next: None };
+        }
+        let mut found = table.after(ask.after.as_ref());
+        let rows = found.by_ref().take(usize::from(ask.limit.max(1)));
         let limits: Vec<_> = rows.map(status).collect();
         let last = limits.last().filter(|_| found.next().is_some());
         let next = last.map(|status| status.target.clone());

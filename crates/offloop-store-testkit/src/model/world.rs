@@ -456,6 +456,7 @@ impl World<'_> {
         for _ in 0..PAGES_MAX {
             let ask = LimitsAsk {
                 now: self.now,
+                only: None,
                 after,
                 limit: 3,
             };

@@ -1,0 +1,81 @@
+//! Limits at run time: set, shown, and those that the configuration declares.
+//!
+//! Engines hold jobs back; nothing here does. Must never: check a limit that a door has checked.
+
+use offloop_job::{Limit, LimitTarget};
+use offloop_store::{
+    AuditAsk, AuditPage, LimitChange, LimitPage, LimitSet, LimitStatus, LimitsAsk, StoreError,
+};
+
+use crate::handle::{QueryError, RuntimeHandle, Shared};
+
+/// Who changed what the configuration declares.
+const BY_CONFIGURATION: &str = "config";
+
+impl RuntimeHandle {
+    /// Sets or removes a limit, for the next claim on. `actor`: who asks, for the audit log.
+    pub async fn set_limit(
+        &self,
+        target: LimitTarget,
+        limit: Option<Limit>,
+        actor: &str,
+    ) -> Result<LimitSet, StoreError> {
+        let change = LimitChange {
+            now: self.now(),
+            target,
+            limit,
+            actor: actor.into(),
+        };
+        let set = self.0.engine.set_limit(change).await?;
+        self.0.wake();
+        Ok(set)
+    }
+
+    /// One page of all limits.
+    pub async fn limits(
+        &self,
+        after: Option<LimitTarget>,
+        limit: u16,
+    ) -> Result<LimitPage, QueryError> {
+        let ask = LimitsAsk {
+            now: self.now(),
+            only: None,
+            after,
+            limit,
+        };
+        self.0.engine.limits(ask).await
+    }
+
+    /// One limit, with what it does now.
+    pub async fn limit(&self, target: LimitTarget) -> Result<Option<LimitStatus>, QueryError> {
+        let ask = LimitsAsk {
+            now: self.now(),
+            only: Some(target),
+            after: None,
+            limit: 1,
+        };
+        let page = self.0.engine.limits(ask).await?;
+        Ok(page.limits.into_iter().next())
+    }
+
+    /// What operators changed, the newest first.
+    pub async fn audit(&self, ask: AuditAsk) -> Result<AuditPage, QueryError> {
+        self.0.engine.audit(ask).await
+    }
+}
+
+/// Declared limits win over those that are stored for the same target; others stay.
+pub(crate) async fn declare(shared: &Shared) -> Result<(), StoreError> {
+    for (target, limit) in &shared.declared_limits {
+        let change = LimitChange {
+            now: shared.clock.now(),
+            target: target.clone(),
+            limit: Some(*limit),
+            actor: BY_CONFIGURATION.into(),
+        };
+        if let LimitSet::Full { limit } = shared.engine.set_limit(change).await? {
+            tracing::error!(%target, limit, "a declared limit is not in force: there are too many");
+        }
+    }
+    Ok(())
+}
