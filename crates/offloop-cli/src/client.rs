@@ -1,6 +1,7 @@
 //! Talks to a running server over HTTP, for commands.
 
 use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -30,6 +31,12 @@ pub(crate) struct Client {
     agent: ureq::Agent,
     base: String,
     token: Option<String>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Method {
+    Get,
+    Post,
 }
 
 /// What the server said.
@@ -132,13 +139,53 @@ impl Client {
         self.answer(request.call())
     }
 
+    /// An answer that comes line by line for as long as it takes; an error of the server's own instead
+    /// if it was refused.
+    pub(crate) fn lines(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> anyhow::Result<impl Iterator<Item = std::io::Result<String>> + use<>> {
+        let path = format!("{}{path}", self.base);
+        let bearer = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let answer = match method {
+            Method::Get => {
+                let mut request = self.agent.get(path).config().timeout_global(None).build();
+                if let Some(bearer) = bearer {
+                    request = request.header("authorization", bearer);
+                }
+                request.call()
+            }
+            Method::Post => {
+                let mut request = self.agent.post(path).config().timeout_global(None).build();
+                if let Some(bearer) = bearer {
+                    request = request.header("authorization", bearer);
+                }
+                request.send_empty()
+            }
+        };
+        let mut answer = answer.with_context(|| self.no_answer())?;
+        if !answer.status().is_success() {
+            let status = answer.status().as_u16();
+            let text = answer.body_mut().read_to_string();
+            let text = text.context("the answer broke off")?;
+            Answer { status, text }.ok()?;
+        }
+        Ok(BufReader::new(answer.into_body().into_reader()).lines())
+    }
+
+    fn no_answer(&self) -> String {
+        format!(
+            "no answer from {}; is the server running? Start it with `offloop serve`, or name it by --server",
+            self.base
+        )
+    }
+
     fn answer(
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> anyhow::Result<Answer> {
-        let mut answer = answer.with_context(|| {
-            format!("no answer from {}; is the server running? Start it with `offloop serve`, or name it by --server", self.base)
-        })?;
+        let mut answer = answer.with_context(|| self.no_answer())?;
         let status = answer.status().as_u16();
         let text = answer
             .body_mut()

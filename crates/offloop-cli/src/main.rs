@@ -52,9 +52,21 @@ enum Command {
     /// Cancel a job; a running one is stopped for certain
     #[command(after_help = "Example:\n  offloop cancel 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a")]
     Cancel(commands::jobs::OneArgs),
-    /// Give a failed, cancelled or expired job another life
-    #[command(after_help = "Example:\n  offloop retry 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a")]
-    Retry(commands::jobs::OneArgs),
+    /// Give failed, cancelled or expired jobs another life: one, or all that fit
+    #[command(
+        after_help = "Examples:\n  offloop retry 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a\n  offloop retry --task report --class timeout --since 24h --rate 50\n  offloop retry --state failed --dry-run"
+    )]
+    Retry(commands::sweep::ManyArgs),
+    /// Forget finished jobs: one, or all of a state that fit
+    #[command(
+        after_help = "Examples:\n  offloop delete 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a\n  offloop delete --state failed --task report --before 30d"
+    )]
+    Delete(commands::sweep::ManyArgs),
+    /// Print jobs as NDJSON, newest first
+    #[command(
+        after_help = "Examples:\n  offloop export --state failed --since 7d > dead.ndjson\n  offloop export --state failed --as-jobs | curl -s http://127.0.0.1:7878/v1/jobs -H 'content-type: application/x-ndjson' --data-binary @-"
+    )]
+    Export(commands::sweep::ExportArgs),
     /// Show queues and what is in them; pause, drain and resume one
     #[command(after_help = "Examples:\n  offloop queues\n  offloop queues --pause default")]
     Queues(commands::queues::Args),
@@ -120,7 +132,9 @@ fn main() -> ExitCode {
         Command::Jobs(args) => commands::jobs::list(&args),
         Command::Job(args) => commands::job::show(&args),
         Command::Cancel(args) => commands::jobs::order(&args, "cancel"),
-        Command::Retry(args) => commands::jobs::order(&args, "retry"),
+        Command::Retry(args) => commands::sweep::retry(&args),
+        Command::Delete(args) => commands::sweep::delete(&args),
+        Command::Export(args) => commands::sweep::export(&args),
         Command::Queues(args) => commands::queues::run(&args),
         Command::Tasks(args) => commands::tasks::run(&args),
         Command::Pulse(args) => commands::pulse::run(&args),

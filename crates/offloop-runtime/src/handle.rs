@@ -335,34 +335,54 @@ impl RuntimeHandle {
 
     /// Gives a failed, cancelled or expired job another life.
     pub async fn retry(&self, id: JobId) -> Result<ReviveOutcome, StoreError> {
-        let now = self.0.clock.now();
-        let outcomes = self.0.engine.revive(now, vec![id]).await?;
-        let outcome = outcomes
+        let outcomes = self.retry_many(vec![id]).await?;
+        Ok(outcomes
             .into_iter()
             .next()
-            .unwrap_or(ReviveOutcome::Unknown);
-        if let ReviveOutcome::Revived { task, queue } = &outcome {
-            let (task, queue) = (task.clone(), queue.clone());
-            let event = JobEvent {
-                at: now,
-                job: id,
-                task,
-                queue,
-                kind: EventKind::Revived,
+            .unwrap_or(ReviveOutcome::Unknown))
+    }
+
+    /// The same for several in one commit; one outcome per job, in order.
+    pub async fn retry_many(&self, ids: Vec<JobId>) -> Result<Vec<ReviveOutcome>, StoreError> {
+        let now = self.0.clock.now();
+        let outcomes = self.0.engine.revive(now, ids.clone()).await?;
+        let revived = ids.into_iter().zip(&outcomes).filter_map(|(job, outcome)| {
+            let ReviveOutcome::Revived { task, queue } = outcome else {
+                return None;
             };
-            self.0.hub.publish(vec![event]);
+            Some(JobEvent {
+                at: now,
+                job,
+                task: task.clone(),
+                queue: queue.clone(),
+                kind: EventKind::Revived,
+            })
+        });
+        let events: Vec<_> = revived.collect();
+        if !events.is_empty() {
+            self.0.hub.publish(events);
             self.0.wake();
         }
-        Ok(outcome)
+        Ok(outcomes)
     }
 
     /// Forgets a final job.
     pub async fn delete(&self, id: JobId) -> Result<DeleteOutcome, StoreError> {
-        let outcomes = self.0.engine.delete(vec![id]).await?;
+        let outcomes = self.delete_many(vec![id]).await?;
         Ok(outcomes
             .into_iter()
             .next()
             .unwrap_or(DeleteOutcome::Unknown))
+    }
+
+    /// The same for several in one commit; one outcome per job, in order.
+    pub async fn delete_many(&self, ids: Vec<JobId>) -> Result<Vec<DeleteOutcome>, StoreError> {
+        self.0.engine.delete(ids).await
+    }
+
+    /// Whether payloads of this task are shown to nobody.
+    pub fn hides_payload(&self, task: &TaskName) -> bool {
+        self.0.defaults_of(task).redact.payload
     }
 
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, QueryError> {

@@ -110,4 +110,9 @@ fn fits(row: &Row, filter: &JobFilter) -> bool {
             .as_ref()
             .is_none_or(|tag| row.options.tags.contains(tag))
         && filter.class.is_none_or(|wanted| Some(wanted) == class)
+        && filter.created.holds(row.id.created())
+        && match row.finished_at {
+            Some(at) => filter.finished.holds(at),
+            None => filter.finished.is_open(),
+        }
 }

@@ -207,6 +207,8 @@ macro_rules! conformance {
                 by_state
                 by_tag
                 by_class_of_the_last_failure
+                by_the_time_it_was_made
+                by_the_time_it_finished
                 by_everything_at_once
                 pages_show_every_row_once
                 pages_show_every_row_once_while_rows_are_added

@@ -35,7 +35,7 @@ pub use insert::{
 pub use limits::{BlockedBy, LimitChange, LimitPage, LimitSet, LimitStatus, LimitStore, LimitsAsk};
 pub use query::{
     Cursor, JobFilter, JobPage, JobQuery, LabelCount, LineStatus, ListRequest, QueueCounts,
-    QueueStatus, Record, RecordPage, RecordScan,
+    QueueStatus, Record, RecordPage, RecordScan, TimeRange,
 };
 pub use settle::{AttemptReport, Settled, Settlement, Verdict};
 pub use usage::{

@@ -60,6 +60,28 @@ pub struct JobFilter {
     pub tag: Option<Tag>,
     /// Class of the last failure.
     pub class: Option<FailureClass>,
+    /// By [`JobSummary::created_at`].
+    pub created: TimeRange,
+    /// By [`JobSummary::finished_at`]; a bound leaves out what has not finished.
+    pub finished: TimeRange,
+}
+
+/// Instants from one on and before another; without bounds all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeRange {
+    pub from: Option<Timestamp>,
+    pub before: Option<Timestamp>,
+}
+
+impl TimeRange {
+    pub fn holds(&self, at: Timestamp) -> bool {
+        self.from.is_none_or(|from| at >= from) && self.before.is_none_or(|before| at < before)
+    }
+
+    /// Whether something that has no instant fits.
+    pub const fn is_open(&self) -> bool {
+        self.from.is_none() && self.before.is_none()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

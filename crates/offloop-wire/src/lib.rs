@@ -15,6 +15,7 @@ mod options;
 mod problem;
 mod pulse;
 mod read;
+mod sweep;
 mod time;
 mod unique;
 mod usage;
@@ -33,6 +34,7 @@ pub use pulse::{
     PulseTask, PulseView,
 };
 pub use read::{BodyError, JOB_FIELDS, JobReader};
+pub use sweep::{SweepLine, job_body};
 pub use time::{format_time, parse_since, parse_time, write_time};
 pub use usage::{UsageRowView, UsageView};
 pub use view::{

@@ -1,4 +1,4 @@
-//! `enqueue`, `jobs`, `cancel`, `retry`: jobs of a running server.
+//! `enqueue`, `jobs`, `cancel`: jobs of a running server.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -74,6 +74,12 @@ pub(crate) struct OneArgs {
     id: String,
     #[command(flatten)]
     server: ServerArgs,
+}
+
+impl OneArgs {
+    pub(crate) fn new(id: String, server: ServerArgs) -> Self {
+        Self { id, server }
+    }
 }
 
 /// The payload's text, wherever it is.

@@ -12,6 +12,7 @@ pub(crate) mod pulse;
 pub(crate) mod queues;
 pub(crate) mod scan;
 pub(crate) mod serve;
+pub(crate) mod sweep;
 pub(crate) mod tasks;
 mod text;
 pub(crate) mod usage;

@@ -7,11 +7,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use bytes::{BufMut as _, BytesMut};
 use offloop_job::limits::PAGE_ROWS_MAX;
-use offloop_job::{FailureClass, JobState};
-use offloop_store::{Cursor, JobFilter, ListRequest};
+use offloop_store::{Cursor, ListRequest};
 use offloop_wire::{JobList, JobView};
 
-use super::{Answer, job_id, json, no_job, wait};
+use super::{Answer, filter, job_id, json, no_job, wait};
 use crate::door::{Inner, is_set};
 use crate::problem::Kind;
 use crate::query::Query;
@@ -19,30 +18,9 @@ use crate::query::Query;
 const LIMIT_DEFAULT: u16 = 50;
 const CURSOR_BYTES_MAX: usize = 256;
 
-fn names(all: impl Iterator<Item = &'static str>) -> String {
-    all.collect::<Vec<_>>().join(", ")
-}
-
 pub(super) async fn list(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
-    let known = ["task", "queue", "state", "tag", "class", "limit", "cursor"];
-    let query = Query::read(&uri, &known)?;
-    let filter = JobFilter {
-        task: query.parsed("task")?,
-        queue: query.parsed("queue")?,
-        state: query.with("state", |text| {
-            JobState::from_name(text).ok_or_else(|| {
-                let known = names(JobState::ALL.iter().map(|state| state.as_str()));
-                format!("is {text:?}; known are {known}")
-            })
-        })?,
-        tag: query.parsed("tag")?,
-        class: query.with("class", |text| {
-            FailureClass::from_name(text).ok_or_else(|| {
-                let known = names(FailureClass::ALL.iter().map(|class| class.as_str()));
-                format!("is {text:?}; known are {known}")
-            })
-        })?,
-    };
+    let query = Query::read(&uri, &filter::with(&["limit", "cursor"]))?;
+    let filter = filter::read(&query, door.handle.now())?;
     let limit = query.with("limit", |text| match text.parse() {
         Ok(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),
         _ => Err(format!("is {text:?}; give 1 to {PAGE_ROWS_MAX}")),

@@ -5,6 +5,7 @@ mod bulk;
 mod call;
 mod enqueue;
 mod events;
+mod filter;
 mod health;
 mod jobs;
 mod limits;
@@ -15,6 +16,7 @@ mod pages;
 mod pulse;
 mod queues;
 mod session;
+mod sweep;
 mod usage;
 mod wait;
 mod work;
@@ -41,6 +43,9 @@ type Answer = Result<Response<Body>, Refusal>;
 pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
     let mut guarded = Router::new()
         .route("/v1/jobs", post(enqueue::post_jobs).get(jobs::list))
+        .route("/v1/jobs/retry", post(sweep::retry))
+        .route("/v1/jobs/delete", post(sweep::delete))
+        .route("/v1/jobs/export", get(sweep::export))
         .route("/v1/jobs/{id}", get(jobs::one).delete(act::forget))
         .route("/v1/jobs/{id}/logs", get(jobs::logs))
         .route("/v1/jobs/{id}/cancel", post(act::cancel))

@@ -15,8 +15,9 @@ use crate::query::Query;
 
 const BASE: &str = include_str!("openapi.json");
 /// Subjects with a file of their own: `paths` and `schemas`.
-const PARTS: [&str; 2] = [
+const PARTS: [&str; 3] = [
     include_str!("openapi/limits.json"),
+    include_str!("openapi/sweep.json"),
     include_str!("openapi/work.json"),
 ];
 

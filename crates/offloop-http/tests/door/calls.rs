@@ -122,7 +122,10 @@ async fn a_full_line_refuses_with_the_time_to_come_again() {
     })
     .await;
     let answers = futures_of(&server, 1_030).await;
-    let refused: Vec<_> = answers.iter().filter(|one| one.status == 503).collect();
+    // On a slow machine some are let go at the end of their time instead.
+    let late = "urn:offloop:problem:deadline-unreachable";
+    let full = |one: &&super::support::Answer| one.status == 503 && one.json()["type"] != late;
+    let refused: Vec<_> = answers.iter().filter(full).collect();
     assert!(!refused.is_empty(), "the line of 1,024 held them all");
     for one in &refused {
         one.is_problem(503, "overloaded");
@@ -132,6 +135,6 @@ async fn a_full_line_refuses_with_the_time_to_come_again() {
 }
 
 async fn futures_of(server: &Server, count: usize) -> Vec<super::support::Answer> {
-    let call = || server.post("/v1/call/noop", r#"{"timeout_ms": 1500}"#);
+    let call = || server.post("/v1/call/noop", r#"{"timeout_ms": 3000}"#);
     futures_util::future::join_all((0..count).map(|_| call())).await
 }

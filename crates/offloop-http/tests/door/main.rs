@@ -13,5 +13,6 @@ mod pulse;
 mod routes;
 mod security;
 mod support;
+mod sweep;
 mod usage;
 mod work;

@@ -282,16 +282,25 @@ pub(crate) fn page(conn: &Connection, ask: &ListRequest) -> Answer<JobPage> {
         Some(cursor) => cursor.0.parse::<JobId>().map_or(0, |id| id.order() as i64),
     };
     let promoted = meta::read(conn, meta::PROMOTED)?;
-    let live = format!("{LIVE} {LIVE_FROM} WHERE j.id < ?1");
-    let ended = format!("{ENDED} FROM history j WHERE j.id < ?1");
-    let sql = match ask.filter.state.map(JobState::is_final) {
+    // An id begins with its time, so a page never looks at rows of another one.
+    let row_at = |at: Timestamp| JobId::from_parts(at.as_millis() << 12, 0).order() as i64;
+    let created = &ask.filter.created;
+    let before = created.before.map_or(before, |at| before.min(row_at(at)));
+    let from = created.from.map_or(0, row_at);
+    let live = format!("{LIVE} {LIVE_FROM} WHERE j.id < ?1 AND j.id >= ?2");
+    let ended = format!("{ENDED} FROM history j WHERE j.id < ?1 AND j.id >= ?2");
+    let is_final = match ask.filter.state.map(JobState::is_final) {
+        None if !ask.filter.finished.is_open() => Some(true),
+        asked => asked,
+    };
+    let sql = match is_final {
         None => format!("{live} UNION ALL {ended} ORDER BY 1 DESC"),
         Some(true) => format!("{ended} ORDER BY 1 DESC"),
         Some(false) => format!("{live} ORDER BY 1 DESC"),
     };
     let limit = usize::from(ask.limit.clamp(1, PAGE_ROWS_MAX));
     let mut query = conn.prepare_cached(&sql)?;
-    let mut rows = query.query([before])?;
+    let mut rows = query.query([before, from])?;
     let mut jobs: Vec<JobSummary> = Vec::new();
     let mut visited = 0;
     let mut last: Option<JobId> = None;
@@ -325,6 +334,12 @@ fn fits(row: &Row<'_>, filter: &JobFilter, promoted: u64) -> Answer<bool> {
         && row.get::<_, Option<u8>>(12)? != Some(class as u8)
     {
         return Ok(false);
+    }
+    if !filter.finished.is_open() {
+        let at: Option<u64> = row.get(10)?;
+        if !at.is_some_and(|at| filter.finished.holds(Timestamp::from_millis(at))) {
+            return Ok(false);
+        }
     }
     Ok(filter.tag.is_none() || row.get_ref(15)?.data_type() != rusqlite::types::Type::Null)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use offloop_job::{FailureClass, JobId, JobState, QueueName, Tag};
-use offloop_store::{JobFilter, Verdict};
+use offloop_store::{JobFilter, TimeRange, Verdict};
 
 use crate::cases::{STATES, in_state};
 use crate::store::{COMPLETED, EXHAUSTED, failed};
@@ -152,6 +152,53 @@ pub fn by_class_of_the_last_failure(kit: &Kit) {
     assert!(by(FailureClass::Crashed).is_empty());
 }
 
+fn range(from: Option<u64>, before: Option<u64>) -> TimeRange {
+    TimeRange {
+        from: from.map(at),
+        before: before.map(at),
+    }
+}
+
+pub fn by_the_time_it_was_made(kit: &Kit) {
+    let store = kit.open();
+    let ids = [10, 20, 30].map(|now| store.add(at(now), job("t")));
+    store.cancel(at(40), ids[0]);
+    let by = |from, before| {
+        store.list_ids(&JobFilter {
+            created: range(from, before),
+            ..JobFilter::default()
+        })
+    };
+    assert_eq!(by(Some(20), None), [ids[2], ids[1]], "from is in it");
+    assert_eq!(by(None, Some(20)), [ids[0]], "before is not");
+    assert_eq!(by(Some(20), Some(30)), [ids[1]]);
+    assert!(by(Some(21), Some(30)).is_empty() && by(Some(30), Some(20)).is_empty());
+}
+
+pub fn by_the_time_it_finished(kit: &Kit) {
+    let store = kit.open();
+    let ids = [10, 10, 10, 10].map(|now| store.add(at(now), job("t")));
+    for (id, now) in ids.into_iter().zip([20, 30, 40]) {
+        store.cancel(at(now), id);
+    }
+    let by = |from, before| {
+        store.list_ids(&JobFilter {
+            finished: range(from, before),
+            ..JobFilter::default()
+        })
+    };
+    assert_eq!(by(Some(30), None), [ids[2], ids[1]], "from is in it");
+    assert_eq!(by(None, Some(30)), [ids[0]], "before is not");
+    assert_eq!(by(Some(30), Some(40)), [ids[1]]);
+    assert_eq!(by(None, Some(999)).len(), 3, "what lives has not finished");
+    let living = JobFilter {
+        state: Some(JobState::Ready),
+        finished: range(None, Some(999)),
+        ..JobFilter::default()
+    };
+    assert!(store.list_ids(&living).is_empty());
+}
+
 pub fn by_everything_at_once(kit: &Kit) {
     let store = kit.open();
     let asked = || job("t").queue("q").tag("x");
@@ -172,7 +219,7 @@ pub fn by_everything_at_once(kit: &Kit) {
         queue: Some(QueueName::parse("q").expect("a queue")),
         state: Some(JobState::Ready),
         tag: Some(Tag::parse("x").expect("a tag")),
-        class: None,
+        ..JobFilter::default()
     };
     assert_eq!(store.list_ids(&filter), [mine]);
     let class = Some(FailureClass::Error);

@@ -365,5 +365,6 @@ pub(super) fn filter(call: &Call) -> JobFilter {
         state: state.and_then(JobState::from_code),
         tag: by_tag.map(tag),
         class: by_class.map(class),
+        ..JobFilter::default()
     }
 }
