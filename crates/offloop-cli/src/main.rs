@@ -73,6 +73,11 @@ enum Command {
     /// Show the tasks that can be run; pause, drain and resume one
     #[command(after_help = "Examples:\n  offloop tasks\n  offloop tasks --pause report")]
     Tasks(commands::tasks::Args),
+    /// Show schedules and their ledger; make, change, trigger, pause and delete them
+    #[command(
+        after_help = "Examples:\n  offloop schedules\n  offloop schedules put nightly '{\"task\": \"report\", \"cron\": \"0 3 * * *\", \"timezone\": \"Europe/Berlin\"}'\n  offloop schedules next nightly --count 3\n  offloop schedules ledger nightly\n  offloop schedules trigger nightly"
+    )]
+    Schedules(commands::schedules::Args),
     /// Show the server as it is now: event loops and what blocks them, lanes, tasks, memory
     #[command(
         after_help = "Examples:\n  offloop pulse\n  offloop pulse --watch\n  offloop pulse --json"
@@ -137,6 +142,7 @@ fn main() -> ExitCode {
         Command::Export(args) => commands::sweep::export(&args),
         Command::Queues(args) => commands::queues::run(&args),
         Command::Tasks(args) => commands::tasks::run(&args),
+        Command::Schedules(args) => commands::schedules::run(&args),
         Command::Pulse(args) => commands::pulse::run(&args),
         Command::Usage(args) => commands::usage::run(&args),
         Command::Limits(args) => commands::limits::run(&args),

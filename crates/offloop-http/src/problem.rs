@@ -47,11 +47,13 @@ pub(crate) enum Kind {
     NotCallable,
     LeaseLost,
     GroupClosed,
+    Declared,
+    NotFired,
 }
 
 impl Kind {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 34] = [
+    pub(crate) const ALL: [Self; 36] = [
         Self::InvalidJson,
         Self::InvalidJob,
         Self::InvalidBody,
@@ -86,6 +88,8 @@ impl Kind {
         Self::NotCallable,
         Self::LeaseLost,
         Self::GroupClosed,
+        Self::Declared,
+        Self::NotFired,
     ];
 
     /// Name, status, title, and seconds after which to try again.
@@ -123,6 +127,8 @@ impl Kind {
             Self::DeadlineUnreachable => ("deadline-unreachable", 503, "It would be done too late", Some(1)),
             Self::CallTimedOut => ("call-timed-out", 504, "The call took too long", None),
             Self::CallFailed => ("call-failed", 500, "The task failed", None),
+            Self::Declared => ("declared-in-configuration", 409, "The configuration declares it", None),
+            Self::NotFired => ("not-fired", 409, "The schedule made no job", None),
             Self::NotCallable => ("not-callable", 422, "The task runs as jobs only", None),
             Self::LeaseLost => ("lease-lost", 409, "The lease is over", None),
             Self::GroupClosed => ("group-closed", 409, "The group takes no more members", None),

@@ -82,3 +82,24 @@ pub const GROUP_FAILURE_BYTES_MAX: usize = 256;
 pub const INPUT_BYTES_MAX: usize = 1 << 20;
 /// Members that a group's follow-up is handed.
 pub const INPUTS_MAX: usize = 1_000;
+// Schedules.
+/// Schedules in one store: each costs a timer and about a kilobyte of memory.
+pub const SCHEDULES_MAX: usize = 100_000;
+pub const SCHEDULE_CRON_BYTES_MAX: usize = 256;
+/// The longest IANA name has 30.
+pub const SCHEDULE_ZONE_BYTES_MAX: usize = 64;
+/// Faster than this is a loop inside one job.
+pub const SCHEDULE_EVERY_MIN: Duration = Duration::from_millis(100);
+pub const SCHEDULE_EVERY_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Instants of a calendar list.
+pub const SCHEDULE_AT_MAX: usize = 10_000;
+pub const SCHEDULE_CATCH_UP_MAX: u16 = 1_000;
+pub const SCHEDULE_CATCH_UP_DEFAULT: u16 = 100;
+pub const SCHEDULE_JITTER_MAX: Duration = Duration::from_secs(24 * 3600);
+pub const SCHEDULE_ALERT_DEFAULT: Duration = Duration::from_secs(60);
+/// Rows of the ledger that are kept of one schedule, at least; the oldest go.
+pub const LEDGER_ROWS_MAX: u32 = 1_000;
+/// Rows of the ledger go when they are as old as this.
+pub const LEDGER_KEEP: Duration = Duration::from_secs(400 * 24 * 3600);
+/// A refusal in the ledger is cut after so many bytes.
+pub const LEDGER_REASON_BYTES_MAX: usize = 512;

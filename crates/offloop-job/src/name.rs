@@ -106,6 +106,10 @@ name!(
     QueueName, NAME_BYTES_MAX, NAME_ALLOWED, is_name_char
 );
 name!(
+    /// A schedule's name: 1 to 128 bytes of `a-z A-Z 0-9 . _ - :`.
+    ScheduleName, NAME_BYTES_MAX, NAME_ALLOWED, is_name_char
+);
+name!(
     /// A label to find jobs by: 1 to 128 bytes without control characters.
     Tag, TAG_BYTES_MAX, TEXT_ALLOWED, is_text_char
 );

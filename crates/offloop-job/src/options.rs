@@ -6,7 +6,9 @@ use crate::limits::{
     ATTEMPTS_MAX, CORES_MAX, COST_MAX, PARENTS_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, TAGS_MAX,
     TIMEOUT_MAX, TRACE_BYTES_MAX, UNIQUE_FOR_MAX,
 };
-use crate::{After, GroupId, Parent, QueueName, RetryPolicy, Tag, Timestamp, UniqueKey};
+use crate::{
+    After, GroupId, Parent, QueueName, RetryPolicy, ScheduledBy, Tag, Timestamp, UniqueKey,
+};
 
 /// Until when a unique key is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +92,8 @@ pub struct JobOptions {
     pub after: Vec<After>,
     /// From the end of the last of them to its due time; only with `after`.
     pub delay: Option<Duration>,
+    /// Set by the server alone, on jobs that a schedule makes.
+    pub schedule: Option<Box<ScheduledBy>>,
 }
 
 impl Default for JobOptions {
@@ -115,6 +119,7 @@ impl Default for JobOptions {
             follows: None,
             after: Vec::new(),
             delay: None,
+            schedule: None,
         }
     }
 }

@@ -37,6 +37,7 @@ use crate::path::enqueue::{self, EnqueueError};
 use crate::path::publish::{EventCursor, Events, Hub};
 use crate::payload::PayloadCheck;
 use crate::redact;
+use crate::schedules::Schedules;
 
 /// A task and the lane that runs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +113,7 @@ pub(crate) struct Shared {
     pub(crate) follows_refused: AtomicU64,
     pub(crate) pulse: Pulse,
     pub(crate) settled: Arc<Awaited>,
+    pub(crate) schedules: Schedules,
     closing: AtomicBool,
     /// Why the server is not ready, if so.
     trouble: Mutex<Option<Box<str>>>,
@@ -180,6 +182,7 @@ impl Shared {
             follows_refused: AtomicU64::new(0),
             pulse: parts.pulse,
             settled: Arc::default(),
+            schedules: Schedules::default(),
             closing: AtomicBool::new(false),
             trouble: Mutex::new(Some("starting".into())),
         }

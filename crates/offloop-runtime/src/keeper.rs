@@ -23,6 +23,7 @@ use crate::path::checkpoint::{Checkpoints, Held};
 use crate::path::claim::{self, Asked, Desk};
 use crate::path::dispatch::{self, Moment};
 use crate::path::settle::{self, Over};
+use crate::schedules;
 use crate::shutdown::{Closing, ShutdownPlan, ShutdownReport};
 use crate::upkeep::{self, Upkeep};
 
@@ -155,12 +156,17 @@ pub(crate) fn run(
             let _ = started.send(Err(error));
             return;
         }
-        if let Err(error) = upkeep::rescue::rescue(&shared).await {
+        let mut begun = upkeep::rescue::rescue(&shared).await;
+        if begun.is_ok() {
+            begun = schedules::load(&shared).await;
+        }
+        if let Err(error) = begun {
             let _ = started.send(Err(error));
             return;
         }
         shared.set_trouble(None);
         let _ = started.send(Ok(())); // the builder waits for it
+        tokio::task::spawn_local(schedules::run(Arc::clone(&shared)));
         Keeper::new(shared).serve(inputs).await;
     });
 }
@@ -543,6 +549,9 @@ impl Keeper {
             }
             if let Verdict::Retry { due } | Verdict::Snooze { due } = over.settlement.verdict {
                 self.next_due = earlier(self.next_due, Some(due));
+            }
+            if let Some(by) = &over.claimed.options.schedule {
+                self.shared.schedules.job_ended(&by.name);
             }
             events.push(settle::event(&over.claimed, &over.settlement, now));
         }

@@ -25,6 +25,7 @@ mod path;
 mod payload;
 mod pulse;
 mod redact;
+mod schedules;
 mod shutdown;
 mod upkeep;
 
@@ -42,4 +43,7 @@ pub use meters::TaskBuckets;
 pub use path::enqueue::EnqueueError;
 pub use path::publish::{EventCursor, Events, Lagged};
 pub use payload::PayloadCheck;
+pub use schedules::{
+    DeclaredSchedules, NextDue, ScheduleError, SchedulePut, Silence, SilentSchedule,
+};
 pub use shutdown::{ShutdownPlan, ShutdownReport};

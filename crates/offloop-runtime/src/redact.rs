@@ -11,6 +11,11 @@ use crate::config::Redact;
 const JSON: &[u8] = b"\"[redacted]\"";
 const TEXT: &str = "[redacted]";
 
+/// What stands for a payload.
+pub(crate) fn payload() -> Bytes {
+    Bytes::from_static(JSON)
+}
+
 pub(crate) fn job(job: &mut Job, what: Redact) {
     if what.payload {
         job.payload = Bytes::from_static(JSON);

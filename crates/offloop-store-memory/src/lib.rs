@@ -15,6 +15,7 @@ mod limits;
 mod prune;
 mod query;
 mod records;
+mod schedules;
 mod settle;
 mod state;
 mod turns;

@@ -8,13 +8,14 @@ use offloop_job::limits::ATTEMPTS_KEPT_MAX;
 use offloop_job::{
     Attempt, Bucket, Collection, Failure, FinalReason, GroupId, History, IdempotencyKey, Job,
     JobId, JobIdSource, JobOptions, JobState, JobSummary, Lease, LimitTable, LimitTarget, LogTail,
-    Mode, NewJob, NodeId, OnFailure, Progress, QueueName, RecordKey, Step, TaskName, Timestamp,
-    UniqueKey, UniqueScope, Usage,
+    Mode, NewJob, NodeId, OnFailure, Progress, QueueName, RecordKey, ScheduleName, Step, TaskName,
+    Timestamp, UniqueKey, UniqueScope, Usage,
 };
 use offloop_store::{AuditEntry, Claimed, Gate, News, Record, UsageSum};
 
 use crate::MemoryOptions;
 use crate::groups::Kept;
+use crate::schedules::Scheduled;
 use crate::turns::{Flow, Turn};
 use crate::usage::Place;
 
@@ -41,6 +42,7 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<GroupId, Kept>,
     /// What was not told yet.
     pub(crate) news: Vec<News>,
+    pub(crate) schedules: BTreeMap<ScheduleName, Scheduled>,
     pub(crate) ids: JobIdSource,
     pub(crate) last_lease: u64,
     pub(crate) queue_jobs_max: u64,
@@ -115,6 +117,7 @@ impl State {
             audit_number: 0,
             groups: BTreeMap::new(),
             news: Vec::new(),
+            schedules: BTreeMap::new(),
             ids: JobIdSource::new(0, options.id_seed),
             last_lease: 0,
             queue_jobs_max: options.queue_jobs_max,

@@ -7,13 +7,15 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use offloop_job::{
-    Collection, GroupId, JobId, Mode, NewGroup, NewJob, NodeId, RecordWrite, Timestamp,
+    Collection, GroupId, JobId, Mode, NewGroup, NewJob, NodeId, RecordWrite, ScheduleName,
+    Timestamp,
 };
 use offloop_store::{
     Advanced, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed,
-    EndIdle, EndIdleOutcome, Gate, GroupChange, GroupCreated, InsertBatch, InsertOutcome,
-    LabelCount, LimitChange, LimitPage, LimitSet, LimitsAsk, Overdue, ProgressNote, Promoted,
-    PruneReport, PruneRule, Reply, ReviveOutcome, Settled, Settlement, StoreError, Verdict,
+    EndIdle, EndIdleOutcome, Fired, Firing, Gate, GroupChange, GroupCreated, InsertBatch,
+    InsertOutcome, LabelCount, LimitChange, LimitPage, LimitSet, LimitsAsk, Overdue, ProgressNote,
+    Promoted, PruneReport, PruneRule, PutOutcome, PutSchedule, Reply, ReviveOutcome, ScheduleRow,
+    Settled, Settlement, StoreError, Verdict, What,
 };
 use tokio::sync::oneshot;
 
@@ -74,6 +76,11 @@ pub(crate) enum Command {
     CancelGroup(Call<(Timestamp, GroupId), GroupChange>),
     Advance(Call<(Timestamp, u16), Advanced>),
     Doomed(Call<u16, Vec<Doomed>>),
+    PutSchedule(Call<(Timestamp, PutSchedule), PutOutcome>),
+    DeleteSchedule(Call<ScheduleName, Option<ScheduleRow>>),
+    Fire(Call<(Timestamp, Vec<Firing>), Vec<Fired>>),
+    LiveJobs(Call<Vec<ScheduleName>, Vec<Vec<JobId>>>),
+    PruneLedger(Call<Timestamp, bool>),
     Close(Call<(), ()>),
 }
 
@@ -102,6 +109,11 @@ macro_rules! each {
             Command::CancelGroup($call) => $body,
             Command::Advance($call) => $body,
             Command::Doomed($call) => $body,
+            Command::PutSchedule($call) => $body,
+            Command::DeleteSchedule($call) => $body,
+            Command::Fire($call) => $body,
+            Command::LiveJobs($call) => $body,
+            Command::PruneLedger($call) => $body,
             Command::Close($call) => $body,
         }
     };
@@ -137,6 +149,7 @@ impl Command {
                 | Self::Labels(_)
                 | Self::Limits(_)
                 | Self::Doomed(_)
+                | Self::LiveJobs(_)
         )
     }
 
@@ -144,7 +157,11 @@ impl Command {
     pub(crate) const fn is_intake(&self) -> bool {
         matches!(
             self,
-            Self::Insert(_) | Self::Records(_) | Self::CreateGroup(_)
+            Self::Insert(_)
+                | Self::Records(_)
+                | Self::CreateGroup(_)
+                | Self::PutSchedule(_)
+                | Self::Fire(_)
         )
     }
 
@@ -201,6 +218,16 @@ impl Command {
                 let notes = call.ask.1.iter().map(|note| note.data.len() + 64);
                 (call.ask.1.len(), notes.sum())
             }
+            Self::Fire(call) => {
+                let entries = call.ask.1.iter().flat_map(|firing| &firing.entries);
+                let sizes = entries.map(|entry| match &entry.what {
+                    What::Fire(job) => job.payload.len() + 512,
+                    What::Skip(_) | What::SkipUntil { .. } => 128,
+                });
+                let sizes: Vec<_> = sizes.collect();
+                (sizes.len(), sizes.iter().sum())
+            }
+            Self::PutSchedule(call) => (1, call.ask.1.spec.payload.len() + 512),
             Self::Prune(call) => (call.ask.rows_per_call as usize, 64),
             _ => (1, 64),
         }

@@ -20,6 +20,7 @@ mod open;
 mod reader;
 #[cfg(feature = "sabotage")]
 mod sabotage;
+mod schedules;
 mod schema;
 mod tables;
 mod writer;

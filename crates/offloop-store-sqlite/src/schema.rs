@@ -20,6 +20,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0005_unique_periods.sql"),
     include_str!("migrations/0006_modes.sql"),
     include_str!("migrations/0007_groups.sql"),
+    include_str!("migrations/0008_schedules.sql"),
 ];
 
 /// The version that this program reads and writes.

@@ -264,6 +264,26 @@ macro_rules! conformance {
                 collections_do_not_mix
                 every_row_is_seen_once_while_rows_are_added
             ]
+            schedules: [
+                a_schedule_comes_back_whole
+                a_change_that_another_one_overtook_is_refused
+                lists_go_by_name_in_pages
+                a_firing_writes_job_row_and_next_due_time
+                of_two_nodes_one_fires
+                a_turn_of_an_old_spec_changes_nothing
+                a_due_time_that_has_a_row_gets_no_other
+                skipped_times_say_why_and_make_no_job
+                a_job_that_is_not_taken_in_is_a_skipped_row
+                unfinished_jobs_are_known_by_their_schedule
+                a_turn_that_must_not_overlap_waits_for_the_last_job
+                a_held_time_is_kept_until_it_is_fired_or_replaced
+                a_trigger_leaves_what_is_next
+                the_ledger_has_pages_newest_first
+                the_ledger_keeps_its_newest_rows
+                old_rows_of_the_ledger_go
+                a_deleted_schedule_leaves_its_jobs
+                firings_of_one_call_do_not_touch_each_other
+            ]
             wake: [
                 a_new_ready_job_is_hinted_at
                 jobs_that_fall_due_are_hinted_at
@@ -457,6 +477,11 @@ macro_rules! conformance {
                 who_waits_for_whom
                 a_job_that_can_never_run
                 dependents_that_were_not_told_yet
+            ]
+            schedules_survive: [
+                schedules_with_what_is_next
+                the_ledger_and_the_jobs_of_schedules
+                a_schedule_that_was_deleted_stays_gone
             ]
             model: [
                 agrees_with_the_oracle

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use offloop_job::{
     Collection, Group, GroupId, Job, JobId, Mode, NewGroup, NewJob, NodeId, RecordKey, RecordWrite,
-    TaskName, Timestamp,
+    ScheduleName, TaskName, Timestamp,
 };
 use offloop_store::{
     Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
@@ -17,6 +17,9 @@ use offloop_store::{
     LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, Overdue, ProgressNote, Promoted,
     PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome,
     Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+};
+use offloop_store::{
+    Fired, Firing, LedgerAsk, LedgerPage, PutOutcome, PutSchedule, ScheduleRow, ScheduleStore,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use offloop_store_testkit::{Harness, Kit, Setup, cases};
@@ -98,6 +101,19 @@ impl LimitStore for Handle {
 impl AuditStore for Handle {
     pass_on! {
         audit(ask: AuditAsk) -> AuditPage;
+    }
+}
+
+impl ScheduleStore for Handle {
+    pass_on! {
+        put_schedule(now: Timestamp, put: PutSchedule) -> PutOutcome;
+        delete_schedule(name: ScheduleName) -> Option<ScheduleRow>;
+        schedule(name: ScheduleName) -> Option<ScheduleRow>;
+        schedules(after: Option<ScheduleName>, limit: u16) -> Vec<ScheduleRow>;
+        fire(now: Timestamp, firings: Vec<Firing>) -> Vec<Fired>;
+        ledger(ask: LedgerAsk) -> LedgerPage;
+        live_jobs(names: Vec<ScheduleName>) -> Vec<Vec<JobId>>;
+        prune_ledger(now: Timestamp) -> bool;
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use offloop_job::{
     After, Backoff, BackoffKind, FailureClass, GroupId, JobOptions, OnConflict, OnFailure, Parent,
-    RetryPolicy, Tag, Timestamp, Unique, UniqueKey, UniqueScope,
+    RetryPolicy, ScheduleName, ScheduledBy, Tag, Timestamp, Unique, UniqueKey, UniqueScope,
 };
 
 /// A text that no version up to this one wrote.
@@ -88,6 +88,9 @@ pub fn encode(options: &JobOptions) -> Option<String> {
         put("trace", escape(trace));
     }
     put_flow(options, &mut put);
+    if let Some(by) = &options.schedule {
+        put("schedule", format!("{}:{}", by.due_at.as_millis(), by.name));
+    }
     (!out.is_empty()).then_some(out)
 }
 
@@ -111,6 +114,20 @@ pub fn decode_into(text: &str, options: &mut JobOptions) -> Result<(), OptionsTe
 pub fn group_key(text: &str) -> Option<Tag> {
     let found = text.split(';').find_map(|part| part.strip_prefix("group="));
     Tag::parse(&unescape(found?)?).ok()
+}
+
+/// The schedule that made the job, in a text of [`encode`], without reading the rest.
+pub fn schedule(text: &str) -> Option<ScheduledBy> {
+    let mut parts = text.split(';');
+    read_schedule(parts.find_map(|part| part.strip_prefix("schedule="))?)
+}
+
+fn read_schedule(text: &str) -> Option<ScheduledBy> {
+    let (due_at, name) = text.split_once(':')?;
+    Some(ScheduledBy {
+        name: ScheduleName::parse(name).ok()?,
+        due_at: Timestamp::from_millis(due_at.parse().ok()?),
+    })
 }
 
 /// The tags in a text of [`encode`], without reading the rest; what is unreadable is left out.
@@ -154,6 +171,7 @@ fn read_pair(key: &str, value: &str, options: &mut JobOptions) -> Option<()> {
         "member" => options.group = Some(value.parse().ok()?),
         "follows" => options.follows = Some(value.parse().ok()?),
         "after" => options.after = value.split(',').map(read_after).collect::<Option<_>>()?,
+        "schedule" => options.schedule = Some(Box::new(read_schedule(value)?)),
         _ => return None,
     }
     Some(())
@@ -410,8 +428,9 @@ mod tests {
                 prop::collection::vec(after, 0..4),
                 opt(ms()),
             ),
+            opt(("[a-zA-Z0-9._:-]{1,40}", at())),
         )
-            .prop_map(|(a, b, trace, flow)| JobOptions {
+            .prop_map(|(a, b, trace, flow, schedule)| JobOptions {
                 group: flow.0.map(|bits| GroupId::from_parts(bits >> 4, bits)),
                 follows: flow.0.map(|bits| GroupId::from_parts(bits >> 5, bits)),
                 after: flow.1,
@@ -429,6 +448,10 @@ mod tests {
                 group_key: b.3,
                 tags: b.4,
                 trace: trace.map(Into::into),
+                schedule: schedule.map(|(name, due_at)| {
+                    let name = ScheduleName::parse(&name).unwrap();
+                    Box::new(ScheduledBy { name, due_at })
+                }),
                 ..JobOptions::default()
             })
     }
@@ -444,6 +467,7 @@ mod tests {
                 prop_assert_eq!(group(&text), options.group);
                 prop_assert_eq!(follows(&text), options.follows);
                 prop_assert_eq!(&after(&text), &options.after);
+                prop_assert_eq!(schedule(&text), options.schedule.as_deref().cloned());
             }
             prop_assert_eq!(read, options);
         }

@@ -15,6 +15,8 @@ mod groups;
 mod insert;
 mod limits;
 mod query;
+pub mod schedule_text;
+mod schedules;
 mod settle;
 mod usage;
 
@@ -36,6 +38,10 @@ pub use limits::{BlockedBy, LimitChange, LimitPage, LimitSet, LimitStatus, Limit
 pub use query::{
     Cursor, JobFilter, JobPage, JobQuery, LabelCount, LineStatus, ListRequest, QueueCounts,
     QueueStatus, Record, RecordPage, RecordScan, TimeRange,
+};
+pub use schedules::{
+    Entry, Expect, Fired, Firing, LedgerAsk, LedgerOutcome, LedgerPage, LedgerPlace, LedgerRow,
+    Next, Origin, PutOutcome, PutSchedule, ScheduleRow, ScheduleStore, Stretch, What,
 };
 pub use settle::{AttemptReport, Settled, Settlement, Verdict};
 pub use usage::{
@@ -183,7 +189,9 @@ pub struct Capability {
 }
 
 /// A store as the runtime takes it.
-pub trait Engine: JobStore + GroupStore + JobQuery + Wake + LimitStore + AuditStore {
+pub trait Engine:
+    JobStore + GroupStore + JobQuery + Wake + LimitStore + AuditStore + ScheduleStore
+{
     fn capability(&self) -> Capability;
 }
 

@@ -15,6 +15,7 @@ mod options;
 mod problem;
 mod pulse;
 mod read;
+mod schedule;
 mod sweep;
 mod time;
 mod unique;
@@ -34,6 +35,10 @@ pub use pulse::{
     PulseTask, PulseView,
 };
 pub use read::{BodyError, JOB_FIELDS, JobReader};
+pub use schedule::{
+    LedgerRowView, LedgerView, NextRow, NextView, SCHEDULE_FIELDS, ScheduleBody, ScheduleList,
+    ScheduleView, read_schedule,
+};
 pub use sweep::{SweepLine, job_body};
 pub use time::{format_time, parse_since, parse_time, write_time};
 pub use usage::{UsageRowView, UsageView};

@@ -156,6 +156,7 @@ impl Draft<'_> {
             follows: None,
             after: Vec::new(),
             delay: None,
+            schedule: None,
         };
         let problems = Vec::new();
         Self {
@@ -455,7 +456,7 @@ pub(crate) fn millis(value: &Lit<'_>) -> Result<Duration, Wrong> {
     number(value).map(Duration::from_millis)
 }
 
-fn instant(value: &Lit<'_>) -> Result<Timestamp, Wrong> {
+pub(crate) fn instant(value: &Lit<'_>) -> Result<Timestamp, Wrong> {
     parse_time(text(value)?).map_err(Wrong)
 }
 

@@ -9,8 +9,9 @@ use offloop_job::{
     TaskName, Timestamp, Unique, UniqueKey, Usage,
 };
 use offloop_wire::{
-    CALL_FIELDS, CallFacts, EventView, FieldProblem, JOB_FIELDS, JobView, LaneRow, Problem,
-    SCHEMAS, SlotsView, UsageRowView, UsageView, call_json, event_json, new_job_json,
+    CALL_FIELDS, CallFacts, EventView, FieldProblem, JOB_FIELDS, JobView, LaneRow, LedgerRowView,
+    Problem, SCHEDULE_FIELDS, SCHEMAS, ScheduleView, SlotsView, UsageRowView, UsageView, call_json,
+    event_json, new_job_json,
 };
 use serde_json::Value;
 
@@ -290,4 +291,54 @@ fn a_problem_has_the_fields_of_its_schema() {
         keys(&value["errors"][0]),
         keys(&schema("FieldProblem")["properties"])
     );
+}
+
+#[test]
+fn schedules_have_the_fields_of_their_schemas() {
+    let not_of_many = [
+        "delay_ms",
+        "run_at",
+        "deadline",
+        "expires_at",
+        "idempotency_key",
+    ];
+    let job = JOB_FIELDS
+        .iter()
+        .filter(|field| !not_of_many.contains(field));
+    let want: BTreeSet<String> = job
+        .chain(&SCHEDULE_FIELDS)
+        .map(|field| (*field).to_owned())
+        .collect();
+    assert_eq!(keys(&schema("ScheduleRequest")["properties"]), want);
+    let view = ScheduleView {
+        name: "s".into(),
+        task: "t".into(),
+        when: "every 1 ms".into(),
+        timezone: "UTC".into(),
+        paused: false,
+        origin: "api".into(),
+        revision: 1,
+        created_at: "x".into(),
+        updated_at: "x".into(),
+        next_due_at: None,
+        held_due_at: None,
+        silent: None,
+        spec: None,
+    };
+    let mut shown = keys(&serde_json::to_value(view).unwrap());
+    shown.insert("spec".into());
+    assert_eq!(shown, keys(&schema("Schedule")["properties"]));
+    let row = LedgerRowView {
+        due_at: "x".into(),
+        outcome: "fired".into(),
+        reason: None,
+        late_ms: 1,
+        job_id: None,
+        by_hand: false,
+        until: None,
+        count: None,
+        at: "x".into(),
+    };
+    let row = serde_json::to_value(row).unwrap();
+    assert_eq!(keys(&row), keys(&schema("LedgerRow")["properties"]));
 }

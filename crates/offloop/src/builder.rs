@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use offloop_http::PackRoutes;
-use offloop_job::{Limit, LimitTarget, NameError, NodeId, TaskName};
+use offloop_job::{Limit, LimitTarget, NameError, NodeId, ScheduleName, ScheduleSpec, TaskName};
 use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::{CpuHandler, CpuLane, CpuLaneBuilder};
 use offloop_lane_io::{IoHandler, IoLane, IoLaneBuilder};
@@ -18,7 +18,7 @@ use offloop_pulse::{Pulse, PulseConfig};
 use offloop_runtime::clock::{Clock, SystemClock};
 use offloop_runtime::{
     CallSettings, PayloadCheck, Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle,
-    ShutdownPlan, ShutdownReport, StartError, TaskDefaults, TaskHook,
+    ScheduleError, ShutdownPlan, ShutdownReport, StartError, TaskDefaults, TaskHook,
 };
 use offloop_store::Engine;
 use offloop_store_memory::{MemoryOptions, MemoryStore};
@@ -44,6 +44,8 @@ pub enum BuildError {
     Pulse(#[source] std::io::Error),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error("a declared schedule cannot be kept")]
+    Schedule(#[from] ScheduleError),
 }
 
 /// Where jobs are kept.
@@ -85,6 +87,7 @@ pub struct Builder {
     environment: Vec<(OsString, OsString)>,
     cgroups: Cgroups,
     pulse: Option<PulseConfig>,
+    schedules: Vec<(ScheduleName, ScheduleSpec)>,
     seed: Option<u64>,
 }
 
@@ -134,6 +137,7 @@ impl Builder {
             environment: Vec::new(),
             cgroups: Cgroups::Auto,
             pulse: Some(PulseConfig::default()),
+            schedules: Vec::new(),
             seed: None,
         }
     }
@@ -322,6 +326,7 @@ impl Builder {
             host: _,
             pulse,
             remote,
+            schedules,
         } = self.parts()?;
         let mut builder = RuntimeBuilder::new(engine, node)
             .config(config)
@@ -349,6 +354,7 @@ impl Builder {
             builder = builder.payload_check(task, check);
         }
         let runtime = builder.start()?;
+        pollster::block_on(runtime.handle().reconcile_schedules(schedules))?;
         let mut routes = Vec::new();
         for pack in packs {
             routes.push(pack.open(runtime.handle())?);
@@ -359,6 +365,14 @@ impl Builder {
             data,
             remote,
         })
+    }
+
+    /// Declares a schedule: made or changed at the start, deleted at a later start that does not
+    /// declare it.
+    #[must_use]
+    pub fn schedule(mut self, name: ScheduleName, spec: ScheduleSpec) -> Self {
+        self.schedules.push((name, spec));
+        self
     }
 
     /// Opens the store and tries one executor of each lane, then closes all of it: whether
@@ -453,6 +467,7 @@ impl Builder {
             host,
             pulse,
             remote,
+            schedules: self.schedules,
         })
     }
 }
@@ -475,6 +490,7 @@ struct Parts {
     host: Arc<Host>,
     pulse: Pulse,
     remote: Option<Arc<RemoteLane>>,
+    schedules: Vec<(ScheduleName, ScheduleSpec)>,
 }
 
 /// What [`Builder::check`] found.

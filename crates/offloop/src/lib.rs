@@ -31,8 +31,9 @@ pub use task::{NewJobError, NewJobExt, payload};
 pub use offloop_http as http;
 pub use offloop_job as job;
 pub use offloop_job::{
-    Failure, FailureClass, JobId, JobOptions, JobState, KeyTarget, Limit, LimitTarget, NewJob,
-    OnConflict, QueueName, Rate, RecordWrite, TaskName, Timestamp, Unique, UniqueKey, UniqueScope,
+    Failure, FailureClass, JobId, JobOptions, JobState, KeyTarget, Limit, LimitTarget, Missed,
+    NewJob, OnConflict, Overlap, QueueName, Rate, RecordWrite, ScheduleName, ScheduleSpec,
+    TaskName, Timestamp, Timing, Unique, UniqueKey, UniqueScope,
 };
 pub use offloop_lane as lane;
 pub use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};
@@ -46,6 +47,7 @@ pub use offloop_runtime::{
     CallAnswer, CallAsk, CallError, CallSettings, FinalEnd, PayloadCheck, Pressure, Redact,
     RuntimeConfig, RuntimeHandle, ShutdownPlan, ShutdownReport, TaskDefaults, TaskHook,
 };
+pub use offloop_schedule as schedule;
 pub use offloop_schema as schema;
 pub use offloop_schema::Schema;
 pub use offloop_store as store;

@@ -11,6 +11,7 @@ pub(crate) mod plan;
 pub(crate) mod pulse;
 pub(crate) mod queues;
 pub(crate) mod scan;
+pub(crate) mod schedules;
 pub(crate) mod serve;
 pub(crate) mod sweep;
 pub(crate) mod tasks;

@@ -117,6 +117,9 @@ pub(crate) fn build(config: &Config) -> Builder {
     for (target, limit) in &config.limits {
         builder = builder.limit(target.clone(), *limit);
     }
+    for (name, spec) in &config.schedules {
+        builder = builder.schedule(name.clone(), spec.clone());
+    }
     if let Some(photos) = &config.photos {
         builder = builder.pack(PhotosPack::new(PhotosOptions {
             concurrency: photos.concurrency,

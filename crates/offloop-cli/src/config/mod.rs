@@ -6,6 +6,7 @@
 mod limits;
 mod raw;
 mod resolve;
+mod schedules;
 mod tasks;
 mod units;
 

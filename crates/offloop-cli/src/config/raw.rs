@@ -30,6 +30,9 @@ pub(crate) struct RawConfig {
     /// By target: `queue:mail`, `key:*`.
     #[serde(default)]
     pub(crate) limits: BTreeMap<String, RawLimit>,
+    /// Fields as the body of `PUT /v1/schedules/{name}` has them: read by its reader.
+    #[serde(default)]
+    pub(crate) schedules: BTreeMap<String, toml::Table>,
     #[serde(default)]
     pub(crate) packs: RawPacks,
 }

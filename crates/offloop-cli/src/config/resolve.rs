@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use offloop::lane_process::Cgroups;
 use offloop::pulse::PulseConfig;
-use offloop::{Limit, LimitTarget, RuntimeConfig, ShutdownPlan};
+use offloop::{Limit, LimitTarget, RuntimeConfig, ScheduleName, ScheduleSpec, ShutdownPlan};
 
 use super::limits::limits;
 use super::raw::{RawConfig, RawPhotos, RawPulse, RawServer, RawVault};
+use super::schedules::schedule;
 use super::tasks::{TaskConfig, task};
 use super::units::{Size, Span};
 
@@ -46,6 +47,7 @@ pub(crate) struct Config {
     pub(crate) pulse: Option<PulseConfig>,
     pub(crate) tasks: Vec<TaskConfig>,
     pub(crate) limits: Vec<(LimitTarget, Limit)>,
+    pub(crate) schedules: Vec<(ScheduleName, ScheduleSpec)>,
     pub(crate) photos: Option<PhotosConfig>,
     pub(crate) vault: Option<VaultConfig>,
 }
@@ -144,6 +146,10 @@ impl RawConfig {
             .filter_map(|(name, raw)| task(&name, raw, folder, &mut problems))
             .collect();
         let limits = limits(self.limits, &mut problems);
+        let schedules = self.schedules.into_iter();
+        let schedules = schedules
+            .filter_map(|(name, raw)| schedule(&name, raw, &mut problems))
+            .collect();
         let photos = photos(&self.packs.photos, &mut problems);
         let pulse = pulse(&self.pulse, &mut problems);
         let vault = vault(&self.packs.vault, folder, &mut problems);
@@ -167,6 +173,7 @@ impl RawConfig {
             pulse,
             tasks,
             limits,
+            schedules,
             photos,
             vault,
         };

@@ -107,6 +107,7 @@ pub(super) async fn metrics(State(door): State<Arc<Inner>>, uri: Uri) -> Answer 
         );
     }
     figures::lanes(&door.handle, &mut out);
+    super::schedules::figures(&door, &mut out);
     figures::attempts(&door.handle, &mut out);
     figures::times(&door.handle, &mut out);
     figures::pulse(&door.handle, &mut out);

@@ -15,6 +15,7 @@ pub(crate) mod openapi;
 mod pages;
 mod pulse;
 mod queues;
+mod schedules;
 mod session;
 mod sweep;
 mod usage;
@@ -64,6 +65,19 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/v1/tasks/{name}/pause", post(modes::pause_task))
         .route("/v1/tasks/{name}/resume", post(modes::resume_task))
         .route("/v1/tasks/{name}/drain", post(modes::drain_task))
+        .route("/v1/schedules", get(schedules::list))
+        .route("/v1/schedules/preview", post(schedules::preview))
+        .route(
+            "/v1/schedules/{name}",
+            get(schedules::one)
+                .put(schedules::put)
+                .merge(delete(schedules::forget)),
+        )
+        .route("/v1/schedules/{name}/ledger", get(schedules::ledger))
+        .route("/v1/schedules/{name}/next", get(schedules::next))
+        .route("/v1/schedules/{name}/trigger", post(schedules::trigger))
+        .route("/v1/schedules/{name}/pause", post(schedules::pause))
+        .route("/v1/schedules/{name}/resume", post(schedules::resume))
         .route("/v1/usage", get(usage::usage))
         .route("/v1/limits", get(limits::list))
         .route(

@@ -108,6 +108,9 @@ impl Upkeep {
             return;
         }
         let expire = now >= self.next_expire;
+        if expire {
+            shared.schedules.warn_silent(shared.clock.now());
+        }
         if !expire && now < self.next_prune {
             return;
         }

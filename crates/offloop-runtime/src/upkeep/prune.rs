@@ -1,4 +1,4 @@
-//! Forgets finished jobs by age and count, a piece at a time, so that no call is long.
+//! Forgets finished jobs, and old due times of schedules, by age and count, a piece at a time, so that no call is long.
 
 use offloop_store::{PruneRule, StoreError};
 
@@ -9,6 +9,11 @@ const ROWS_PER_CALL: u32 = 2_000;
 const CALLS_MAX: usize = 50;
 
 pub(crate) async fn prune(shared: &Shared) -> Result<(), StoreError> {
+    for _ in 0..CALLS_MAX {
+        if !shared.engine.prune_ledger(shared.clock.now()).await? {
+            break;
+        }
+    }
     for _ in 0..CALLS_MAX {
         let rule = PruneRule {
             now: shared.clock.now(),

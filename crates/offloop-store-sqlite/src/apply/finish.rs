@@ -105,7 +105,7 @@ impl Desk<'_> {
             self.forget_checkpoint(row)?;
         }
         self.index.finished_rows += 1;
-        Ok(())
+        self.schedule_job_ended(row)
     }
 
     /// Ends a job that nobody runs. `None` if it is not there, or runs.

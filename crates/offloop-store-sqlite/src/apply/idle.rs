@@ -125,6 +125,9 @@ impl Desk<'_> {
         if let (Some(unique), Some(_)) = (unique, held_by_state(&options)) {
             self.hold_unique(now, unique, &options, id)?;
         }
+        if let Some(by) = &options.schedule {
+            self.schedule_job_began(id, &by.name)?;
+        }
         let key = ReadyKey::new(options.priority, now.as_millis());
         let expires_at = options.expires_at.map(Timestamp::as_millis);
         let spot = self.index.spot(line, options.group_key.as_ref());

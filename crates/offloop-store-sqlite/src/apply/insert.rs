@@ -239,6 +239,9 @@ impl Desk<'_> {
         if let Some(unique) = unique {
             self.hold_unique(now, unique, options, id)?;
         }
+        if let Some(by) = &options.schedule {
+            self.schedule_job_began(id, &by.name)?;
+        }
         self.remember(now, job, id)?;
         let queue = self.index.queue_of(line);
         queue.live += 1;

@@ -14,6 +14,7 @@ mod insert;
 mod limits;
 mod prune;
 mod records;
+mod schedules;
 mod settle;
 mod unique;
 mod usage;
@@ -145,6 +146,23 @@ impl<'c> Desk<'c> {
                 call.answer = Some(Ok(self.advance(call.ask.0, call.ask.1)?));
             }
             Command::Doomed(call) => call.answer = Some(Ok(self.doomed(call.ask)?)),
+            Command::PutSchedule(call) => {
+                call.answer = Some(Ok(self.put_schedule(call.ask.0, &call.ask.1)?));
+            }
+            Command::DeleteSchedule(call) => {
+                call.answer = Some(Ok(self.delete_schedule(&call.ask)?));
+            }
+            Command::Fire(call) => {
+                let (now, firings) = &call.ask;
+                let fired = firings.iter().map(|firing| self.fire(*now, firing));
+                call.answer = Some(Ok(fired.collect::<Result<_, _>>()?));
+            }
+            Command::LiveJobs(call) => {
+                let names = call.ask.iter();
+                let live = names.map(|name| self.index.schedules.live(name));
+                call.answer = Some(Ok(live.collect()));
+            }
+            Command::PruneLedger(call) => call.answer = Some(Ok(self.prune_ledger(call.ask)?)),
             Command::Close(call) => call.answer = Some(Ok(())),
         }
         Ok(())

@@ -11,8 +11,8 @@ use offloop_store::codec;
 use rusqlite::Connection;
 
 use super::{
-    FanOut, Flows, Gates, Groups, Hold, Idle, Index, Labels, LineId, ReadyKey, Row, Running, Spot,
-    Touched, UniqueHash, Words, unique_hash,
+    FanOut, Flows, Gates, Groups, Hold, Idle, Index, Labels, LineId, ReadyKey, Row, Running,
+    Schedules, Spot, Touched, UniqueHash, Words, unique_hash,
 };
 use crate::open::OpenError;
 use crate::reader::groups::{GROUP, read_group};
@@ -42,6 +42,7 @@ impl Index {
             checkpoints: HashSet::new(),
             unique: HashMap::new(),
             groups: load_groups(conn)?,
+            schedules: Schedules::load(conn)?,
             ids: JobIdSource::new(last_row, options.id_seed),
             last_lease: reserved,
             leases_reserved: reserved,
@@ -313,7 +314,7 @@ fn largest_row(conn: &Connection) -> Result<Row, OpenError> {
 }
 
 #[allow(clippy::needless_pass_by_value)] // so that `map_err` can name it
-fn damaged(what: impl ToString) -> OpenError {
+pub(super) fn damaged(what: impl ToString) -> OpenError {
     OpenError::Corrupt {
         path: "offloop.db".into(),
         detail: what.to_string(),

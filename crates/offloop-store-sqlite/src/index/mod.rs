@@ -12,12 +12,14 @@ mod groups;
 mod line;
 mod load;
 mod names;
+mod schedules;
 
 pub(crate) use flows::{Flows, Spot};
 pub(crate) use gates::Gates;
 pub(crate) use groups::{FanOut, GroupRow, Groups};
 pub(crate) use line::{Line, LineCounts, LineId, Picked, ReadyKey};
 pub(crate) use names::{Labels, Words};
+pub(crate) use schedules::{Known, Schedules};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -132,6 +134,7 @@ pub(crate) struct Index {
     pub(crate) checkpoints: HashSet<Row>,
     unique: HashMap<UniqueHash, Hold>,
     pub(crate) groups: Groups,
+    pub(crate) schedules: Schedules,
     pub(crate) ids: JobIdSource,
     pub(crate) last_lease: u64,
     /// Leases up to this one are reserved on disk.

@@ -9,6 +9,7 @@ pub(crate) mod audit;
 pub(crate) mod groups;
 pub(crate) mod jobs;
 pub(crate) mod records;
+pub(crate) mod schedules;
 pub(crate) mod usage;
 
 use std::collections::VecDeque;

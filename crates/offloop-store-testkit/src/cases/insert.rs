@@ -6,7 +6,7 @@ use bytes::Bytes;
 use offloop_job::limits::{BATCH_JOBS_MAX, IDEMPOTENCY_KEEP};
 use offloop_job::{
     Backoff, BackoffKind, FailureClass, JobId, JobOptions, JobState, NewJob, OnConflict, QueueName,
-    RetryPolicy, Tag, Unique, UniqueKey, UniqueScope,
+    RetryPolicy, ScheduleName, ScheduledBy, Tag, Unique, UniqueKey, UniqueScope,
 };
 use offloop_store::{InsertOutcome, InsertRefusal, SameAs, Verdict};
 
@@ -51,6 +51,10 @@ pub(crate) fn rich_options() -> JobOptions {
         follows: None,
         after: vec![],
         delay: None,
+        schedule: Some(Box::new(ScheduledBy {
+            name: ScheduleName::parse("nightly:v2").expect("a schedule's name"),
+            due_at: at(999),
+        })),
     }
 }
 

@@ -22,6 +22,8 @@ pub mod query;
 pub mod queues;
 pub mod records;
 pub mod revive;
+pub mod schedules;
+pub mod schedules_survive;
 pub mod settle;
 pub mod snooze;
 pub mod survives;
