@@ -15,7 +15,8 @@ use crate::entry::{Asked, Entry, Phase, executor, later};
 use crate::memory::{Settled, Strays};
 use crate::types::{
     CONFIRM_WITHIN, ClaimRefusal, Extended, HELD_MAX, News, OFFER_BYTES_MAX, Offer, PULLS_MAX,
-    Pull, RemoteTask, RemoteView, RemoteWorker, Report, Settle, Stale, StopNotice, WorkerEnd,
+    Pull, RemoteTask, RemoteView, RemoteWorker, Report, Settle, Stale, StopNotice, StopWhy,
+    WorkerEnd,
 };
 
 /// So long a job may be in line for somebody who wants it; then other nodes may have it.
@@ -500,19 +501,19 @@ impl Board {
         events
     }
 
-    /// Ends what no worker has begun; answers the leases that workers hold.
-    pub(crate) fn terminate(&mut self, now: Instant, events: &mut Vec<LaneEvent>) -> Vec<Lease> {
-        let (held, rest): (Vec<_>, Vec<_>) = self
-            .jobs
-            .iter()
-            .map(|(lease, entry)| (*lease, entry.phase))
-            .partition(|(_, phase)| *phase == Phase::Held);
-        for (lease, _) in rest {
-            self.end(lease, events, |entry| {
-                entry.unstarted(StopReason::Shutdown, now)
+    /// Ends everything: what no worker has begun goes back, what one is at is put off until its lease
+    /// has surely run out.
+    pub(crate) fn terminate(&mut self, now: Instant, events: &mut Vec<LaneEvent>) {
+        let all: Vec<Lease> = self.jobs.keys().copied().collect();
+        for lease in all {
+            self.end(lease, events, |entry| match (entry.phase, &entry.asked) {
+                (Phase::Held, Some(asked)) if asked.notice() == StopWhy::Cancelled => {
+                    entry.withdrawn(now)
+                }
+                (Phase::Held, _) => entry.put_off(now),
+                _ => entry.unstarted(StopReason::Shutdown, now),
             });
         }
-        held.into_iter().map(|(lease, _)| lease).collect()
     }
 
     pub(crate) fn running(&self) -> usize {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use offloop_job::limits::SNOOZE_MIN;
 use offloop_job::{Failure, FailureClass, LogTail, Outcome, StopReason, Usage};
 use offloop_lane::{Ended, Gone, Overrun, Proof, Stopped, TaskError, TaskOutput, Work, outcome_of};
 
@@ -83,6 +84,7 @@ impl Entry {
             attempt: work.attempt,
             task: work.task.clone(),
             payload: work.payload.clone(),
+            checkpoint: work.checkpoint.clone(),
             lease_for: task.lease,
             timeout: work.limits.timeout,
             deadline_in: work.deadline.map(|at| at.saturating_duration_since(now)),
@@ -171,6 +173,7 @@ impl Entry {
             WorkerEnd::Failed { class, message } => {
                 self.outcome(Err(TaskError::new(class, message)))
             }
+            WorkerEnd::Snooze { after } => self.outcome(Err(TaskError::snooze(after))),
             WorkerEnd::HandBack => Outcome::Stopped {
                 reason: StopReason::Shutdown,
                 failure: Failure::new(FailureClass::Cancelled, "handed back by its worker"),
@@ -210,6 +213,14 @@ impl Entry {
         );
         let failure = Failure::new(FailureClass::Lost, message);
         self.ended(Outcome::Failed(failure), Proof::NodeGone, now)
+    }
+
+    /// The lane ends while its worker is at it: run again once the lease has surely run out. It is
+    /// this server's doing, so no attempt is spent.
+    pub(crate) fn put_off(self, now: Instant) -> Ended {
+        let left = self.due_for_worker().saturating_duration_since(now);
+        let after = left.max(SNOOZE_MIN);
+        self.ended(Outcome::Snoozed { after }, Proof::NodeGone, now)
     }
 
     /// It never was with a worker.

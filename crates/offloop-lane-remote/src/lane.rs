@@ -6,11 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use offloop_job::{JobId, Lease, StopReason, TaskName};
 use offloop_lane::{
-    Demand, Lane, LaneEvent, LaneOpenError, LaneSink, LaneStatus, Slots, TaskInfo, Work,
+    CheckpointError, CheckpointReply, Demand, Lane, LaneEvent, LaneOpenError, LaneSink, LaneStatus,
+    Slots, TaskInfo, Work,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::board::Board;
 use crate::types::{
@@ -149,8 +151,51 @@ impl RemoteLane {
         let mut board = self.shared.lock();
         let extended = board.extend(job, lease, news, Instant::now(), &mut events);
         self.shared.send(events);
+        if extended.is_ok() {
+            self.tell(job, lease, news);
+        }
         drop(board);
         extended
+    }
+
+    /// What only those hear who listen now.
+    fn tell(&self, job: JobId, lease: Lease, news: &News) {
+        let Some(sink) = self.shared.sink.get().filter(|sink| sink.listens(job)) else {
+            return;
+        };
+        if let Some(data) = news.log.clone() {
+            sink.send(LaneEvent::Log { job, lease, data });
+        }
+        if let Some(data) = news.partial.clone() {
+            sink.send(LaneEvent::Partial { job, lease, data });
+        }
+    }
+
+    /// Keeps a place in the work for the job's next attempt; on disk when it answers. JSON, at most
+    /// 64 KiB.
+    pub async fn checkpoint(
+        &self,
+        job: JobId,
+        lease: Lease,
+        data: Bytes,
+    ) -> Result<(), CheckpointError> {
+        let (tell, told) = oneshot::channel();
+        let reply = CheckpointReply::new(move |kept| {
+            let _ = tell.send(kept); // its worker hung up
+        });
+        {
+            let board = self.shared.lock();
+            if board.notice(job, lease, Instant::now()).is_err() {
+                return Err(CheckpointError::Stale);
+            }
+            self.shared.send(vec![LaneEvent::Checkpoint {
+                job,
+                lease,
+                data,
+                reply,
+            }]);
+        }
+        told.await.unwrap_or(Err(CheckpointError::Nobody))
     }
 
     /// Extends every lease that it names, then waits until one of them must stop or is over, at
@@ -280,15 +325,14 @@ impl Lane for RemoteLane {
         self.shared.send(events);
     }
 
-    /// Workers cannot be ended from here: what they hold is answered, and is run again once their
-    /// leases have run out.
+    /// Workers cannot be ended from here: what they hold is put off until their leases have run out.
     fn terminate(&self, _within: Duration) -> Vec<Lease> {
         self.close();
         let mut events = Vec::new();
         let mut board = self.shared.lock();
-        let held = board.terminate(Instant::now(), &mut events);
+        board.terminate(Instant::now(), &mut events);
         self.shared.send(events);
-        held
+        Vec::new()
     }
 
     fn status(&self) -> LaneStatus {

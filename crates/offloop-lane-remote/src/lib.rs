@@ -19,6 +19,7 @@ mod memory;
 mod types;
 
 pub use lane::RemoteLane;
+pub use offloop_lane::CheckpointError;
 pub use types::{
     CONFIRM_WITHIN, ClaimRefusal, Extended, GRACE_DEFAULT, LEASE_DEFAULT, LEASE_MAX, LEASE_MIN,
     News, OFFER_BYTES_MAX, Offer, PULLS_MAX, Pull, RemoteTask, RemoteView, RemoteWorker, Report,

@@ -73,6 +73,8 @@ pub struct Offer {
     pub attempt: u16,
     pub task: TaskName,
     pub payload: Bytes,
+    /// What an earlier attempt left for this one.
+    pub checkpoint: Option<Bytes>,
     /// What each extension gives.
     pub lease_for: Duration,
     /// Wall clock of the attempt, from its confirmation.
@@ -90,6 +92,8 @@ pub struct News {
     pub note: Option<Bytes>,
     /// Lines for the attempt's log.
     pub log: Option<Bytes>,
+    /// A piece of the result for whoever listens now: JSON, at most 16 KiB.
+    pub partial: Option<Bytes>,
 }
 
 /// Why a worker must stop.
@@ -161,6 +165,8 @@ pub enum WorkerEnd {
     },
     /// Not run, or in vain by no fault of the job's: the attempt is not spent.
     HandBack,
+    /// Not to be done yet: again after this, the attempt not spent.
+    Snooze { after: Duration },
 }
 
 /// What a worker says of the attempt beside its end.

@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use offloop_job::limits::{MESSAGE_BYTES_MAX, PROGRESS_BYTES_MAX, RESULT_BYTES_MAX};
+use offloop_job::limits::{
+    CHECKPOINT_BYTES_MAX, MESSAGE_BYTES_MAX, PARTIAL_BYTES_MAX, PROGRESS_BYTES_MAX,
+    RESULT_BYTES_MAX, SNOOZE_MAX, SNOOZE_MIN,
+};
 use offloop_job::{FailureClass, JobId, Lease, TaskName};
 use serde::Serialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -29,8 +32,16 @@ const WORKER_BYTES_MAX: usize = 128;
 pub const WORK_LOG_BYTES_MAX: usize = 64 << 10;
 
 pub const WORK_CLAIM_FIELDS: [&str; 4] = ["worker", "tasks", "limit", "wait_ms"];
-pub const WORK_EXTEND_FIELDS: [&str; 3] = ["lease", "progress", "log"];
-pub const WORK_SETTLE_FIELDS: [&str; 6] = ["lease", "result", "error", "hand_back", "log", "usage"];
+pub const WORK_EXTEND_FIELDS: [&str; 5] = ["lease", "progress", "partial", "checkpoint", "log"];
+pub const WORK_SETTLE_FIELDS: [&str; 7] = [
+    "lease",
+    "result",
+    "error",
+    "hand_back",
+    "snooze_ms",
+    "log",
+    "usage",
+];
 pub const WORK_WATCH_FIELDS: [&str; 2] = ["leases", "wait_ms"];
 
 /// `POST /v1/work/claim`.
@@ -47,6 +58,8 @@ pub struct WorkClaim {
 pub struct WorkExtend {
     pub lease: Lease,
     pub progress: Option<Bytes>,
+    pub partial: Option<Bytes>,
+    pub checkpoint: Option<Bytes>,
     pub log: Option<Bytes>,
 }
 
@@ -68,6 +81,7 @@ pub enum WorkEnd {
         message: String,
     },
     HandBack,
+    Snooze(Duration),
 }
 
 /// `POST /v1/work/watch`.
@@ -286,11 +300,15 @@ pub fn read_work_extend(body: &Bytes) -> Result<WorkExtend, BodyError> {
     let mut fields = Fields::read(body, &WORK_EXTEND_FIELDS)?;
     let lease = fields.lease();
     let progress = fields.json(body, "progress", PROGRESS_BYTES_MAX);
+    let partial = fields.json(body, "partial", PARTIAL_BYTES_MAX);
+    let checkpoint = fields.json(body, "checkpoint", CHECKPOINT_BYTES_MAX);
     let log = fields.log();
     fields.finish(|| {
         Some(WorkExtend {
             lease: lease?,
             progress,
+            partial,
+            checkpoint,
             log,
         })
     })
@@ -306,15 +324,25 @@ pub fn read_work_settle(body: &Bytes) -> Result<WorkSettle, BodyError> {
         Lit::Bool(yes) => Ok(*yes),
         other => Err(Wrong(format!("is {}; give true", other.what()))),
     });
+    let snooze = fields.take("snooze_ms", |value| {
+        let after = millis(value)?;
+        if (SNOOZE_MIN..=SNOOZE_MAX).contains(&after) {
+            return Ok(after);
+        }
+        let (least, most) = (SNOOZE_MIN.as_millis(), SNOOZE_MAX.as_millis());
+        Err(Wrong(format!("give {least} to {most} (30 days)")))
+    });
     let log = fields.log();
     let (cpu, max_rss_bytes) = fields.take("usage", usage).unwrap_or_default();
     let mut ends = Vec::new();
     ends.extend(result.map(WorkEnd::Result));
     ends.extend(error.map(|(class, message)| WorkEnd::Error { class, message }));
     ends.extend((hand_back == Some(true)).then_some(WorkEnd::HandBack));
+    ends.extend(snooze.map(WorkEnd::Snooze));
     if ends.len() != 1 && fields.problems.is_empty() {
         let many = ends.len();
-        let detail = format!("give one of result, error and hand_back; {many} are given");
+        let detail =
+            format!("give one of result, error, hand_back and snooze_ms; {many} are given");
         fields.say("result", detail);
     }
     fields.finish(|| {
@@ -436,6 +464,8 @@ pub struct WorkOffer {
     pub task: String,
     pub attempt: u16,
     pub payload: Box<RawValue>,
+    /// What an earlier attempt left for this one.
+    pub checkpoint: Option<Box<RawValue>>,
     /// What each extension gives.
     pub lease_ms: u64,
     /// Wall clock of the attempt.

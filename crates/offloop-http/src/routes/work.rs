@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
+use bytes::Bytes;
 use offloop_job::JobId;
 use offloop_lane_remote::{
-    CONFIRM_WITHIN, ClaimRefusal, Extended, News, Offer, Pull, RemoteLane, Report, Settle, Stale,
-    Watched, WorkerEnd,
+    CONFIRM_WITHIN, CheckpointError, ClaimRefusal, Extended, News, Offer, Pull, RemoteLane, Report,
+    Settle, Stale, Watched, WorkerEnd,
 };
 use offloop_store::Settled;
 use offloop_wire::{
@@ -93,6 +94,7 @@ fn offer(offer: &Offer) -> WorkOffer {
         task: offer.task.to_string(),
         attempt: offer.attempt,
         payload: WorkOffer::payload_of(&offer.payload),
+        checkpoint: offer.checkpoint.as_deref().map(WorkOffer::payload_of),
         lease_ms: ms(offer.lease_for),
         timeout_ms: ms(offer.timeout),
         deadline_ms: offer.deadline_in.map(ms),
@@ -114,9 +116,20 @@ pub(super) async fn extend(
     let news = News {
         note: asked.progress,
         log: asked.log,
+        partial: asked.partial,
     };
     let extended = lane.extend(id, asked.lease, &news);
     let Extended { lease_left, stop } = extended.map_err(|Stale| stale(id))?;
+    if let Some(data) = asked.checkpoint {
+        // The room of a large body is not held on the way to the disk.
+        let data = Bytes::copy_from_slice(&data);
+        drop(collected);
+        let kept = lane.checkpoint(id, asked.lease, data).await;
+        kept.map_err(|error| match error {
+            CheckpointError::Stale => stale(id),
+            error => Kind::StoreFailed.say(error.to_string()).into(),
+        })?;
+    }
     let answer = WorkExtended {
         lease_ms: ms(lease_left),
         cancel: stop.is_some(),
@@ -142,6 +155,7 @@ pub(super) async fn settle(
         },
         WorkEnd::Error { class, message } => WorkerEnd::Failed { class, message },
         WorkEnd::HandBack => WorkerEnd::HandBack,
+        WorkEnd::Snooze(after) => WorkerEnd::Snooze { after },
     };
     let report = Report {
         cpu: asked.cpu,

@@ -260,3 +260,29 @@ async fn a_door_that_closes_does_not_wait_for_those_who_wait_for_work() {
     let report = soon(server.closed()).await;
     assert_eq!(report.cut, 0);
 }
+
+#[tokio::test]
+async fn a_place_in_the_work_is_found_again_after_a_snooze_and_after_a_failure() {
+    let server = server().await;
+    let body = r#"{"task": "resize", "backoff": {"kind": "fixed", "base_ms": 1, "jitter": 0}}"#;
+    let id = server.job(body).await;
+    let (_, lease) = one(&server).await;
+    let body = json!({"lease": lease, "checkpoint": {"row": 7}});
+    assert_eq!(said(&server, &id, "extend", body).await.0, 200);
+    let body = json!({"lease": lease, "snooze_ms": 1000});
+    let (status, told) = said(&server, &id, "settle", body).await;
+    assert_eq!((status, &told["state"]), (200, &json!("scheduled")));
+    let body = json!({"worker": "w2", "wait_ms": 9000});
+    let again = soon(claim(&server, body.clone())).await;
+    assert_eq!(again[0]["checkpoint"], json!({"row": 7}));
+    assert_eq!(again[0]["attempt"], 1, "a snooze spends none");
+    let error = json!({"lease": again[0]["lease"], "error": {"message": "odd row"}});
+    assert_eq!(said(&server, &id, "settle", error).await.0, 200);
+    let again = soon(claim(&server, body)).await;
+    assert_eq!(
+        (&again[0]["checkpoint"]["row"], &again[0]["attempt"]),
+        (&json!(7), &json!(2))
+    );
+    let body = json!({"lease": lease, "checkpoint": {"row": 1}});
+    assert_eq!(said(&server, &id, "extend", body).await.0, 409);
+}

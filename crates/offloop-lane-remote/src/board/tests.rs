@@ -464,3 +464,27 @@ fn a_closed_lane_hands_back_what_no_worker_has_and_hears_those_who_work_to_the_e
     assert!(world.extend(1).is_ok());
     assert_eq!(world.done(1), Ok(Settle::Taken));
 }
+
+#[test]
+fn a_server_that_ends_gives_nothing_out_again_while_a_worker_may_be_at_it() {
+    let mut world = World::new();
+    world.held(1);
+    world.held(2);
+    world.start(vec![work(3, "a")]);
+    let now = world.now;
+    world
+        .board
+        .stop(Lease(2), StopReason::Cancel, now, &mut world.events);
+    world.pass(seconds(4));
+    world.board.terminate(world.now, &mut world.events);
+    let mut ends = world.ends();
+    ends.sort_by_key(|ended| ended.lease);
+    let after = LEASE - seconds(4);
+    assert_eq!(ends[0].outcome, Outcome::Snoozed { after });
+    assert!(
+        matches!(ends[1].outcome, Outcome::Stopped { .. }),
+        "{ends:?}"
+    );
+    assert!(is_handed_back(&ends[2]));
+    assert!(world.extend(1).is_err());
+}
