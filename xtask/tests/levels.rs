@@ -10,7 +10,8 @@ use serde_json::Value;
 const FENCES: [(&str, &[&str]); 6] = [
     ("rusqlite", &["offloop-store-sqlite"]),
     ("axum", &["offloop-http"]),
-    ("hyper", &["offloop-http"]),
+    // A door by it, and deliveries by its bare connection: ADR 0024.
+    ("hyper", &["offloop-http", "offloop-webhooks"]),
     ("clap", &["offloop-cli", "offloop-bench"]),
     ("anyhow", &["offloop-cli", "offloop-bench"]),
     (
@@ -24,6 +25,7 @@ const FENCES: [(&str, &[&str]); 6] = [
             "offloop-photos",
             "offloop-lab",
             "offloop-vault",
+            "offloop-webhooks",
             "offloop-bench",
         ],
     ),

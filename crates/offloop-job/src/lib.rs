@@ -20,6 +20,7 @@ mod retry;
 mod schedule;
 mod state;
 mod time;
+mod webhook;
 
 pub use backoff::{Backoff, BackoffKind, retry_delay};
 pub use event::{EventKind, JobEvent};
@@ -40,3 +41,4 @@ pub use retry::{Decision, History, RetryPolicy, decide};
 pub use schedule::{Missed, Overlap, ScheduleSpec, ScheduledBy, SkipReason, Timing};
 pub use state::{IllegalStep, JobState, Step};
 pub use time::Timestamp;
+pub use webhook::{EndStates, WEBHOOK_URL_BYTES_MAX, Webhook};

@@ -7,7 +7,7 @@ use crate::limits::{
     TIMEOUT_MAX, TRACE_BYTES_MAX, UNIQUE_FOR_MAX,
 };
 use crate::{
-    After, GroupId, Parent, QueueName, RetryPolicy, ScheduledBy, Tag, Timestamp, UniqueKey,
+    After, GroupId, Parent, QueueName, RetryPolicy, ScheduledBy, Tag, Timestamp, UniqueKey, Webhook,
 };
 
 /// Until when a unique key is held.
@@ -94,6 +94,8 @@ pub struct JobOptions {
     pub delay: Option<Duration>,
     /// Set by the server alone, on jobs that a schedule makes.
     pub schedule: Option<Box<ScheduledBy>>,
+    /// Who is told how it ended; `None`: whom its task names.
+    pub webhook: Option<Box<Webhook>>,
 }
 
 impl Default for JobOptions {
@@ -120,6 +122,7 @@ impl Default for JobOptions {
             after: Vec::new(),
             delay: None,
             schedule: None,
+            webhook: None,
         }
     }
 }

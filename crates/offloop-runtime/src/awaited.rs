@@ -13,6 +13,7 @@ use offloop_job::Lease;
 use offloop_store::Settled;
 use tokio::sync::oneshot;
 
+use crate::handle::RuntimeHandle;
 use crate::keeper::Attempted;
 
 type Waiters = HashMap<Lease, oneshot::Sender<Settled>>;
@@ -56,6 +57,14 @@ impl AwaitedEnd {
             lease,
             told,
         }
+    }
+}
+
+impl RuntimeHandle {
+    /// Resolves once the end of this attempt is committed. Ask for it before the lane is told of the
+    /// end; dropped, it is forgotten.
+    pub fn settled(&self, lease: Lease) -> AwaitedEnd {
+        AwaitedEnd::new(&self.0.settled, lease)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::calls::{CallSettings, Calls};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{RuntimeConfig, TaskDefaults};
+use crate::ends::EndHook;
 use crate::handle::{Parts, RuntimeHandle, Shared};
 use crate::hooks::TaskHook;
 use crate::inbox::LaneInbox;
@@ -52,6 +53,7 @@ pub struct RuntimeBuilder {
     call_lanes: Vec<Arc<dyn Lane>>,
     call_settings: HashMap<TaskName, CallSettings>,
     hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
+    end_hooks: Vec<Arc<dyn EndHook>>,
     checks: HashMap<TaskName, Arc<dyn PayloadCheck>>,
     defaults: HashMap<TaskName, TaskDefaults>,
     limits: Vec<(LimitTarget, Limit)>,
@@ -80,6 +82,7 @@ impl RuntimeBuilder {
             call_lanes: Vec::new(),
             call_settings: HashMap::new(),
             hooks: HashMap::new(),
+            end_hooks: Vec::new(),
             checks: HashMap::new(),
             defaults: HashMap::new(),
             limits: Vec::new(),
@@ -121,6 +124,13 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn payload_check(mut self, task: TaskName, check: Arc<dyn PayloadCheck>) -> Self {
         self.checks.insert(task, check);
+        self
+    }
+
+    /// Jobs that follow the ends of others.
+    #[must_use]
+    pub fn end_hook(mut self, hook: Arc<dyn EndHook>) -> Self {
+        self.end_hooks.push(hook);
         self
     }
 
@@ -198,6 +208,7 @@ impl RuntimeBuilder {
             routes,
             defaults,
             hooks: self.hooks,
+            end_hooks: self.end_hooks,
             checks: self.checks,
             declared_limits: self.limits,
             clock: self.clock,

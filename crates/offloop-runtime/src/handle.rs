@@ -24,11 +24,12 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::Pressure;
-use crate::awaited::{Awaited, AwaitedEnd};
+use crate::awaited::Awaited;
 use crate::backlog::{self, Backlog};
 use crate::calls::{self, CallAnswer, CallAsk, CallError, CallLaneView, Calls};
 use crate::clock::{Clock, Dice};
 use crate::config::{RuntimeConfig, TaskDefaults};
+use crate::ends::{self, EndHook};
 use crate::gauge::{Gauge, Pressed};
 use crate::hooks::{FinalEnd, TaskHook};
 use crate::keeper::Input;
@@ -92,6 +93,7 @@ pub(crate) struct Shared {
     pub(crate) tasks: Vec<TaskView>,
     pub(crate) defaults: HashMap<TaskName, TaskDefaults>,
     pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
+    pub(crate) end_hooks: Vec<Arc<dyn EndHook>>,
     pub(crate) checks: HashMap<TaskName, Arc<dyn PayloadCheck>>,
     /// Large payloads that are looked at now.
     pub(crate) checking: Semaphore,
@@ -135,6 +137,7 @@ pub(crate) struct Parts {
     pub(crate) routes: HashMap<TaskName, usize>,
     pub(crate) defaults: HashMap<TaskName, TaskDefaults>,
     pub(crate) hooks: HashMap<TaskName, Arc<dyn TaskHook>>,
+    pub(crate) end_hooks: Vec<Arc<dyn EndHook>>,
     pub(crate) checks: HashMap<TaskName, Arc<dyn PayloadCheck>>,
     pub(crate) declared_limits: Vec<(LimitTarget, Limit)>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -164,6 +167,7 @@ impl Shared {
             routes: parts.routes,
             defaults: parts.defaults,
             hooks: parts.hooks,
+            end_hooks: parts.end_hooks,
             checks: parts.checks,
             checking: Semaphore::new(
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -300,11 +304,12 @@ impl RuntimeHandle {
             state: JobState::Cancelled,
             failure: None,
         });
+        let state = JobState::Cancelled;
         let end = EndIdle {
             id,
             why: IdleEnd::Cancel,
             records,
-            follow: vec![],
+            follow: ends::idle(shared, id, &job.summary.task, state, now).await?,
         };
         let outcome = shared
             .engine
@@ -566,12 +571,6 @@ impl RuntimeHandle {
             self.0.hub.forget_closed(id);
         }
         self.job(id).await
-    }
-
-    /// Resolves once the end of this attempt is committed. Ask for it before the lane is told of the
-    /// end; dropped, it is forgotten.
-    pub fn settled(&self, lease: Lease) -> AwaitedEnd {
-        AwaitedEnd::new(&self.0.settled, lease)
     }
 
     pub async fn record(

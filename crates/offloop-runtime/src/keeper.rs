@@ -17,6 +17,7 @@ use offloop_store::{
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
+use crate::ends;
 use crate::handle::{RunningView, Shared};
 use crate::limits;
 use crate::path::checkpoint::{Checkpoints, Held};
@@ -494,9 +495,10 @@ impl Keeper {
             ended,
             cancelling: running.cancelling || running.claimed.cancelling,
         };
-        let settlement = settle::settlement(over, now, shared.dice.roll(), |end| {
+        let mut settlement = settle::settlement(over, now, shared.dice.roll(), |end| {
             shared.final_records(end)
         });
+        ends::settled(&shared, &running.claimed, &mut settlement, now);
         if matches!(settlement.verdict, Verdict::HandBack)
             && let Some(closing) = &mut self.closing
         {

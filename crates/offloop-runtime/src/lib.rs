@@ -13,6 +13,7 @@ mod builder;
 mod calls;
 pub mod clock;
 mod config;
+mod ends;
 mod gauge;
 mod groups;
 mod handle;
@@ -36,6 +37,7 @@ pub use calls::{
     CallAnswer, CallAsk, CallCounts, CallError, CallLaneView, CallSettings, Refused, RefusedWhy,
 };
 pub use config::{Redact, RuntimeConfig, TaskDefaults};
+pub use ends::{EndHook, EndedJob};
 pub use gauge::Pressed;
 pub use handle::{CancelOutcome, LaneView, QueryError, RuntimeHandle, TaskView};
 pub use hooks::{FinalEnd, TaskHook};

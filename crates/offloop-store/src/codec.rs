@@ -8,8 +8,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use offloop_job::{
-    After, Backoff, BackoffKind, FailureClass, GroupId, JobOptions, OnConflict, OnFailure, Parent,
-    RetryPolicy, ScheduleName, ScheduledBy, Tag, Timestamp, Unique, UniqueKey, UniqueScope,
+    After, Backoff, BackoffKind, EndStates, FailureClass, GroupId, JobOptions, OnConflict,
+    OnFailure, Parent, RetryPolicy, ScheduleName, ScheduledBy, Tag, Timestamp, Unique, UniqueKey,
+    UniqueScope, Webhook,
 };
 
 /// A text that no version up to this one wrote.
@@ -90,6 +91,11 @@ pub fn encode(options: &JobOptions) -> Option<String> {
     put_flow(options, &mut put);
     if let Some(by) = &options.schedule {
         put("schedule", format!("{}:{}", by.due_at.as_millis(), by.name));
+    }
+    if let Some(webhook) = &options.webhook {
+        let (on, secret) = (webhook.on.bits(), webhook.secret.as_deref());
+        let secret = escape(secret.unwrap_or_default());
+        put("webhook", format!("{on}:{secret}:{}", escape(&webhook.url)));
     }
     (!out.is_empty()).then_some(out)
 }
@@ -172,6 +178,7 @@ fn read_pair(key: &str, value: &str, options: &mut JobOptions) -> Option<()> {
         "follows" => options.follows = Some(value.parse().ok()?),
         "after" => options.after = value.split(',').map(read_after).collect::<Option<_>>()?,
         "schedule" => options.schedule = Some(Box::new(read_schedule(value)?)),
+        "webhook" => options.webhook = Some(Box::new(read_webhook(value)?)),
         _ => return None,
     }
     Some(())
@@ -232,6 +239,17 @@ pub fn follows(text: &str) -> Option<GroupId> {
 
 fn find<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     text.split(';').find_map(|part| part.strip_prefix(key))
+}
+
+fn read_webhook(text: &str) -> Option<Webhook> {
+    let mut parts = text.splitn(3, ':');
+    let (on, secret, url) = (parts.next()?, parts.next()?, parts.next()?);
+    let secret = unescape(secret)?;
+    Some(Webhook {
+        url: unescape(url)?.into(),
+        on: EndStates::from_bits(on.parse().ok()?),
+        secret: (!secret.is_empty()).then(|| secret.into()),
+    })
 }
 
 fn backoff_text(backoff: &Backoff) -> String {
@@ -429,12 +447,20 @@ mod tests {
                 opt(ms()),
             ),
             opt(("[a-zA-Z0-9._:-]{1,40}", at())),
+            opt((1_u8..16, opt("[a-z_-]{1,9}"), "[ -~ü]{1,60}")),
         )
-            .prop_map(|(a, b, trace, flow, schedule)| JobOptions {
+            .prop_map(|(a, b, trace, flow, schedule, webhook)| JobOptions {
                 group: flow.0.map(|bits| GroupId::from_parts(bits >> 4, bits)),
                 follows: flow.0.map(|bits| GroupId::from_parts(bits >> 5, bits)),
                 after: flow.1,
                 delay: flow.2,
+                webhook: webhook.map(|(on, secret, url)| {
+                    Box::new(Webhook {
+                        url: url.into(),
+                        on: EndStates::from_bits(on << 4),
+                        secret: secret.map(Into::into),
+                    })
+                }),
                 retry: a.0,
                 timeout: a.1,
                 cpu_limit: a.2,

@@ -21,6 +21,7 @@ mod time;
 mod unique;
 mod usage;
 mod view;
+mod webhook;
 mod work;
 
 pub use bulk::{BulkErrors, BulkLine, BulkSummary, write_created_line, write_line};
@@ -47,6 +48,7 @@ pub use view::{
     QueueCountsView, QueueList, QueueRow, SlotsView, StoreRow, TaskList, TaskRow, event_json,
     new_job_json,
 };
+pub use webhook::WebhookBody;
 pub use work::{
     WORK_CLAIM_FIELDS, WORK_EXTEND_FIELDS, WORK_LEASES_MAX, WORK_LIMIT_MAX, WORK_LOG_BYTES_MAX,
     WORK_SETTLE_FIELDS, WORK_WAIT_DEFAULT, WORK_WAIT_MAX, WORK_WATCH_FIELDS, WorkClaim, WorkEnd,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::json::raw_or_text;
 use crate::time::format_time;
+use crate::webhook::WebhookBody;
 
 /// One job to enqueue: the body of `POST /v1/jobs`, or one line of its bulk form.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -71,6 +72,8 @@ pub struct OptionsBody {
     /// W3C traceparent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookBody>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -177,6 +180,7 @@ impl From<&JobOptions> for OptionsBody {
             group_key: from.group_key.as_ref().map(ToString::to_string),
             tags: from.tags.iter().map(ToString::to_string).collect(),
             trace: from.trace.as_deref().map(Into::into),
+            webhook: from.webhook.as_deref().map(WebhookBody::from),
         }
     }
 }

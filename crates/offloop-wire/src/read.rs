@@ -23,6 +23,7 @@ use crate::json::{DEPTH_MAX, Key, Lit, depth};
 use crate::names::NameCache;
 use crate::problem::FieldProblem;
 use crate::time::parse_time;
+use crate::webhook;
 
 /// Why a request is no job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub enum BodyError {
 }
 
 /// Every field of a request, in the order of the documentation.
-pub const JOB_FIELDS: [&str; 22] = [
+pub const JOB_FIELDS: [&str; 23] = [
     "task",
     "payload",
     "queue",
@@ -56,6 +57,7 @@ pub const JOB_FIELDS: [&str; 22] = [
     "group_key",
     "tags",
     "trace",
+    "webhook",
     "idempotency_key",
 ];
 
@@ -157,6 +159,7 @@ impl Draft<'_> {
             after: Vec::new(),
             delay: None,
             schedule: None,
+            webhook: None,
         };
         let problems = Vec::new();
         Self {
@@ -204,6 +207,12 @@ impl Draft<'_> {
             "expires_at" => options.expires_at = Some(instant(&value)?),
             "group_key" => options.group_key = Some(Tag::parse(text(&value)?)?),
             "trace" => options.trace = Some(text(&value)?.into()),
+            "webhook" => match webhook::read(object(value)?) {
+                Ok(webhook) => options.webhook = Some(Box::new(webhook)),
+                Err((field, Wrong(detail))) => {
+                    self.say(format!("/webhook/{}", token(&field)), detail);
+                }
+            },
             "idempotency_key" => self.idempotency = Some(IdempotencyKey::parse(text(&value)?)?),
             "backoff" => self.take_backoff(value)?,
             "retry_by_class" => self.take_rules(value)?,

@@ -47,7 +47,8 @@ fn every_field_reaches_the_job() {
         "memory_limit_bytes":1048576, "stall_timeout_ms":30, "cores":2,
         "deadline":"2027-01-15T08:00:01Z", "expires_at":"2027-01-15T09:00:02+01:00",
         "unique":{"key":"k","scope":"until_started","on_conflict":"reject"}, "group_key":"g",
-        "tags":["a","b"], "trace":"00-x", "idempotency_key":"once"}"#,
+        "tags":["a","b"], "trace":"00-x",
+        "webhook":{"url":"https://example.com/x","on":["failed","expired"],"secret_id":"own"}, "idempotency_key":"once"}"#,
     )
     .unwrap();
     let options = &job.options;
@@ -88,6 +89,17 @@ fn every_field_reaches_the_job() {
         [Tag::parse("a").unwrap(), Tag::parse("b").unwrap()]
     );
     assert_eq!(options.trace.as_deref(), Some("00-x"));
+    let webhook = options.webhook.as_deref().unwrap();
+    assert_eq!(
+        (&*webhook.url, webhook.secret.as_deref()),
+        ("https://example.com/x", Some("own"))
+    );
+    let on: Vec<_> = webhook
+        .on
+        .iter()
+        .map(offloop_job::JobState::as_str)
+        .collect();
+    assert_eq!(on, ["failed", "expired"]);
     assert_eq!(job.idempotency.unwrap().as_str(), "once");
 }
 
@@ -355,5 +367,23 @@ proptest! {
         prop_assert_eq!(&again.options, &job.options);
         prop_assert_eq!(&again.payload[..], b"{\"a\": 1}");
         prop_assert_eq!(again.idempotency, job.idempotency);
+    }
+}
+
+#[test]
+fn a_webhook_that_cannot_be_is_refused_by_its_field() {
+    let rows = [
+        ("{}", "/webhook/url"),
+        (r#"{"url":""}"#, "/webhook/url"),
+        (r#"{"url":5}"#, "/webhook/url"),
+        (r#"{"url":"https://a","on":[]}"#, "/webhook/on"),
+        (r#"{"url":"https://a","on":["running"]}"#, "/webhook/on"),
+        (r#"{"url":"https://a","on":"failed"}"#, "/webhook/on"),
+        (r#"{"url":"https://a","secret":"x"}"#, "/webhook/secret"),
+        (r#""https://a""#, "/webhook"),
+    ];
+    for (webhook, pointer) in rows {
+        let text = format!(r#"{{"task":"t","webhook":{webhook}}}"#);
+        assert_eq!(refused(&text)[0].0, pointer, "{text}");
     }
 }

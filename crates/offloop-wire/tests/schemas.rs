@@ -44,6 +44,11 @@ fn options() -> JobOptions {
             Tag::parse("b").unwrap(),
         ],
         trace: Some("00-x".into()),
+        webhook: Some(Box::new(offloop_job::Webhook {
+            url: "https://example.com/".into(),
+            on: offloop_job::EndStates::ALL,
+            secret: Some("default".into()),
+        })),
         ..JobOptions::default()
     };
     options.retry.by_class = vec![(FailureClass::Timeout, 1)];

@@ -18,7 +18,7 @@ use offloop_pulse::{Pulse, PulseConfig};
 use offloop_runtime::clock::{Clock, SystemClock};
 use offloop_runtime::{
     CallSettings, PayloadCheck, Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle,
-    ScheduleError, ShutdownPlan, ShutdownReport, StartError, TaskDefaults, TaskHook,
+    ScheduleError, ShutdownPlan, ShutdownReport, StartError, TaskDefaults,
 };
 use offloop_store::Engine;
 use offloop_store_memory::{MemoryOptions, MemoryStore};
@@ -26,7 +26,7 @@ use offloop_store_sqlite::{OpenError, SqliteOptions, SqliteStore};
 use tokio::sync::oneshot;
 
 use crate::builtin;
-use crate::pack::{Pack, PackError, Setup};
+use crate::pack::{Additions, Pack, PackError, Setup};
 
 /// Why a server cannot be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -314,7 +314,7 @@ impl Builder {
             lanes,
             call_lanes,
             call_settings,
-            hooks,
+            more,
             packs,
             node,
             seed,
@@ -332,6 +332,7 @@ impl Builder {
             .config(config)
             .seed(seed)
             .pulse(pulse);
+        builder = more.add_to(builder);
         for lane in lanes {
             builder = builder.lane(lane);
         }
@@ -343,9 +344,6 @@ impl Builder {
         }
         for (task, defaults) in defaults {
             builder = builder.defaults(task, defaults);
-        }
-        for (task, hook) in hooks {
-            builder = builder.hook(task, hook);
         }
         for (target, limit) in limits {
             builder = builder.limit(target, limit);
@@ -438,7 +436,7 @@ impl Builder {
         lanes.extend(remote.clone().map(|lane| lane as Arc<dyn Lane>));
         let mut call_settings = self.call_settings;
         let mut packs = self.packs;
-        let mut hooks: Vec<(TaskName, Arc<dyn TaskHook>)> = Vec::new();
+        let mut more = Additions::default();
         for pack in &mut packs {
             pack.install(&mut Setup {
                 data: &self.data,
@@ -447,7 +445,7 @@ impl Builder {
                 lanes: &mut lanes,
                 call_lanes: &mut call_lanes,
                 call_settings: &mut call_settings,
-                hooks: &mut hooks,
+                more: &mut more,
             })?;
         }
         Ok(Parts {
@@ -455,7 +453,7 @@ impl Builder {
             lanes,
             call_lanes,
             call_settings,
-            hooks,
+            more,
             packs,
             node: NodeId(format!("{now}-{pid}").into()),
             seed,
@@ -478,7 +476,7 @@ struct Parts {
     lanes: Vec<Arc<dyn Lane>>,
     call_lanes: Vec<Arc<dyn Lane>>,
     call_settings: Vec<(TaskName, CallSettings)>,
-    hooks: Vec<(TaskName, Arc<dyn TaskHook>)>,
+    more: Additions,
     packs: Vec<Box<dyn Pack>>,
     node: NodeId,
     seed: u64,

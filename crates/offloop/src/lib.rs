@@ -28,6 +28,7 @@ pub use builder::{BuildError, Builder, Checked, CheckedLane, Server};
 pub use pack::{Pack, PackError, Setup};
 pub use task::{NewJobError, NewJobExt, payload};
 
+pub use offloop_egress as egress;
 pub use offloop_http as http;
 pub use offloop_job as job;
 pub use offloop_job::{
@@ -44,8 +45,9 @@ pub use offloop_lane_remote as lane_remote;
 pub use offloop_pulse as pulse;
 pub use offloop_runtime as runtime;
 pub use offloop_runtime::{
-    CallAnswer, CallAsk, CallError, CallSettings, FinalEnd, PayloadCheck, Pressure, Redact,
-    RuntimeConfig, RuntimeHandle, ShutdownPlan, ShutdownReport, TaskDefaults, TaskHook,
+    CallAnswer, CallAsk, CallError, CallSettings, EndHook, EndedJob, FinalEnd, PayloadCheck,
+    Pressure, Redact, RuntimeConfig, RuntimeHandle, ShutdownPlan, ShutdownReport, TaskDefaults,
+    TaskHook,
 };
 pub use offloop_schedule as schedule;
 pub use offloop_schema as schema;

@@ -9,7 +9,9 @@ use offloop_job::TaskName;
 use offloop_lane::Lane;
 use offloop_lane_process::Host;
 use offloop_pulse::Pulse;
-use offloop_runtime::{CallSettings, RuntimeHandle, TaskHook};
+use offloop_runtime::{
+    CallSettings, EndHook, RuntimeBuilder, RuntimeHandle, TaskDefaults, TaskHook,
+};
 
 /// A pack that cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,30 @@ pub trait Pack: Send + fmt::Debug {
     fn open(self: Box<Self>, server: &RuntimeHandle) -> Result<PackRoutes, PackError>;
 }
 
+/// What packs add to the runtime.
+#[derive(Default)]
+pub(crate) struct Additions {
+    hooks: Vec<(TaskName, Arc<dyn TaskHook>)>,
+    end_hooks: Vec<Arc<dyn EndHook>>,
+    defaults: Vec<(TaskName, TaskDefaults)>,
+}
+
+impl Additions {
+    /// Before what the operator says, which comes later and wins.
+    pub(crate) fn add_to(self, mut builder: RuntimeBuilder) -> RuntimeBuilder {
+        for (task, defaults) in self.defaults {
+            builder = builder.defaults(task, defaults);
+        }
+        for (task, hook) in self.hooks {
+            builder = builder.hook(task, hook);
+        }
+        for hook in self.end_hooks {
+            builder = builder.end_hook(hook);
+        }
+        builder
+    }
+}
+
 /// What a pack may add to.
 pub struct Setup<'a> {
     pub(crate) data: &'a Path,
@@ -40,7 +66,7 @@ pub struct Setup<'a> {
     pub(crate) lanes: &'a mut Vec<Arc<dyn Lane>>,
     pub(crate) call_lanes: &'a mut Vec<Arc<dyn Lane>>,
     pub(crate) call_settings: &'a mut Vec<(TaskName, CallSettings)>,
-    pub(crate) hooks: &'a mut Vec<(TaskName, Arc<dyn TaskHook>)>,
+    pub(crate) more: &'a mut Additions,
 }
 
 impl Setup<'_> {
@@ -73,8 +99,18 @@ impl Setup<'_> {
         self.call_settings.push((task, settings));
     }
 
+    /// Limits of a task's jobs where they name none. What an operator says of the task wins.
+    pub fn defaults(&mut self, task: TaskName, defaults: TaskDefaults) {
+        self.more.defaults.push((task, defaults));
+    }
+
+    /// Jobs that follow the ends of others.
+    pub fn end_hook(&mut self, hook: Arc<dyn EndHook>) {
+        self.more.end_hooks.push(hook);
+    }
+
     pub fn hook(&mut self, task: TaskName, hook: Arc<dyn TaskHook>) {
-        self.hooks.push((task, hook));
+        self.more.hooks.push((task, hook));
     }
 }
 

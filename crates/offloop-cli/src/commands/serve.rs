@@ -12,10 +12,13 @@ use offloop::lane_remote::{GRACE_DEFAULT, RemoteTask};
 use offloop::{Builder, Server, ShutdownReport, TaskDefaults, TaskInfo};
 use offloop_photos::{PhotosOptions, PhotosPack};
 use offloop_vault::{VaultOptions, VaultPack};
+use offloop_webhooks::{WebhooksOptions, WebhooksPack};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::config::{self, CallsConfig, Config, Converter, Flags, TaskConfig, TaskLane};
+use crate::config::{
+    self, CallsConfig, Config, Converter, Flags, TaskConfig, TaskLane, WebhooksConfig,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -138,7 +141,23 @@ pub(crate) fn build(config: &Config) -> Builder {
             threads: vault.threads,
         }));
     }
+    if let Some(webhooks) = &config.webhooks {
+        builder = builder.pack(WebhooksPack::new(webhook_options(webhooks)));
+    }
     builder
+}
+
+fn webhook_options(config: &WebhooksConfig) -> WebhooksOptions {
+    let usual = WebhooksOptions::new(&config.secrets);
+    WebhooksOptions {
+        policy: config.policy.clone(),
+        timeout: config.timeout.unwrap_or(usual.timeout),
+        concurrency: config.concurrency.unwrap_or(usual.concurrency),
+        per_host: config.per_host.unwrap_or(usual.per_host),
+        disable_after: config.disable_after.unwrap_or(usual.disable_after),
+        tasks: config.tasks.clone(),
+        ..usual
+    }
 }
 
 fn remote(task: &TaskConfig, lease: Duration) -> RemoteTask {

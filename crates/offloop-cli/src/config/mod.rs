@@ -9,10 +9,12 @@ mod resolve;
 mod schedules;
 mod tasks;
 mod units;
+mod webhooks;
 
 pub(crate) use raw::RawConfig;
 pub(crate) use resolve::{Config, Converter};
 pub(crate) use tasks::{CallsConfig, TaskConfig, TaskLane};
+pub(crate) use webhooks::WebhooksConfig;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

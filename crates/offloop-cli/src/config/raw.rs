@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::Flags;
 use super::units::{Size, Span};
+use super::webhooks::{RawWebhook, RawWebhooks};
 
 /// The whole file. Every key is optional.
 #[derive(Debug, Default, Deserialize)]
@@ -113,6 +114,7 @@ pub(crate) struct RawTask {
     pub(crate) processes: Option<u16>,
     pub(crate) timeout: Option<Span>,
     pub(crate) grace: Option<Span>,
+    pub(crate) webhook: Option<RawWebhook>,
     /// Of `lane = "remote"`.
     pub(crate) lease: Option<Span>,
     pub(crate) cwd: Option<PathBuf>,
@@ -199,6 +201,8 @@ pub(crate) struct RawPacks {
     pub(crate) photos: RawPhotos,
     #[serde(default)]
     pub(crate) vault: RawVault,
+    #[serde(default)]
+    pub(crate) webhooks: RawWebhooks,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,6 +14,7 @@ use super::raw::{RawConfig, RawPhotos, RawPulse, RawServer, RawVault};
 use super::schedules::schedule;
 use super::tasks::{TaskConfig, task};
 use super::units::{Size, Span};
+use super::webhooks::{self, WebhooksConfig};
 
 /// One thing to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ pub(crate) struct Config {
     pub(crate) schedules: Vec<(ScheduleName, ScheduleSpec)>,
     pub(crate) photos: Option<PhotosConfig>,
     pub(crate) vault: Option<VaultConfig>,
+    pub(crate) webhooks: Option<WebhooksConfig>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +144,7 @@ impl RawConfig {
             stop: self.shutdown.stop.map_or(plan.stop, |Span(span)| span),
         };
         let tasks = self.tasks.into_iter();
-        let tasks = tasks
+        let tasks: Vec<_> = tasks
             .filter_map(|(name, raw)| task(&name, raw, folder, &mut problems))
             .collect();
         let limits = limits(self.limits, &mut problems);
@@ -153,6 +155,12 @@ impl RawConfig {
         let photos = photos(&self.packs.photos, &mut problems);
         let pulse = pulse(&self.pulse, &mut problems);
         let vault = vault(&self.packs.vault, folder, &mut problems);
+        let told = tasks.iter().filter_map(|task: &TaskConfig| {
+            let webhook = task.webhook.clone()?;
+            Some((task.name.clone(), webhook))
+        });
+        let told = told.collect();
+        let webhooks = webhooks::webhooks(&self.packs.webhooks, told, folder, &mut problems);
         let config = Config {
             data: self.server.data.unwrap_or_else(|| DATA_DEFAULT.into()),
             listen,
@@ -176,6 +184,7 @@ impl RawConfig {
             schedules,
             photos,
             vault,
+            webhooks,
         };
         if problems.0.is_empty() {
             Ok(config)

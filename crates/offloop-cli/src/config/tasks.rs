@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use offloop::job::Webhook;
 use offloop::lane_process::{Budgets, Recycle, Sandbox, Wire};
 use offloop::lane_remote::{LEASE_DEFAULT, LEASE_MAX, LEASE_MIN};
 use offloop::{CallSettings, Redact, Schema, TaskName};
@@ -12,6 +13,7 @@ use offloop::{CallSettings, Redact, Schema, TaskName};
 use super::raw::{RawCalls, RawRecycle, RawSandbox, RawTask};
 use super::resolve::Problems;
 use super::units::{Size, Span};
+use super::webhooks;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TaskLane {
@@ -24,6 +26,7 @@ pub(crate) enum TaskLane {
 #[derive(Clone, Debug)]
 pub(crate) struct TaskConfig {
     pub(crate) name: TaskName,
+    pub(crate) webhook: Option<Webhook>,
     pub(crate) about: String,
     pub(crate) lane: TaskLane,
     pub(crate) command: Vec<String>,
@@ -114,10 +117,13 @@ pub(super) fn task(
     if raw.max_queued == Some(0) {
         problems.say(key("max_queued"), "is 0; give at least 1");
     }
+    let webhook = raw.webhook.as_ref();
+    let webhook = webhook.map(|raw| webhooks::webhook(raw, &key, problems));
     let budgets = budgets(&raw, &key, problems);
     let wire = wire(&raw, &key, problems);
     Some(TaskConfig {
         name: parsed?,
+        webhook,
         about: raw.about,
         lane,
         command: raw.command,

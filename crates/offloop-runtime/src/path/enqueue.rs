@@ -9,6 +9,7 @@ use offloop_job::{
 };
 use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs, StoreError};
 
+use crate::ends;
 use crate::handle::Shared;
 use crate::{backlog, payload};
 
@@ -66,7 +67,8 @@ pub(crate) fn check(shared: &Shared, job: &NewJob) -> Result<(), EnqueueError> {
             len: job.payload.len(),
         });
     }
-    let found = job.options.problems();
+    let mut found = job.options.problems();
+    found.extend(ends::problem(&shared.end_hooks, job));
     if found.is_empty() {
         Ok(())
     } else {

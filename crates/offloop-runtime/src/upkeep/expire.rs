@@ -3,6 +3,7 @@
 use offloop_job::{EventKind, JobEvent, JobState};
 use offloop_store::{EndIdle, EndIdleOutcome, IdleEnd, StoreError};
 
+use crate::ends;
 use crate::handle::Shared;
 use crate::hooks::FinalEnd;
 
@@ -16,22 +17,24 @@ pub(crate) async fn expire(shared: &Shared) -> Result<(), StoreError> {
         if overdue.is_empty() {
             return Ok(());
         }
-        let ends = overdue.iter().map(|job| {
+        let mut idle = Vec::with_capacity(overdue.len());
+        for job in &overdue {
+            let state = JobState::Expired;
             let records = shared.final_records(&FinalEnd {
                 id: job.id,
                 task: &job.task,
                 payload: &job.payload,
-                state: JobState::Expired,
+                state,
                 failure: None,
             });
-            EndIdle {
+            idle.push(EndIdle {
                 id: job.id,
                 why: IdleEnd::Expire,
                 records,
-                follow: vec![],
-            }
-        });
-        let outcomes = shared.engine.end_idle(now, ends.collect()).await?;
+                follow: ends::idle(shared, job.id, &job.task, state, now).await?,
+            });
+        }
+        let outcomes = shared.engine.end_idle(now, idle).await?;
         let ended = overdue.into_iter().zip(outcomes);
         let events = ended
             .filter(|(_, outcome)| matches!(outcome, EndIdleOutcome::Ended { .. }))

@@ -5,6 +5,7 @@ use offloop_job::{EventKind, FailureClass, JobEvent, JobState, StopReason, Times
 use offloop_store::{Doomed, DoomedWhy, EndIdle, EndIdleOutcome, IdleEnd, News, StoreError};
 use std::sync::atomic::Ordering;
 
+use crate::ends;
 use crate::handle::Shared;
 use crate::hooks::FinalEnd;
 use crate::keeper::Input;
@@ -98,7 +99,8 @@ async fn end(shared: &Shared, now: Timestamp, doomed: Vec<Doomed>) -> Result<boo
         return Ok(true);
     }
     let mut moved = false;
-    let ends = doomed.iter().map(|job| {
+    let mut idle = Vec::with_capacity(doomed.len());
+    for job in &doomed {
         let (why, state) = match job.why {
             DoomedWhy::Group(_) => (IdleEnd::Cancel, JobState::Cancelled),
             DoomedWhy::Dependency => (IdleEnd::Dependency, JobState::Failed),
@@ -110,14 +112,14 @@ async fn end(shared: &Shared, now: Timestamp, doomed: Vec<Doomed>) -> Result<boo
             state,
             failure: None,
         });
-        EndIdle {
+        idle.push(EndIdle {
             id: job.id,
             why,
             records,
-            follow: vec![],
-        }
-    });
-    let outcomes = shared.engine.end_idle(now, ends.collect()).await?;
+            follow: ends::idle(shared, job.id, &job.task, state, now).await?,
+        });
+    }
+    let outcomes = shared.engine.end_idle(now, idle).await?;
     let mut events = Vec::new();
     for (job, outcome) in doomed.into_iter().zip(outcomes) {
         moved |= !matches!(outcome, EndIdleOutcome::Unknown);

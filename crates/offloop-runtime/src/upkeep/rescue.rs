@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use offloop_store::{Claimed, StoreError, Verdict};
 
+use crate::ends;
 use crate::handle::Shared;
 use crate::path::settle::{self, Over};
 
@@ -40,6 +41,7 @@ pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
                 if let Verdict::Retry { due } = &mut settlement.verdict {
                     *due = (*due).max(now.plus(outlives(shared, claimed)));
                 }
+                ends::settled(shared, claimed, &mut settlement, now);
                 settlement
             })
             .collect();

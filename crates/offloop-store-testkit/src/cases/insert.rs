@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use offloop_job::limits::{BATCH_JOBS_MAX, IDEMPOTENCY_KEEP};
 use offloop_job::{
-    Backoff, BackoffKind, FailureClass, JobId, JobOptions, JobState, NewJob, OnConflict, QueueName,
-    RetryPolicy, ScheduleName, ScheduledBy, Tag, Unique, UniqueKey, UniqueScope,
+    Backoff, BackoffKind, EndStates, FailureClass, JobId, JobOptions, JobState, NewJob, OnConflict,
+    QueueName, RetryPolicy, ScheduleName, ScheduledBy, Tag, Unique, UniqueKey, UniqueScope,
+    Webhook,
 };
 use offloop_store::{InsertOutcome, InsertRefusal, SameAs, Verdict};
 
@@ -54,6 +55,13 @@ pub(crate) fn rich_options() -> JobOptions {
         schedule: Some(Box::new(ScheduledBy {
             name: ScheduleName::parse("nightly:v2").expect("a schedule's name"),
             due_at: at(999),
+        })),
+        webhook: Some(Box::new(Webhook {
+            url: "https://example.com/a;b=c,d:e%20?ü".into(),
+            on: EndStates::NONE
+                .with(JobState::Failed)
+                .with(JobState::Expired),
+            secret: Some("own".into()),
         })),
     }
 }

@@ -1,0 +1,328 @@
+//! Two hundred URLs that want to lead inside, and servers inside that nobody may reach.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use offloop_egress::{EgressError, Policy, Resolve, Resolving};
+use tokio::net::TcpListener;
+
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Listeners on this machine that count who comes.
+struct Canaries {
+    port: u16,
+    seen: Arc<AtomicUsize>,
+}
+
+impl Canaries {
+    async fn start() -> Self {
+        let seen = Arc::<AtomicUsize>::default();
+        let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        let mut all = vec![first];
+        for other in ["127.0.0.2", "127.127.127.127", "[::1]"] {
+            all.extend(TcpListener::bind(format!("{other}:{port}")).await);
+        }
+        for listener in all {
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                while listener.accept().await.is_ok() {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        Self { port, seen }
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            http: true,
+            ports: vec![80, 443, self.port],
+            allow: Vec::new(),
+        }
+    }
+
+    /// The listeners do see who comes: the control of every test here.
+    async fn see(&self) {
+        let before = self.seen.load(Ordering::SeqCst);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        tokio::time::timeout(WITHIN, async {
+            while self.seen.load(Ordering::SeqCst) == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        drop(stream);
+    }
+}
+
+/// Names that lead where their owner wants them to.
+#[derive(Debug)]
+struct Script {
+    answers: Vec<Vec<IpAddr>>,
+    asked: AtomicUsize,
+}
+
+impl Script {
+    fn new(answers: &[&[&str]]) -> Self {
+        let read = |row: &&[&str]| row.iter().map(|text| text.parse().unwrap()).collect();
+        Self {
+            answers: answers.iter().map(read).collect(),
+            asked: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Resolve for Script {
+    fn resolve<'a>(&'a self, _: &'a str, port: u16) -> Resolving<'a> {
+        let turn = self.asked.fetch_add(1, Ordering::SeqCst);
+        let row = &self.answers[turn.min(self.answers.len() - 1)];
+        let found = row.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        Box::pin(async move { Ok::<_, io::Error>(found) })
+    }
+}
+
+/// This machine and its neighbours, in every way of writing an IPv4 address that readers know.
+fn spellings(address: Ipv4Addr) -> Vec<String> {
+    let [a, b, c, d] = address.octets();
+    let whole = address.to_bits();
+    let v6 = |text: String| format!("[{text}]");
+    let wide = |text: String| -> String {
+        let full = |digit: char| char::from_u32(digit as u32 + 0xfee0).unwrap_or(digit);
+        let map = |one: char| if one.is_ascii_digit() { full(one) } else { one };
+        text.chars().map(map).collect()
+    };
+    let percent = |text: String| -> String {
+        text.bytes()
+            .fold(String::new(), |all, byte| format!("{all}%{byte:02x}"))
+    };
+    vec![
+        format!("{a}.{b}.{c}.{d}"),
+        format!("{a}.{b}.{c}.{d}."),
+        whole.to_string(),
+        format!("{whole:#x}"),
+        format!("{whole:#X}"),
+        format!("0{whole:o}"),
+        format!("{a:#x}.{b:#x}.{c:#x}.{d:#x}"),
+        format!("0{a:o}.0{b:o}.0{c:o}.0{d:o}"),
+        format!("000{a:o}.{b}.{c}.{d}"),
+        format!("{a}.{}", whole & 0xff_ffff),
+        format!("{a}.{b}.{}", whole & 0xffff),
+        format!("{a:#x}.{b}.0{c:o}.{d}"),
+        wide(format!("{a}.{b}.{c}.{d}")),
+        format!("{a}。{b}。{c}。{d}"),
+        format!("{a}．{b}．{c}．{d}"),
+        percent(format!("{a}.{b}.{c}.{d}")),
+        v6(format!("::ffff:{a}.{b}.{c}.{d}")),
+        v6(format!("::ffff:{:x}:{:x}", whole >> 16, whole & 0xffff)),
+        v6(format!("0:0:0:0:0:ffff:{a}.{b}.{c}.{d}")),
+        v6(format!("::{a}.{b}.{c}.{d}")),
+        v6(format!("64:ff9b::{a}.{b}.{c}.{d}")),
+        v6(format!("64:ff9b:1::{a}.{b}.{c}.{d}")),
+        v6(format!("2002:{:x}:{:x}::1", whole >> 16, whole & 0xffff)),
+        v6(format!("2606:4700::5efe:{a}.{b}.{c}.{d}")),
+        format!("example.com@{a}.{b}.{c}.{d}"),
+        format!("user:pass@{a}.{b}.{c}.{d}"),
+        format!("@{a}.{b}.{c}.{d}"),
+        format!("{a}.{b}.{c}.{d}\\@example.com"),
+        format!("{a}.{b}.{c}.{d}\t"),
+        format!("{a}.{b}.{c}.{d}%00.example.com"),
+    ]
+}
+
+fn urls(port: u16) -> BTreeSet<String> {
+    let inside = [
+        Ipv4Addr::LOCALHOST,
+        Ipv4Addr::new(127, 127, 127, 127),
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::new(169, 254, 169, 254),
+        Ipv4Addr::new(10, 0, 0, 1),
+        Ipv4Addr::new(192, 168, 1, 1),
+        Ipv4Addr::new(100, 100, 100, 200),
+    ];
+    let hosts = inside.into_iter().flat_map(spellings);
+    let mut all: BTreeSet<_> = hosts.map(|host| format!("http://{host}:{port}/")).collect();
+    for host in [
+        "[::1]",
+        "[::]",
+        "[0:0:0:0:0:0:0:1]",
+        "[fe80::1]",
+        "[fc00::1]",
+        "[fd00:ec2::254]",
+        "[ff02::1]",
+        "[::1%25lo]",
+        "localhost",
+        "LOCALHOST",
+        "localhost.",
+        "loc%61lhost",
+        "ｌｏｃａｌｈｏｓｔ",
+        "a.localhost",
+        "127.1.example.0x7f",
+        "256.256.256.256",
+        "127.0.0.1.",
+        "",
+    ] {
+        all.insert(format!("http://{host}:{port}/"));
+    }
+    for url in [
+        "file:///etc/passwd",
+        "gopher://127.0.0.1:70/",
+        "ftp://127.0.0.1/",
+        "dict://127.0.0.1:11211/",
+        "javascript:alert(1)",
+        "data:text/plain,x",
+        "//127.0.0.1/",
+        "http:127.0.0.1",
+        "http:/127.0.0.1",
+        "http:///127.0.0.1",
+        "http:\\\\127.0.0.1",
+        "http://127.0.0.1:22/",
+        "http://127.0.0.1:6379/",
+        "http://example.com:22/",
+        "http://example.com:0/",
+        "http://example.com:65536/",
+        "http://",
+        "http://exa mple.com/",
+        "http://example.com\r\nHost: x/",
+        " http://example.com/",
+        "",
+    ] {
+        all.insert(url.to_owned());
+    }
+    all
+}
+
+#[tokio::test]
+async fn no_url_leads_inside_however_it_is_written() {
+    let canaries = Canaries::start().await;
+    let policy = canaries.policy();
+    let all = urls(canaries.port);
+    assert!(all.len() >= 200, "{}", all.len());
+    // Names lead to this machine, as those of an attacker do.
+    let home = Script::new(&[&["127.0.0.1"]]);
+    for url in &all {
+        let connected = match policy.target(url) {
+            Ok(target) => policy.connect(&target, &home, WITHIN).await.map(drop),
+            Err(refused) => Err(refused),
+        };
+        assert!(connected.is_err(), "{url:?} was connected to");
+    }
+    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
+    canaries.see().await;
+}
+
+#[tokio::test]
+async fn a_name_that_changes_its_answer_is_looked_up_once_for_each_connection() {
+    let canaries = Canaries::start().await;
+    let policy = canaries.policy();
+    let target = policy
+        .target(&format!("http://rebind.example:{}/", canaries.port))
+        .unwrap();
+    // Public first (only looked at, not called), then inside.
+    let changing = Script::new(&[&["127.0.0.1"], &["93.184.216.34"], &["127.0.0.1"]]);
+    for turn in 0..20 {
+        let asked = changing.asked.load(Ordering::SeqCst);
+        if turn == 1 {
+            // The turn on which the name looks public: checked, and nothing asks again.
+            let found = policy.addresses(&target, &changing).await.unwrap();
+            assert_eq!(found[0].ip(), IpAddr::from([93, 184, 216, 34]));
+        } else {
+            let refused = policy.connect(&target, &changing, WITHIN).await;
+            assert!(
+                matches!(refused, Err(EgressError::Forbidden { .. })),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(changing.asked.load(Ordering::SeqCst), asked + 1);
+    }
+    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
+    canaries.see().await;
+}
+
+#[tokio::test]
+async fn one_address_inside_among_public_ones_refuses_them_all() {
+    let canaries = Canaries::start().await;
+    let policy = canaries.policy();
+    let target = policy
+        .target(&format!("http://mixed.example:{}/", canaries.port))
+        .unwrap();
+    for answer in [
+        &["93.184.216.34", "127.0.0.1"][..],
+        &["::1", "93.184.216.34"],
+        &["93.184.216.34", "::ffff:10.0.0.1"],
+        &["169.254.169.254"],
+    ] {
+        let mixed = Script::new(&[answer]);
+        let refused = policy.connect(&target, &mixed, WITHIN).await;
+        assert!(
+            matches!(refused, Err(EgressError::Forbidden { .. })),
+            "{answer:?}"
+        );
+    }
+    let none = Script::new(&[&[]]);
+    let refused = policy.connect(&target, &none, WITHIN).await;
+    assert!(matches!(refused, Err(EgressError::Unknown { .. })));
+    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn an_allowed_network_is_reached_and_a_clouds_credentials_still_are_not() {
+    let canaries = Canaries::start().await;
+    let mut policy = canaries.policy();
+    policy.allow = vec![
+        "127.0.0.1/32".parse().unwrap(),
+        "169.254.0.0/16".parse().unwrap(),
+    ];
+    let url = |host: &str| format!("http://{host}:{}/", canaries.port);
+    let target = policy.target(&url("127.0.0.1")).unwrap();
+    let home = Script::new(&[&["127.0.0.1"]]);
+    policy.connect(&target, &home, WITHIN).await.unwrap();
+    let refused = policy.target(&url("169.254.169.254"));
+    assert!(matches!(refused, Err(EgressError::Forbidden { .. })));
+    let target = policy.target(&url("metadata.google.internal")).unwrap();
+    let cloud = Script::new(&[&["169.254.169.254"]]);
+    let refused = policy.connect(&target, &cloud, WITHIN).await;
+    assert!(matches!(refused, Err(EgressError::Forbidden { .. })));
+}
+
+#[test]
+fn what_is_connected_to_and_what_is_asked_for_come_from_one_reading() {
+    let policy = Policy {
+        http: true,
+        ports: vec![80, 443, 8080],
+        allow: Vec::new(),
+    };
+    for (url, authority, path) in [
+        ("https://EXAMPLE.com./a?b=c#d", "example.com", "/a?b=c"),
+        ("http://example.com:8080", "example.com:8080", "/"),
+        (
+            "https://bücher.example/ü",
+            "xn--bcher-kva.example",
+            "/%C3%BC",
+        ),
+        ("https://[2606:4700::1111]/", "[2606:4700::1111]", "/"),
+        ("https://example.com/a@b", "example.com", "/a@b"),
+    ] {
+        let target = policy.target(url).unwrap();
+        assert_eq!(
+            (&*target.authority(), target.path()),
+            (authority, path),
+            "{url}"
+        );
+    }
+    let secret = policy.target("https://example.com/hook?key=1234").unwrap();
+    assert_eq!(secret.to_string(), "https://example.com/hook");
+    let long = format!("https://example.com/{}", "x".repeat(2_048));
+    assert!(policy.target(&long).is_err());
+    assert!(
+        Policy::default().target("http://example.com/").is_err(),
+        "https alone"
+    );
+}

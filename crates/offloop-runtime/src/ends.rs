@@ -1,0 +1,120 @@
+//! What follows a job's end: jobs that a pack wants taken in by the commit that ends it.
+//!
+//! Must never: be asked by anybody but those who end jobs, or look into a payload.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use offloop_job::{
+    Failure, FinalReason, JobId, JobOptions, JobState, NewJob, OptionProblem, TaskName, Timestamp,
+};
+use offloop_store::{Claimed, Settlement, StoreError, Verdict};
+
+use crate::handle::Shared;
+
+/// A job that will not run again, however it ended.
+#[derive(Clone, Debug)]
+pub struct EndedJob<'a> {
+    pub id: JobId,
+    pub task: &'a TaskName,
+    pub options: &'a JobOptions,
+    /// A final one.
+    pub state: JobState,
+    pub at: Timestamp,
+    /// Attempts that were spent.
+    pub attempt: u16,
+    /// Why it failed for good.
+    pub reason: Option<FinalReason>,
+    pub failure: Option<&'a Failure>,
+    pub result: Option<&'a Bytes>,
+    /// Its task keeps payloads to itself: the failure's message may quote one.
+    pub private_payload: bool,
+    pub private_result: bool,
+}
+
+/// Makes jobs that follow the ends of others. Pure: it is called on the keeper's thread, and may be
+/// called again if the commit fails.
+pub trait EndHook: Send + Sync + fmt::Debug {
+    /// What is wrong with what a new job wants of it, before it is taken in.
+    fn problem(&self, job: &NewJob) -> Option<OptionProblem>;
+
+    /// Jobs to take in with this end.
+    fn follow(&self, end: &EndedJob<'_>) -> Vec<NewJob>;
+}
+
+/// What is wrong with the job's webhook: nobody here delivers any, or its own hook says so.
+pub(crate) fn problem(hooks: &[Arc<dyn EndHook>], job: &NewJob) -> Option<OptionProblem> {
+    if job.options.webhook.is_some() && hooks.is_empty() {
+        return Some(OptionProblem {
+            field: "webhook",
+            message: "nobody here delivers any; set `secrets` under [packs.webhooks]".into(),
+        });
+    }
+    hooks.iter().find_map(|hook| hook.problem(job))
+}
+
+fn follow(shared: &Shared, end: &EndedJob<'_>) -> Vec<NewJob> {
+    let hooks = shared.end_hooks.iter();
+    hooks.flat_map(|hook| hook.follow(end)).collect()
+}
+
+/// Adds what follows to a settlement that ends its job.
+pub(crate) fn settled(shared: &Shared, claimed: &Claimed, end: &mut Settlement, now: Timestamp) {
+    let state = end.verdict.step().edge().1;
+    if shared.end_hooks.is_empty() || !state.is_final() {
+        return;
+    }
+    let private = shared.defaults_of(&claimed.task).redact;
+    let (reason, result) = match &end.verdict {
+        Verdict::Completed { result } => (None, result.as_ref()),
+        Verdict::GiveUp { reason } => (Some(*reason), None),
+        _ => (None, None),
+    };
+    let ended = EndedJob {
+        id: claimed.id,
+        task: &claimed.task,
+        options: &claimed.options,
+        state,
+        at: now,
+        attempt: claimed.history.attempt,
+        reason,
+        failure: end.report.failure.as_ref(),
+        result,
+        private_payload: private.payload,
+        private_result: private.result,
+    };
+    let jobs = follow(shared, &ended);
+    end.follow.extend(jobs);
+}
+
+/// What follows the end of a job that no executor has.
+pub(crate) async fn idle(
+    shared: &Shared,
+    id: JobId,
+    task: &TaskName,
+    state: JobState,
+    now: Timestamp,
+) -> Result<Vec<NewJob>, StoreError> {
+    if shared.end_hooks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(job) = shared.engine.job(id).await? else {
+        return Ok(Vec::new());
+    };
+    let private = shared.defaults_of(task).redact;
+    let ended = EndedJob {
+        id,
+        task,
+        options: &job.options,
+        state,
+        at: now,
+        attempt: job.summary.attempt,
+        reason: None,
+        failure: job.summary.failure.as_ref(),
+        result: None,
+        private_payload: private.payload,
+        private_result: private.result,
+    };
+    Ok(follow(shared, &ended))
+}
