@@ -67,6 +67,14 @@ enum Command {
         after_help = "Examples:\n  offloop export --state failed --since 7d > dead.ndjson\n  offloop export --state failed --as-jobs | curl -s http://127.0.0.1:7878/v1/jobs -H 'content-type: application/x-ndjson' --data-binary @-"
     )]
     Export(commands::sweep::ExportArgs),
+    /// List groups of jobs that settle together, newest first
+    #[command(after_help = "Example:\n  offloop groups --state open")]
+    Groups(commands::groups::ListArgs),
+    /// Show one group and its members; seal or cancel it
+    #[command(
+        after_help = "Examples:\n  offloop group 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a\n  offloop group 0199f3c2-7c1e-7a40-8000-1f2e3d4c5b6a --cancel"
+    )]
+    Group(commands::groups::OneArgs),
     /// Show queues and what is in them; pause, drain and resume one
     #[command(after_help = "Examples:\n  offloop queues\n  offloop queues --pause default")]
     Queues(commands::queues::Args),
@@ -140,6 +148,8 @@ fn main() -> ExitCode {
         Command::Retry(args) => commands::sweep::retry(&args),
         Command::Delete(args) => commands::sweep::delete(&args),
         Command::Export(args) => commands::sweep::export(&args),
+        Command::Groups(args) => commands::groups::list(&args),
+        Command::Group(args) => commands::groups::show(&args),
         Command::Queues(args) => commands::queues::run(&args),
         Command::Tasks(args) => commands::tasks::run(&args),
         Command::Schedules(args) => commands::schedules::run(&args),

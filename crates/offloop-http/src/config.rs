@@ -55,6 +55,11 @@ pub struct DoorConfig {
 }
 
 impl DoorConfig {
+    /// Several jobs in one JSON body.
+    pub(crate) const fn group_bytes_max(&self) -> usize {
+        self.job_bytes_max * 8
+    }
+
     pub fn new(listen: SocketAddr) -> Self {
         let connections_max = 12_000;
         Self {

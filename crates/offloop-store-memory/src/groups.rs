@@ -56,6 +56,12 @@ impl State {
             job
         });
         let members = self.insert_jobs(now, jobs.collect());
+        let created = |outcome: &InsertOutcome| matches!(outcome, InsertOutcome::Created { .. });
+        if !members.is_empty() && !new.hold && !members.iter().any(created) {
+            self.groups.remove(&id);
+            let state = GroupState::Cancelled;
+            return GroupCreated { id, state, members };
+        }
         self.judge(id, now);
         GroupCreated {
             id,

@@ -432,6 +432,7 @@ macro_rules! conformance {
                 the_follow_up_finds_room_in_a_full_queue
                 the_follow_up_sees_the_members
                 a_job_that_was_there_already_is_no_member
+                a_group_none_of_whose_members_came_to_be_is_not_made
                 a_member_of_an_open_group_is_not_revived
                 a_revived_member_of_a_decided_group_leaves_it
                 a_deleted_member_is_still_counted

@@ -26,7 +26,8 @@ pub const FAN_OUT_AT_ONCE: usize = 64;
 pub trait GroupStore: Send + Sync {
     /// Makes a group with its first members in one commit; `jobs` are members whatever their
     /// options say. A job that was there already (its unique or idempotency key) is no member. One
-    /// that holds no member and is not held is decided at once.
+    /// that holds no member and is not held is decided at once; if members were asked for and none
+    /// came to be, it is not made: its id names nothing.
     ///
     /// More members come by [`crate::JobStore::insert`] with the option `group`.
     fn create_group(

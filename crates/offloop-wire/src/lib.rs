@@ -5,8 +5,11 @@
 //!
 //! Must never: know HTTP, a store's engine or the runtime; read the clock (`now` is an argument).
 
+mod after;
 mod bulk;
 mod call;
+mod flow;
+mod group;
 mod json;
 mod limits;
 mod log;
@@ -26,6 +29,11 @@ mod work;
 
 pub use bulk::{BulkErrors, BulkLine, BulkSummary, write_created_line, write_line};
 pub use call::{CALL_FIELDS, CallBody, CallFacts, call_json, read_call};
+pub use flow::{FLOW_FIELDS, FlowBody, GROUP_FIELDS, THEN_FIELDS, read_flow, read_group};
+pub use group::{
+    FlowJob, FlowView, GroupCounts, GroupList, GroupProgress, GroupView, InputRow, InputsView,
+    MemberRow, ThenView,
+};
 pub use json::{DEPTH_MAX, raw_or_text};
 pub use limits::{AuditList, AuditView, LIMIT_FIELDS, LimitList, LimitView, read_limit};
 pub use options::{BackoffBody, JobBody, OptionsBody, UniqueBody};

@@ -1,6 +1,8 @@
 //! A request as a client writes it, and a job's options as it reads them back.
 
-use offloop_job::{BackoffKind, JobOptions, NewJob, OnConflict, Unique, UniqueScope};
+use offloop_job::{
+    After, BackoffKind, JobOptions, NewJob, OnConflict, Parent, Unique, UniqueScope,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -74,6 +76,25 @@ pub struct OptionsBody {
     pub trace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookBody>,
+    /// Jobs that it waits for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<AfterBody>,
+    /// The group that it settles with; shown, not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The group whose follow-up it is; shown, not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub follows: Option<String>,
+}
+
+/// One job that another waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AfterBody {
+    pub job: String,
+    /// `fail`, `ignore` or `continue`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -110,6 +131,16 @@ pub struct UniqueBody {
     /// Of `debounce`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quiet_ms: Option<u64>,
+}
+
+fn after_body(from: &After) -> Option<AfterBody> {
+    let Parent::Job(id) = from.parent else {
+        return None; // a place of a batch; no job on record has one
+    };
+    Some(AfterBody {
+        job: id.to_string(),
+        on_failure: Some(from.on_failure.as_str().into()),
+    })
 }
 
 fn ms(duration: std::time::Duration) -> u64 {
@@ -155,7 +186,7 @@ impl From<&JobOptions> for OptionsBody {
         Self {
             queue: Some(from.queue.to_string()),
             priority: Some(from.priority),
-            delay_ms: None,
+            delay_ms: from.delay.map(ms),
             run_at: from.run_at.map(format_time),
             max_attempts: Some(from.retry.max_attempts),
             backoff: Some(BackoffBody {
@@ -181,6 +212,9 @@ impl From<&JobOptions> for OptionsBody {
             tags: from.tags.iter().map(ToString::to_string).collect(),
             trace: from.trace.as_deref().map(Into::into),
             webhook: from.webhook.as_deref().map(WebhookBody::from),
+            after: from.after.iter().filter_map(after_body).collect(),
+            group: from.group.map(|group| group.to_string()),
+            follows: from.follows.map(|group| group.to_string()),
         }
     }
 }

@@ -19,6 +19,7 @@ use offloop_job::{
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::after::{Awaited, ids, read_after, read_ref};
 use crate::json::{DEPTH_MAX, Key, Lit, depth};
 use crate::names::NameCache;
 use crate::problem::FieldProblem;
@@ -35,7 +36,7 @@ pub enum BodyError {
 }
 
 /// Every field of a request, in the order of the documentation.
-pub const JOB_FIELDS: [&str; 23] = [
+pub const JOB_FIELDS: [&str; 24] = [
     "task",
     "payload",
     "queue",
@@ -59,7 +60,10 @@ pub const JOB_FIELDS: [&str; 23] = [
     "trace",
     "webhook",
     "idempotency_key",
+    "after",
 ];
+/// In a flow, the name of a job among its own.
+const REF: &str = "ref";
 
 /// Reads requests; keeps the names of the last ones, so that a batch shares them.
 #[derive(Debug)]
@@ -94,7 +98,29 @@ impl JobReader {
         range: Range<usize>,
         now: Timestamp,
     ) -> Result<NewJob, BodyError> {
-        let draft = RefCell::new(Draft::new(self.default_queue.clone()));
+        self.draft(text, range, now, false)?.finish(text)
+    }
+
+    /// A job of a flow: with its name there, and whom it waits for.
+    pub(crate) fn read_of_flow(
+        &mut self,
+        text: &Bytes,
+        range: Range<usize>,
+        now: Timestamp,
+    ) -> Result<(NewJob, Option<Box<str>>, Vec<Awaited>), BodyError> {
+        let mut draft = self.draft(text, range, now, true)?;
+        let (name, after) = (draft.name.take(), draft.after.clone());
+        Ok((draft.finish(text)?, name, after))
+    }
+
+    fn draft<'t>(
+        &mut self,
+        text: &'t Bytes,
+        range: Range<usize>,
+        now: Timestamp,
+        flow: bool,
+    ) -> Result<Draft<'t>, BodyError> {
+        let draft = RefCell::new(Draft::new(self.default_queue.clone(), flow));
         let mut from = serde_json::Deserializer::from_slice(&text[range]);
         let read = Fields {
             reader: self,
@@ -108,7 +134,7 @@ impl JobReader {
                 detail: error.to_string(),
             });
         }
-        draft.into_inner().finish(text)
+        Ok(draft.into_inner())
     }
 }
 
@@ -121,6 +147,11 @@ struct Draft<'a> {
     /// One bit per field of [`JOB_FIELDS`].
     seen: u32,
     problems: Vec<FieldProblem>,
+    /// Of a flow: `ref` is a field, and `after` may name one.
+    flow: bool,
+    name: Option<Box<str>>,
+    after: Vec<Awaited>,
+    delay: Option<Duration>,
 }
 
 /// A type that does not fit, or a number out of its type's range.
@@ -135,7 +166,7 @@ impl From<NameError> for Wrong {
 type Taken = Result<(), Wrong>;
 
 impl Draft<'_> {
-    fn new(queue: QueueName) -> Self {
+    fn new(queue: QueueName, flow: bool) -> Self {
         // Written out: `JobOptions::default()` would allocate a queue's name for each job.
         let options = JobOptions {
             queue,
@@ -169,6 +200,10 @@ impl Draft<'_> {
             idempotency: None,
             seen: 0,
             problems,
+            flow,
+            name: None,
+            after: Vec::new(),
+            delay: None,
         }
     }
 
@@ -194,7 +229,11 @@ impl Draft<'_> {
         let options = &mut self.options;
         match field {
             "priority" => options.priority = small(&value, u8::MAX.into())? as u8,
-            "delay_ms" => options.run_at = Some(now.plus(millis(&value)?)),
+            "delay_ms" => {
+                let delay = millis(&value)?;
+                options.run_at = Some(now.plus(delay));
+                self.delay = Some(delay);
+            }
             "run_at" => options.run_at = Some(instant(&value)?),
             "max_attempts" => options.retry.max_attempts = small(&value, u16::MAX.into())? as u16,
             "timeout_ms" => options.timeout = Some(millis(&value)?),
@@ -218,6 +257,8 @@ impl Draft<'_> {
             "retry_by_class" => self.take_rules(value)?,
             "unique" => self.take_unique(value)?,
             "tags" => self.take_tags(value)?,
+            "after" => self.after = read_after(value, self.flow, &mut self.problems)?,
+            REF => self.name = Some(read_ref(text(&value)?)?),
             _ => return Err(Wrong("is unknown".into())),
         }
         Ok(())
@@ -333,6 +374,11 @@ impl Draft<'_> {
         if self.has("delay_ms") && self.has("run_at") {
             self.say("/run_at", "excludes delay_ms; give one of them");
         }
+        if !self.after.is_empty() && self.delay.is_some() {
+            // From the end of the last of them.
+            (self.options.delay, self.options.run_at) = (self.delay, None);
+        }
+        self.options.after = ids(&self.after);
         let payload = match self.payload {
             None => Bytes::from_static(b"null"),
             Some(raw) => {
@@ -390,14 +436,16 @@ impl<'de: 'a, 'a> Visitor<'de> for Fields<'_, '_, 'a> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut draft = self.draft.borrow_mut();
         while let Some(Key(key)) = map.next_key()? {
-            let Some(index) = JOB_FIELDS.iter().position(|name| *name == key) else {
+            let own = (draft.flow && key == REF).then_some(JOB_FIELDS.len());
+            let known = JOB_FIELDS.iter().position(|name| *name == key);
+            let Some(index) = known.or(own) else {
                 map.next_value::<serde::de::IgnoredAny>()?;
                 let known = JOB_FIELDS.join(", ");
                 let detail = format!("is unknown; known are {known}");
                 draft.say(format!("/{}", token(&key)), detail);
                 continue;
             };
-            let field = JOB_FIELDS[index];
+            let field = JOB_FIELDS.get(index).copied().unwrap_or(REF);
             if !draft.first(index) {
                 map.next_value::<serde::de::IgnoredAny>()?;
                 draft.say(format!("/{field}"), "is given twice; give it once");
@@ -429,7 +477,7 @@ impl<'de: 'a, 'a> Visitor<'de> for Fields<'_, '_, 'a> {
     }
 }
 
-fn wrong(found: &Lit<'_>, want: &str) -> Wrong {
+pub(crate) fn wrong(found: &Lit<'_>, want: &str) -> Wrong {
     Wrong(format!("is {}; give {want}", found.what()))
 }
 

@@ -33,12 +33,13 @@ pub const SCHEDULE_FIELDS: [&str; 12] = [
 ];
 
 /// Fields of a job that name one instant, or one request.
-const NOT_OF_MANY: [&str; 5] = [
+const NOT_OF_MANY: [&str; 6] = [
     "delay_ms",
     "run_at",
     "deadline",
     "expires_at",
     "idempotency_key",
+    "after",
 ];
 
 /// Reads a body. The payload of the answer is a copy: a schedule is kept for long.

@@ -49,6 +49,12 @@ fn options() -> JobOptions {
             on: offloop_job::EndStates::ALL,
             secret: Some("default".into()),
         })),
+        group: Some(offloop_job::GroupId::from_parts(1, 1)),
+        follows: Some(offloop_job::GroupId::from_parts(1, 1)),
+        after: vec![offloop_job::After {
+            parent: offloop_job::Parent::Job(JobId::from_parts(1, 1)),
+            on_failure: offloop_job::OnFailure::Ignore,
+        }],
         ..JobOptions::default()
     };
     options.retry.by_class = vec![(FailureClass::Timeout, 1)];
@@ -119,6 +125,7 @@ fn a_job_and_its_parts_have_the_fields_of_their_schemas() {
         (&view["options"], "Options", Some("delay_ms")),
         (&view["options"]["backoff"], "Backoff", None),
         (&view["options"]["unique"], "Unique", None),
+        (&view["options"]["after"][0], "After", None),
         (&view["attempts"][0], "Attempt", None),
         (&view["attempts"][0]["end"], "End", None),
     ] {
@@ -306,6 +313,7 @@ fn schedules_have_the_fields_of_their_schemas() {
         "deadline",
         "expires_at",
         "idempotency_key",
+        "after",
     ];
     let job = JOB_FIELDS
         .iter()
@@ -346,4 +354,63 @@ fn schedules_have_the_fields_of_their_schemas() {
     };
     let row = serde_json::to_value(row).unwrap();
     assert_eq!(keys(&row), keys(&schema("LedgerRow")["properties"]));
+}
+
+#[test]
+fn a_group_and_its_parts_have_the_fields_of_their_schemas() {
+    use offloop_job::{Failures, Group, GroupId, GroupReason, GroupRule, GroupState, Input, Tally};
+    use offloop_wire::{FlowJob, GroupView, InputRow, MemberRow};
+    let id = JobId::from_parts(7, 7);
+    let group = Group {
+        id: GroupId::from_parts(9, 9),
+        rule: GroupRule::Any,
+        state: GroupState::Failed,
+        hold: false,
+        created_at: Timestamp::from_millis(1),
+        deadline: Some(Timestamp::from_millis(2)),
+        decided_at: Some(Timestamp::from_millis(2)),
+        reason: Some(GroupReason::Member),
+        tally: Tally::default(),
+        failures: Failures::default(),
+        then_on: Some(offloop_job::ThenOn::Any),
+        then_task: Some(TaskName::parse("t").unwrap()),
+        then_job: Some(id),
+    };
+    let view = GroupView {
+        members: Some(vec![MemberRow::from(&(id, Some(JobState::Failed)))]),
+        next_cursor: Some("x".into()),
+        ..GroupView::from(&group)
+    };
+    let view = serde_json::to_value(view).unwrap();
+    let input = InputRow::from(&Input {
+        id,
+        state: None,
+        class: None,
+        result: None,
+        omitted: true,
+    });
+    let flow = serde_json::to_value(FlowJob {
+        name: Some("a".into()),
+        id: Some(String::new()),
+        existing: Some(String::new()),
+        state: Some(String::new()),
+        error: Some(Problem::default()),
+    });
+    for (value, name) in [
+        (&view, "Group"),
+        (&view["then"], "GroupThen"),
+        (&view["members"][0], "Member"),
+        (&serde_json::to_value(input).unwrap(), "Input"),
+        (&flow.unwrap(), "FlowJob"),
+    ] {
+        assert_eq!(keys(value), keys(&schema(name)["properties"]), "{name}");
+    }
+    for (fields, name) in [
+        (&offloop_wire::GROUP_FIELDS[..], "GroupRequest"),
+        (&offloop_wire::THEN_FIELDS[..], "ThenRequest"),
+        (&offloop_wire::FLOW_FIELDS[..], "FlowRequest"),
+    ] {
+        let want: BTreeSet<_> = fields.iter().map(|field| (*field).to_owned()).collect();
+        assert_eq!(keys(&schema(name)["properties"]), want, "{name}");
+    }
 }

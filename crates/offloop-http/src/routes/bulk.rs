@@ -13,7 +13,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use http_body_util::BodyExt as _;
-use offloop_job::{NewJob, Timestamp};
+use offloop_job::{GroupId, NewJob, Timestamp};
 use offloop_runtime::EnqueueError;
 use offloop_store::InsertOutcome;
 use offloop_wire::{
@@ -25,7 +25,7 @@ use super::lines::{Line, Lines};
 use super::{Answer, json};
 use crate::body;
 use crate::door::Inner;
-use crate::problem::{Kind, of_body, of_enqueue, of_refusal};
+use crate::problem::{Kind, Refusal, of_body, of_enqueue, of_refusal};
 use crate::query::Query;
 
 /// Lines of one commit.
@@ -42,7 +42,12 @@ const SUMMARY_ERRORS: usize = 100;
 
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
-pub(super) async fn post_many(door: Arc<Inner>, request: Request) -> Answer {
+/// `group`: whose members they are.
+pub(super) async fn post_many(
+    door: Arc<Inner>,
+    request: Request,
+    group: Option<GroupId>,
+) -> Answer {
     let (parts, body) = request.into_parts();
     let query = Query::read(&parts.uri, &["answer"])?;
     let summary = query.with("answer", |text| match text {
@@ -50,16 +55,10 @@ pub(super) async fn post_many(door: Arc<Inner>, request: Request) -> Answer {
         "summary" => Ok(true),
         other => Err(format!("is {other:?}; give lines or summary")),
     })?;
-    let Ok(permit) = Arc::clone(&door.bulks).try_acquire_owned() else {
-        let detail = format!(
-            "{} bulk requests are under way, the limit",
-            door.config.bulk_max
-        );
-        return Err(Kind::TooMany.say(detail).into());
-    };
+    let permit = permit(&door)?;
     if summary == Some(true) {
         let mut sink = Sink::Summary(BulkSummary::default());
-        Bulk::new(door, permit).run(body, &mut sink).await;
+        Bulk::new(door, permit, group).run(body, &mut sink).await;
         let Sink::Summary(summary) = sink else {
             unreachable!("a sink keeps its kind")
         };
@@ -71,7 +70,7 @@ pub(super) async fn post_many(door: Arc<Inner>, request: Request) -> Answer {
             out,
             text: Vec::new(),
         };
-        Bulk::new(door, permit).run(body, &mut sink).await;
+        Bulk::new(door, permit, group).run(body, &mut sink).await;
     });
     let stream = futures_util::stream::unfold(answers, |mut answers| async move {
         let text: Bytes = answers.recv().await?;
@@ -80,6 +79,33 @@ pub(super) async fn post_many(door: Arc<Inner>, request: Request) -> Answer {
     let mut response = Response::new(Body::from_stream(stream));
     response.headers_mut().insert(header::CONTENT_TYPE, NDJSON);
     Ok(response)
+}
+
+fn permit(door: &Inner) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(&door.bulks).try_acquire_owned().map_err(|_| {
+        let detail = format!(
+            "{} bulk requests are under way, the limit",
+            door.config.bulk_max
+        );
+        Kind::TooMany.say(detail).into()
+    })
+}
+
+/// Members of a new group; whether the body came to its end.
+pub(super) async fn members(
+    door: Arc<Inner>,
+    body: Body,
+    group: GroupId,
+) -> Result<(BulkSummary, bool), Refusal> {
+    let permit = permit(&door)?;
+    let mut sink = Sink::Summary(BulkSummary::default());
+    let whole = Bulk::new(door, permit, Some(group))
+        .run(body, &mut sink)
+        .await;
+    match sink {
+        Sink::Summary(summary) => Ok((summary, whole)),
+        Sink::Lines { .. } => unreachable!("a sink keeps its kind"),
+    }
 }
 
 /// Jobs for one commit, and the lines that are answered with it.
@@ -122,6 +148,7 @@ struct Bulk {
     reader: JobReader,
     lines: Lines,
     batch: Batch,
+    group: Option<GroupId>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -134,18 +161,20 @@ enum Reading {
 }
 
 impl Bulk {
-    fn new(door: Arc<Inner>, permit: OwnedSemaphorePermit) -> Self {
+    fn new(door: Arc<Inner>, permit: OwnedSemaphorePermit, group: Option<GroupId>) -> Self {
         let lines = Lines::new(door.config.job_bytes_max);
         Self {
             door,
             reader: JobReader::new(),
             lines,
             batch: Batch::default(),
+            group,
             _permit: permit,
         }
     }
 
-    async fn run(mut self, mut body: Body, sink: &mut Sink) {
+    /// Whether the body came to its end.
+    async fn run(mut self, mut body: Body, sink: &mut Sink) -> bool {
         let mut in_flight = FuturesOrdered::new();
         let mut reading = Reading::Open;
         let mut left = self.door.config.bulk_bytes_max;
@@ -169,7 +198,7 @@ impl Bulk {
                 biased;
                 Some(answered) = in_flight.next(), if !idle => {
                     if sink.put(answered).await.is_err() {
-                        return; // the caller is gone; what is with the store stays there
+                        return false; // the caller is gone; what is with the store stays there
                     }
                 }
                 frame = body.frame(), if may_read => {
@@ -185,7 +214,9 @@ impl Bulk {
                     outcomes: Ok(VecDeque::new()),
                 })
                 .await;
+            return false;
         }
+        true
     }
 
     fn take(
@@ -224,10 +255,11 @@ impl Bulk {
             return Err(Box::new(Kind::TooLarge.say(detail)));
         };
         let block = self.lines.block();
-        let job = self
+        let mut job = self
             .reader
             .read(block, range, now)
             .map_err(|error| Box::new(of_body(error, Kind::InvalidJob)))?;
+        job.options.group = self.group;
         match self.door.handle.check(&job) {
             Ok(()) => Ok(job),
             Err(error) => Err(Box::new(of_enqueue(&error))),

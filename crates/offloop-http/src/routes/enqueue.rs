@@ -17,12 +17,12 @@ use crate::problem::{Kind, Refusal, of_body, of_refusal};
 use crate::query::Query;
 
 /// What the body is.
-enum Media {
+pub(super) enum Media {
     One,
     Many,
 }
 
-fn media(headers: &HeaderMap) -> Result<Media, Refusal> {
+pub(super) fn media(headers: &HeaderMap) -> Result<Media, Refusal> {
     let value = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
@@ -48,7 +48,7 @@ fn media(headers: &HeaderMap) -> Result<Media, Refusal> {
 pub(super) async fn post_jobs(State(door): State<Arc<Inner>>, request: Request) -> Answer {
     match media(request.headers())? {
         Media::One => one(&door, request).await,
-        Media::Many => bulk::post_many(door, request).await,
+        Media::Many => bulk::post_many(door, request, None).await,
     }
 }
 
@@ -65,13 +65,30 @@ async fn one(door: &Inner, request: Request) -> Answer {
     let wait = wait::asked(&parts.headers);
 
     let outcome = put(door, &asked, patience).await?;
+    drop(collected);
+    answered(door, &asked, outcome, wait).await
+}
+
+/// Takes a member of a group in and shows it.
+pub(super) async fn taken_in(door: &Inner, job: NewJob) -> Answer {
+    let outcome = put(door, &job, None).await?;
+    answered(door, &job, outcome, None).await
+}
+
+async fn answered(
+    door: &Inner,
+    asked: &NewJob,
+    outcome: Option<InsertOutcome>,
+    wait: Option<Duration>,
+) -> Answer {
+    let now = door.handle.now();
     let id = match outcome {
         Some(InsertOutcome::Created { id, state, .. }) => {
             if wait.is_none() {
                 let due_at = asked.options.due(now);
                 let wait = door.handle.estimated_wait(&asked.task).await;
                 let begins = wait.map(|wait| due_at.max(now.plus(wait)));
-                let body = new_job_json(id, state, &asked, due_at, begins);
+                let body = new_job_json(id, state, asked, due_at, begins);
                 let mut response = json_bytes(StatusCode::CREATED, body);
                 tell_pressure(&mut response, door.handle.job_pressure(&asked.task).await);
                 response
@@ -92,7 +109,6 @@ async fn one(door: &Inner, request: Request) -> Answer {
         }
         None => return Err(Kind::Internal.say("the store answered nothing").into()),
     };
-    drop(collected);
     if let Some(within) = wait {
         return answer_or_ticket(door, id, within).await;
     }

@@ -6,6 +6,8 @@ mod call;
 mod enqueue;
 mod events;
 mod filter;
+mod flows;
+mod groups;
 mod health;
 mod jobs;
 mod limits;
@@ -51,6 +53,13 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/v1/jobs/{id}/logs", get(jobs::logs))
         .route("/v1/jobs/{id}/cancel", post(act::cancel))
         .route("/v1/jobs/{id}/retry", post(act::retry))
+        .route("/v1/jobs/{id}/inputs", get(flows::inputs))
+        .route("/v1/flows", post(flows::create))
+        .route("/v1/groups", post(groups::create).get(groups::list))
+        .route("/v1/groups/{id}", get(groups::one))
+        .route("/v1/groups/{id}/jobs", post(groups::add))
+        .route("/v1/groups/{id}/seal", post(groups::seal))
+        .route("/v1/groups/{id}/cancel", post(groups::cancel))
         .route("/v1/call/{task}", post(call::call))
         .route("/v1/tasks", get(queues::tasks))
         .route("/v1/queues", get(queues::queues))

@@ -5,6 +5,7 @@ mod bulk;
 mod calls;
 mod events;
 mod gates;
+mod groups;
 mod limits;
 mod modes;
 mod pages;

@@ -436,7 +436,7 @@ async fn a_paused_queue_gives_nothing_out_and_shows_it() {
 async fn the_server_tells_of_its_tasks_lanes_and_health() {
     let server = Server::start().await;
     let tasks = server.get("/v1/tasks").await.json();
-    assert_eq!(tasks["tasks"].as_array().unwrap().len(), 6);
+    assert_eq!(tasks["tasks"].as_array().unwrap().len(), 7);
     assert_eq!(tasks["tasks"][0]["lane"], "cpu");
     assert_eq!(tasks["tasks"][0]["timeout_ms"], 3_600_000);
     let node = &server.get("/v1/nodes").await.json()["nodes"][0];

@@ -115,6 +115,17 @@ fn lane(name: &str, gate: &Arc<Gate>) -> Arc<dyn Lane> {
             Arc::new(|context| Ok(TaskOutput::json(context.payload().clone()))),
         )
         .task(
+            info("inputs"),
+            Arc::new(|context| {
+                let results = context.inputs().iter().map(|input| match &input.result {
+                    Some(result) => String::from_utf8_lossy(result).into_owned(),
+                    None => "null".into(),
+                });
+                let results: Vec<String> = results.collect();
+                Ok(TaskOutput::json(format!("[{}]", results.join(","))))
+            }),
+        )
+        .task(
             info("garbage"),
             Arc::new(|_| Ok(TaskOutput::json(&b"\xff{no json"[..]))),
         )

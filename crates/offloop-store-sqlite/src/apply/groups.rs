@@ -81,6 +81,12 @@ impl Desk<'_> {
             let outcome = self.insert_one(now, &job, &members, Room::Checked)?;
             members.push(outcome);
         }
+        let created = |outcome: &InsertOutcome| matches!(outcome, InsertOutcome::Created { .. });
+        if !members.is_empty() && !new.hold && !members.iter().any(created) {
+            self.unmake(id)?;
+            let state = GroupState::Cancelled;
+            return Ok(GroupCreated { id, state, members });
+        }
         self.judge(now, id)?;
         let state = self.index.groups.group(id).map(|group| group.state);
         Ok(GroupCreated {
@@ -88,6 +94,20 @@ impl Desk<'_> {
             state: state.unwrap_or_default(),
             members,
         })
+    }
+
+    /// As if it had never been asked for.
+    fn unmake(&mut self, id: GroupId) -> Result<(), Failure> {
+        self.index.groups.forget(id);
+        for sql in [
+            "DELETE FROM groups WHERE id = ?1",
+            "DELETE FROM group_thens WHERE grp = ?1",
+        ] {
+            self.conn
+                .prepare_cached(sql)?
+                .execute([id.order() as i64])?;
+        }
+        Ok(())
     }
 
     pub(super) fn seal_group(

@@ -85,6 +85,16 @@ impl Groups {
         self.sweeps.insert(row, Sweep::default());
     }
 
+    /// It was not made after all.
+    pub(crate) fn forget(&mut self, id: GroupId) {
+        if let Some(group) = self.held.remove(&id.order())
+            && let Some(at) = group.deadline
+        {
+            self.deadlines.remove(&(at.as_millis(), id.order()));
+        }
+        self.changed.remove(&id.order());
+    }
+
     /// A member was added after all, or may be idle again.
     pub(crate) fn sweep_again(&mut self, id: GroupId) {
         if let Some(sweep) = self.sweeps.get_mut(&id.order()) {

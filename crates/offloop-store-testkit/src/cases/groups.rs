@@ -408,6 +408,23 @@ pub fn a_job_that_was_there_already_is_no_member(kit: &Kit) {
     assert_eq!(store.members(made.id, 9).len(), 1);
 }
 
+pub fn a_group_none_of_whose_members_came_to_be_is_not_made(kit: &Kit) {
+    let store = kit.open_small(1);
+    store.add(at(0), job("u"));
+    let asked = then(GroupRule::All, ThenOn::Any);
+    let made = store.group_of(at(1), asked.clone(), vec![job("t"), job("t")]);
+    assert!(store.find_group(made.id).is_none() && store.group_ids(None, 9).is_empty());
+    assert!(store.claim(at(2), &["then"], 9).is_empty());
+    assert!(store.news(at(2)).is_empty());
+    // One that is held waits for more.
+    let asked = NewGroup {
+        hold: true,
+        ..asked
+    };
+    let made = store.group_of(at(1), asked, vec![job("t")]);
+    assert_eq!(store.group_state(made.id), GroupState::Open);
+}
+
 pub fn a_member_of_an_open_group_is_not_revived(kit: &Kit) {
     let store = kit.open();
     let (group, _) = store.group_with(at(0), rule(GroupRule::AllSettled), 2);
