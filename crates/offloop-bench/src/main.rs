@@ -7,6 +7,7 @@ mod http;
 mod lanes;
 mod path;
 mod report;
+mod schedules;
 mod tell;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +28,8 @@ enum Command {
     Lanes(lanes::Args),
     /// Runtime, embedded store and CPU lane in one process, without HTTP
     Path(path::Args),
+    /// Many schedules: how late they are fired
+    Schedules(schedules::Args),
     /// What campaigns and benches start as a job
     #[command(hide = true, subcommand)]
     Child(child::Child),
@@ -45,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         Command::Child(child) => child.run(),
         Command::Lanes(args) => lanes::run(&args),
         Command::Path(args) => path::run(&args),
+        Command::Schedules(args) => schedules::run(&args),
         Command::Campaign(args) => campaign::run(&args),
     }
 }

@@ -98,6 +98,38 @@ pub struct ScheduleSpec {
     pub alert_after: Duration,
 }
 
+impl Timing {
+    /// What needs no calendar to be seen.
+    fn problem(&self, say: &mut impl FnMut(&'static str, String)) {
+        match self {
+            Timing::Cron(text) if text.len() > SCHEDULE_CRON_BYTES_MAX => {
+                let len = text.len();
+                say(
+                    "cron",
+                    format!("has {len} bytes; the limit is {SCHEDULE_CRON_BYTES_MAX}"),
+                );
+            }
+            Timing::Every(every) if *every < SCHEDULE_EVERY_MIN || *every > SCHEDULE_EVERY_MAX => {
+                let (min, max) = (
+                    SCHEDULE_EVERY_MIN.as_millis(),
+                    SCHEDULE_EVERY_MAX.as_millis(),
+                );
+                say(
+                    "every_ms",
+                    format!("is {}; give {min} to {max} (a year)", every.as_millis()),
+                );
+            }
+            Timing::At(at) if at.is_empty() || at.len() > SCHEDULE_AT_MAX => {
+                say(
+                    "at",
+                    format!("has {}; give 1 to {SCHEDULE_AT_MAX} times", at.len()),
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
 impl ScheduleSpec {
     /// As asked for with nothing but a task and a timing.
     pub fn new(task: TaskName, timing: Timing) -> Self {
@@ -129,32 +161,7 @@ impl ScheduleSpec {
     pub fn problems(&self) -> Vec<OptionProblem> {
         let mut found = self.options.problems();
         let mut say = |field, message: String| found.push(OptionProblem { field, message });
-        match &self.timing {
-            Timing::Cron(text) if text.len() > SCHEDULE_CRON_BYTES_MAX => {
-                let len = text.len();
-                say(
-                    "cron",
-                    format!("has {len} bytes; the limit is {SCHEDULE_CRON_BYTES_MAX}"),
-                );
-            }
-            Timing::Every(every) if *every < SCHEDULE_EVERY_MIN || *every > SCHEDULE_EVERY_MAX => {
-                let (min, max) = (
-                    SCHEDULE_EVERY_MIN.as_millis(),
-                    SCHEDULE_EVERY_MAX.as_millis(),
-                );
-                say(
-                    "every_ms",
-                    format!("is {}; give {min} to {max} (a year)", every.as_millis()),
-                );
-            }
-            Timing::At(at) if at.is_empty() || at.len() > SCHEDULE_AT_MAX => {
-                say(
-                    "at",
-                    format!("has {}; give 1 to {SCHEDULE_AT_MAX} times", at.len()),
-                );
-            }
-            _ => {}
-        }
+        self.timing.problem(&mut say);
         if self.timezone.len() > SCHEDULE_ZONE_BYTES_MAX {
             say(
                 "timezone",

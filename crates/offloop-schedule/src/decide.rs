@@ -157,14 +157,12 @@ impl Desk<'_> {
     }
 
     fn fire(&mut self, due: Timestamp) {
-        match self.seen.refusal {
-            Some(why) => self.skip(due, SkipReason::Refused(why.into())),
-            None => {
-                let job = job(self.seen.row, due);
-                self.push(due, What::Fire(Box::new(job)));
-                self.live = true;
-            }
+        if let Some(why) = self.seen.refusal {
+            return self.skip(due, SkipReason::Refused(why.into()));
         }
+        let job = job(self.seen.row, due);
+        self.push(due, What::Fire(Box::new(job)));
+        self.live = true;
     }
 
     /// Nothing has come due; one that was held may be fired now.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use offloop_job::limits::{LEDGER_KEEP, LEDGER_ROWS_MAX, SCHEDULES_MAX};
 use offloop_job::{JobId, ScheduleName, SkipReason, Timestamp};
 use offloop_store::{
-    Entry, Expect, Fired, Firing, LedgerAsk, LedgerPage, LedgerPlace, LedgerRow, Next, PutOutcome,
-    PutSchedule, Reply, ScheduleRow, ScheduleStore, Stretch, What,
+    AuditEntry, Entry, Expect, Fired, Firing, LedgerAsk, LedgerPage, LedgerPlace, LedgerRow, Next,
+    PutOutcome, PutSchedule, Reply, ScheduleRow, ScheduleStore, Stretch, What,
 };
 
 use crate::MemoryStore;
@@ -18,8 +18,13 @@ impl ScheduleStore for MemoryStore {
         self.answer(|state| state.put_schedule(now, put))
     }
 
-    fn delete_schedule(&self, name: ScheduleName) -> Reply<Option<ScheduleRow>> {
-        self.answer(|state| state.delete_schedule(&name))
+    fn delete_schedule(
+        &self,
+        now: Timestamp,
+        name: ScheduleName,
+        actor: Box<str>,
+    ) -> Reply<Option<ScheduleRow>> {
+        self.answer(|state| state.delete_schedule(now, &name, actor))
     }
 
     fn schedule(&self, name: ScheduleName) -> Reply<Option<ScheduleRow>> {
@@ -71,6 +76,17 @@ impl Scheduled {
 
 impl State {
     pub(crate) fn put_schedule(&mut self, now: Timestamp, put: PutSchedule) -> PutOutcome {
+        let (name, actor) = (put.name.clone(), put.actor.clone());
+        let before = self.schedule(&name).map(|row| row.spec);
+        let outcome = self.change_schedule(now, put);
+        if let PutOutcome::Put(row) = &outcome {
+            let (before, after) = (before.as_deref(), Some(&*row.spec));
+            self.note_change(AuditEntry::of_schedule(now, actor, &name, before, after));
+        }
+        outcome
+    }
+
+    fn change_schedule(&mut self, now: Timestamp, put: PutSchedule) -> PutOutcome {
         let full = self.schedules.len() >= SCHEDULES_MAX;
         let Some(old) = self.schedules.get_mut(&put.name) else {
             if put.expect.is_some() {
@@ -121,8 +137,16 @@ impl State {
         PutOutcome::Put(old.row.clone())
     }
 
-    pub(crate) fn delete_schedule(&mut self, name: &ScheduleName) -> Option<ScheduleRow> {
-        self.schedules.remove(name).map(|old| old.row)
+    pub(crate) fn delete_schedule(
+        &mut self,
+        now: Timestamp,
+        name: &ScheduleName,
+        actor: Box<str>,
+    ) -> Option<ScheduleRow> {
+        let old = self.schedules.remove(name)?.row;
+        let entry = AuditEntry::of_schedule(now, actor, name, Some(&old.spec), None);
+        self.note_change(entry);
+        Some(old)
     }
 
     pub(crate) fn schedule(&self, name: &ScheduleName) -> Option<ScheduleRow> {

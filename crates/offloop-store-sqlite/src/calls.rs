@@ -77,7 +77,7 @@ pub(crate) enum Command {
     Advance(Call<(Timestamp, u16), Advanced>),
     Doomed(Call<u16, Vec<Doomed>>),
     PutSchedule(Call<(Timestamp, PutSchedule), PutOutcome>),
-    DeleteSchedule(Call<ScheduleName, Option<ScheduleRow>>),
+    DeleteSchedule(Call<(Timestamp, ScheduleName, Box<str>), Option<ScheduleRow>>),
     Fire(Call<(Timestamp, Vec<Firing>), Vec<Fired>>),
     LiveJobs(Call<Vec<ScheduleName>, Vec<Vec<JobId>>>),
     PruneLedger(Call<Timestamp, bool>),

@@ -14,8 +14,13 @@ impl ScheduleStore for SqliteStore {
         self.call((now, put), Command::PutSchedule)
     }
 
-    fn delete_schedule(&self, name: ScheduleName) -> Reply<Option<ScheduleRow>> {
-        self.call(name, Command::DeleteSchedule)
+    fn delete_schedule(
+        &self,
+        now: Timestamp,
+        name: ScheduleName,
+        actor: Box<str>,
+    ) -> Reply<Option<ScheduleRow>> {
+        self.call((now, name, actor), Command::DeleteSchedule)
     }
 
     fn schedule(&self, name: ScheduleName) -> Reply<Option<ScheduleRow>> {

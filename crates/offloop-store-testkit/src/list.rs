@@ -283,6 +283,7 @@ macro_rules! conformance {
                 old_rows_of_the_ledger_go
                 a_deleted_schedule_leaves_its_jobs
                 firings_of_one_call_do_not_touch_each_other
+                every_change_of_a_schedule_is_on_the_audit_log
             ]
             wake: [
                 a_new_ready_job_is_hinted_at

@@ -107,7 +107,7 @@ impl AuditStore for Handle {
 impl ScheduleStore for Handle {
     pass_on! {
         put_schedule(now: Timestamp, put: PutSchedule) -> PutOutcome;
-        delete_schedule(name: ScheduleName) -> Option<ScheduleRow>;
+        delete_schedule(now: Timestamp, name: ScheduleName, actor: Box<str>) -> Option<ScheduleRow>;
         schedule(name: ScheduleName) -> Option<ScheduleRow>;
         schedules(after: Option<ScheduleName>, limit: u16) -> Vec<ScheduleRow>;
         fire(now: Timestamp, firings: Vec<Firing>) -> Vec<Fired>;

@@ -89,14 +89,6 @@ pub fn encode(options: &JobOptions) -> Option<String> {
         put("trace", escape(trace));
     }
     put_flow(options, &mut put);
-    if let Some(by) = &options.schedule {
-        put("schedule", format!("{}:{}", by.due_at.as_millis(), by.name));
-    }
-    if let Some(webhook) = &options.webhook {
-        let (on, secret) = (webhook.on.bits(), webhook.secret.as_deref());
-        let secret = escape(secret.unwrap_or_default());
-        put("webhook", format!("{on}:{secret}:{}", escape(&webhook.url)));
-    }
     (!out.is_empty()).then_some(out)
 }
 
@@ -205,6 +197,14 @@ fn put_flow(options: &JobOptions, put: &mut impl FnMut(&str, String)) {
             }
         });
         put("after", after.collect::<Vec<_>>().join(","));
+    }
+    if let Some(webhook) = &options.webhook {
+        let (on, secret) = (webhook.on.bits(), webhook.secret.as_deref());
+        let secret = escape(secret.unwrap_or_default());
+        put("webhook", format!("{on}:{secret}:{}", escape(&webhook.url)));
+    }
+    if let Some(by) = &options.schedule {
+        put("schedule", format!("{}:{}", by.due_at.as_millis(), by.name));
     }
 }
 

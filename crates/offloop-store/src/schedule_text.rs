@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use offloop_job::{Missed, Timestamp, Timing};
+use offloop_job::{Missed, ScheduleSpec, Timestamp, Timing};
+
+use crate::codec;
 
 /// A text that no version up to this one wrote is `None` when it is read.
 pub fn timing_text(timing: &Timing) -> String {
@@ -52,6 +54,38 @@ pub fn read_missed(text: &str) -> Option<Missed> {
         },
         _ => return None,
     })
+}
+
+/// A spec in one line for people: what it does and when; of the payload its length.
+pub fn spec_text(spec: &ScheduleSpec) -> String {
+    let mut text = format!(
+        "task {}, {}, {}, missed {}, overlap {}",
+        spec.task,
+        timing_text(&spec.timing),
+        spec.timezone,
+        missed_text(spec.missed),
+        spec.overlap.as_str(),
+    );
+    let mut more = |what: &str| {
+        text.push_str(", ");
+        text.push_str(what);
+    };
+    more(&format!("payload of {} bytes", spec.payload.len()));
+    if let Some(options) = codec::encode(&spec.options) {
+        more(&options);
+    }
+    for (name, at) in [("from", spec.starts_at), ("until", spec.ends_at)] {
+        if let Some(at) = at {
+            more(&format!("{name} {at}"));
+        }
+    }
+    if !spec.jitter.is_zero() {
+        more(&format!("jitter {} ms", spec.jitter.as_millis()));
+    }
+    if spec.paused {
+        more("paused");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -10,16 +10,22 @@ use std::time::Duration;
 use offloop_job::limits::LEDGER_REASON_BYTES_MAX;
 use offloop_job::{JobId, NewJob, ScheduleName, ScheduleSpec, SkipReason, Timestamp};
 
-use crate::{InsertOutcome, Reply};
+use crate::schedule_text::spec_text;
+use crate::{AuditEntry, InsertOutcome, Reply};
 
 /// The schedules of a store.
 pub trait ScheduleStore: Send + Sync {
     /// Makes or changes a schedule, if its revision is still the expected one. The commit holds the
-    /// change and, where a held due time is dropped by it, that one's row.
+    /// change, its entry in the audit log and, where a held due time is dropped by it, that one's row.
     fn put_schedule(&self, now: Timestamp, put: PutSchedule) -> Reply<PutOutcome>;
 
     /// Forgets a schedule and its ledger; its jobs go on. Answers what it was.
-    fn delete_schedule(&self, name: ScheduleName) -> Reply<Option<ScheduleRow>>;
+    fn delete_schedule(
+        &self,
+        now: Timestamp,
+        name: ScheduleName,
+        actor: Box<str>,
+    ) -> Reply<Option<ScheduleRow>>;
 
     fn schedule(&self, name: ScheduleName) -> Reply<Option<ScheduleRow>>;
 
@@ -90,6 +96,8 @@ pub struct PutSchedule {
     /// The revision that is changed; `None`: it must not exist.
     pub expect: Option<u64>,
     pub next: Next,
+    /// Who asks, for the audit log.
+    pub actor: Box<str>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -100,6 +108,31 @@ pub enum PutOutcome {
     Conflict,
     /// [`offloop_job::limits::SCHEDULES_MAX`] are there.
     Full,
+}
+
+impl AuditEntry {
+    /// A schedule was made, changed or forgotten. What its payload holds is not told.
+    pub fn of_schedule(
+        at: Timestamp,
+        actor: Box<str>,
+        name: &ScheduleName,
+        before: Option<&ScheduleSpec>,
+        after: Option<&ScheduleSpec>,
+    ) -> Self {
+        let action = match after {
+            Some(_) => "schedule.put",
+            None => "schedule.delete",
+        };
+        let text = |spec: &ScheduleSpec| spec_text(spec).into();
+        Self {
+            at,
+            actor,
+            subject: format!("schedule:{name}").into(),
+            action: action.into(),
+            before: before.map(text),
+            after: after.map(text),
+        }
+    }
 }
 
 /// One turn of one schedule.

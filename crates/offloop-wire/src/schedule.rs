@@ -3,6 +3,8 @@
 //! A body holds the fields of a job but its times, and those of a schedule. The job's are read by the
 //! reader of jobs, so that they mean the same and are refused alike.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 use offloop_job::limits::{SCHEDULE_AT_MAX, SCHEDULE_CATCH_UP_DEFAULT};
 use offloop_job::{Missed, Overlap, ScheduleSpec, TaskName, Timestamp, Timing};
@@ -207,7 +209,7 @@ impl<'a> Draft<'a> {
             if job.len() > 1 {
                 job.push(',');
             }
-            job.push_str(&format!("\"{field}\":{raw}"));
+            let _ = write!(job, "\"{field}\":{raw}");
         }
         job.push('}');
         let job = Bytes::from(job);

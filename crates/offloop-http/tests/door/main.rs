@@ -12,6 +12,7 @@ mod pages;
 mod payload;
 mod pulse;
 mod routes;
+mod schedules;
 mod security;
 mod support;
 mod sweep;

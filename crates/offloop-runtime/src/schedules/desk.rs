@@ -72,6 +72,14 @@ pub struct DeclaredSchedules {
     pub deleted: usize,
 }
 
+/// As the audit log calls them.
+const fn actor_of(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Api => "api",
+        Origin::File => "config",
+    }
+}
+
 /// A job as the schedule will ask for it.
 fn job_of(spec: &ScheduleSpec) -> NewJob {
     NewJob {
@@ -165,6 +173,7 @@ impl RuntimeHandle {
                 origin,
                 expect,
                 next,
+                actor: actor_of(origin).into(),
             };
             if let Some(row) = self.put_at(now, put).await? {
                 return Ok((row, how));
@@ -221,6 +230,7 @@ impl RuntimeHandle {
                 } else {
                     Next::Keep
                 },
+                actor: actor_of(Origin::Api).into(),
             };
             if let Some(row) = self.put_at(now, put).await? {
                 return Ok(row);
@@ -234,11 +244,13 @@ impl RuntimeHandle {
         if self.schedule(name.clone()).await?.origin == Origin::File {
             return Err(ScheduleError::Declared { name });
         }
-        self.forget_schedule(name).await
+        self.forget_schedule(name, Origin::Api).await
     }
 
-    async fn forget_schedule(&self, name: ScheduleName) -> Result<(), ScheduleError> {
-        let gone = self.0.engine.delete_schedule(name.clone()).await?;
+    async fn forget_schedule(&self, name: ScheduleName, by: Origin) -> Result<(), ScheduleError> {
+        let (now, actor) = (self.now(), actor_of(by).into());
+        let gone = self.0.engine.delete_schedule(now, name.clone(), actor);
+        let gone = gone.await?;
         self.0.schedules.table().remove(&name);
         gone.map(drop).ok_or(ScheduleError::Unknown { name })
     }
@@ -370,7 +382,7 @@ impl RuntimeHandle {
             after = page.last().map(|row| row.name.clone());
             for row in page {
                 if row.origin == Origin::File && !names.contains(&row.name) {
-                    self.forget_schedule(row.name).await?;
+                    self.forget_schedule(row.name, Origin::File).await?;
                     report.deleted += 1;
                 }
             }

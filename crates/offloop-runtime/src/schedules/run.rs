@@ -42,7 +42,9 @@ pub(crate) async fn load(shared: &Shared) -> Result<(), StoreError> {
         }
         if !full {
             // Those that were made since this began are not among them.
-            gone.iter().for_each(|name| table.remove(name));
+            for name in &gone {
+                table.remove(name);
+            }
             return Ok(());
         }
     }

@@ -40,6 +40,7 @@ impl Simulation {
             origin: Origin::Api,
             expect: None,
             next: Next::Set(plan.next_after(at)),
+            actor: "test".into(),
         };
         let PutOutcome::Put(row) = now_or_never(store.put_schedule(at, put)) else {
             panic!("a new schedule is taken");

@@ -150,7 +150,8 @@ impl<'c> Desk<'c> {
                 call.answer = Some(Ok(self.put_schedule(call.ask.0, &call.ask.1)?));
             }
             Command::DeleteSchedule(call) => {
-                call.answer = Some(Ok(self.delete_schedule(&call.ask)?));
+                let (now, name, actor) = &call.ask;
+                call.answer = Some(Ok(self.delete_schedule(*now, name, actor)?));
             }
             Command::Fire(call) => {
                 let (now, firings) = &call.ask;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use offloop_job::limits::{LEDGER_KEEP, LEDGER_ROWS_MAX, SCHEDULES_MAX};
 use offloop_job::{JobId, ScheduleName, SkipReason, Timestamp};
 use offloop_store::{
-    Entry, Expect, Fired, Firing, LedgerOutcome, LedgerRow, Next, PutOutcome, PutSchedule,
-    ScheduleRow, Stretch, What, codec, schedule_text,
+    AuditEntry, Entry, Expect, Fired, Firing, LedgerOutcome, LedgerRow, Next, PutOutcome,
+    PutSchedule, ScheduleRow, Stretch, What, codec, schedule_text,
 };
 
 use super::Desk;
@@ -82,6 +82,15 @@ impl Desk<'_> {
                 rows: 0,
             }
         };
+        let before = match known.revision {
+            1 => None,
+            _ => find(self.conn, &put.name)?,
+        };
+        let before = before.as_ref().map(|row| &*row.spec);
+        let (actor, after) = (put.actor.clone(), Some(&*put.spec));
+        self.note_change(AuditEntry::of_schedule(
+            now, actor, &put.name, before, after,
+        ))?;
         self.write_spec(now, put, &known)?;
         self.write_times(&known)?;
         self.index.schedules.known.insert(put.name.clone(), known);
@@ -134,7 +143,9 @@ impl Desk<'_> {
 
     pub(super) fn delete_schedule(
         &mut self,
+        now: Timestamp,
         name: &ScheduleName,
+        actor: &str,
     ) -> Result<Option<ScheduleRow>, Failure> {
         let row = find(self.conn, name)?;
         let Some(known) = self.index.schedules.known.remove(name) else {
@@ -147,6 +158,14 @@ impl Desk<'_> {
         ] {
             self.conn.prepare_cached(sql)?.execute([known.id])?;
         }
+        let before = row.as_ref().map(|row| &*row.spec);
+        self.note_change(AuditEntry::of_schedule(
+            now,
+            actor.into(),
+            name,
+            before,
+            None,
+        ))?;
         Ok(row)
     }
 

@@ -50,6 +50,10 @@ fn millis(row: &Row<'_>, at: usize) -> rusqlite::Result<Duration> {
 }
 
 /// A text that this program does not know: a newer one wrote it.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "so that `map_err` can name it"
+)]
 fn unknown(at: usize, what: impl ToString) -> rusqlite::Error {
     let text = rusqlite::types::Type::Text;
     rusqlite::Error::FromSqlConversionFailure(at, text, what.to_string().into())

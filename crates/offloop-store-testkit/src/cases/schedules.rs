@@ -60,8 +60,14 @@ pub(crate) fn put(
             origin: Origin::Api,
             expect,
             next,
+            actor: "test".into(),
         },
     ))
+}
+
+pub(crate) fn forget(store: &Store<'_>) -> Option<ScheduleRow> {
+    let actor = "somebody".into();
+    wait(store.engine().delete_schedule(at(99), called("s"), actor))
 }
 
 /// A new schedule whose first due time is 10.
@@ -178,14 +184,13 @@ pub fn a_schedule_comes_back_whole(kit: &Kit) {
     assert_eq!((made.created_at, made.updated_at), (at(0), at(0)));
     assert_eq!((made.next_due, made.held), (Some(at(10)), None));
     assert_eq!(row(&store, "s"), made);
-    for timing in [
-        Timing::Every(Duration::from_millis(60_001)),
-        Timing::At([at(1), at(2), at(1 << 40)].into()),
+    for (name, timing) in [
+        ("every", Timing::Every(Duration::from_millis(60_001))),
+        ("at", Timing::At([at(1), at(2), at(1 << 40)].into())),
     ] {
-        let text = format!("{timing:?}");
         let spec = ScheduleSpec { timing, ..spec() };
-        add(&store, &format!("s{}", text.len()), spec.clone());
-        assert_eq!(*row(&store, &format!("s{}", text.len())).spec, spec);
+        add(&store, name, spec.clone());
+        assert_eq!(*row(&store, name).spec, spec);
     }
     assert_eq!(wait(store.engine().schedule(called("none"))), None);
 }
@@ -281,7 +286,7 @@ pub fn a_turn_of_an_old_spec_changes_nothing(kit: &Kit) {
         turn(&before, vec![fires(&before, 10)], Some(20)),
     );
     assert_eq!(old, Fired::Stale(Some(row(&store, "s"))));
-    wait(store.engine().delete_schedule(called("s")));
+    forget(&store);
     let gone = fire(
         &store,
         at(10),
@@ -391,7 +396,6 @@ pub fn unfinished_jobs_are_known_by_their_schedule(kit: &Kit) {
     assert_eq!(live(&store, "s"), ids[2..]);
     store.revive(at(34), &ids[1..2]);
     assert_eq!(live(&store, "s"), ids[1..]);
-    assert_eq!(live(&store, "other"), []);
 }
 
 pub fn a_turn_that_must_not_overlap_waits_for_the_last_job(kit: &Kit) {
@@ -530,11 +534,8 @@ pub fn a_deleted_schedule_leaves_its_jobs(kit: &Kit) {
     ));
     let id = job_of(&rows[0]);
     let last = row(&store, "s");
-    assert_eq!(
-        wait(store.engine().delete_schedule(called("s"))),
-        Some(last)
-    );
-    assert_eq!(wait(store.engine().delete_schedule(called("s"))), None);
+    assert_eq!(forget(&store), Some(last));
+    assert_eq!(forget(&store), None);
     assert_eq!(wait(store.engine().schedule(called("s"))), None);
     assert_eq!(store.job(id).summary.state, JobState::Ready);
     // Another one of that name begins with an empty ledger, and still knows the job for its own.
@@ -559,4 +560,41 @@ pub fn firings_of_one_call_do_not_touch_each_other(kit: &Kit) {
     assert_eq!(fired[0], Fired::Stale(Some(a)));
     assert_eq!(done(fired[1].clone()).len(), 1);
     assert_eq!(row(&store, "b").next_due, Some(at(20)));
+}
+
+pub fn every_change_of_a_schedule_is_on_the_audit_log(kit: &Kit) {
+    let store = kit.open();
+    add(&store, "s", spec());
+    put(&store, at(1), "s", spec(), Some(9), Next::Keep);
+    let paused = ScheduleSpec {
+        paused: true,
+        ..spec()
+    };
+    put(&store, at(2), "s", paused, Some(1), Next::Keep);
+    let row = row(&store, "s");
+    fire(
+        &store,
+        at(10),
+        turn(&row, vec![skips(10, SkipReason::Paused)], Some(20)),
+    );
+    forget(&store);
+    forget(&store);
+    let told = "task t, every 10000, UTC, missed once, overlap allow, payload of 4 bytes";
+    let paused = format!("{told}, paused");
+    let log = store.audit(Some("schedule:s"));
+    let log: Vec<_> = log.iter().map(|(_, entry)| entry).collect();
+    let shown = log.iter().map(|entry| {
+        let texts = (entry.before.as_deref(), entry.after.as_deref());
+        (&*entry.action, &*entry.actor, texts)
+    });
+    let want = [
+        ("schedule.delete", "somebody", (Some(&*paused), None)),
+        ("schedule.put", "test", (Some(told), Some(&*paused))),
+        ("schedule.put", "test", (None, Some(told))),
+    ];
+    assert_eq!(shown.collect::<Vec<_>>(), want);
+    assert_eq!(
+        log.iter().map(|entry| entry.at).collect::<Vec<_>>(),
+        [at(99), at(2), at(0)]
+    );
 }

@@ -58,7 +58,7 @@ pub fn the_ledger_and_the_jobs_of_schedules(kit: &Kit) {
 pub fn a_schedule_that_was_deleted_stays_gone(kit: &Kit) {
     let add = |store: &Store<'_>| {
         schedules::add(store, "s", schedules::rich_spec());
-        wait(store.engine().delete_schedule(schedules::called("s")));
+        schedules::forget(store);
     };
     across(kit, add, |store, ()| {
         assert_eq!(wait(store.engine().schedules(None, 10)), []);
