@@ -35,8 +35,10 @@ pub struct DoorConfig {
     pub connections_max: usize,
     /// From one address; default 1,024, and all of them when the door listens at loopback.
     pub connections_per_ip_max: usize,
-    /// Readers of `GET /v1/events`; default 10,000.
+    /// Readers of `GET /v1/events` and of single jobs' events, together; default 10,000.
     pub subscribers_max: usize,
+    /// Callers that wait for the end of a job at a time; default 10,000.
+    pub waits_max: usize,
     /// Bulk requests at a time; default 64.
     pub bulk_max: usize,
     /// One job: its payload and the room for its options; default 1 MiB + 64 KiB.
@@ -78,6 +80,7 @@ impl DoorConfig {
                 1_024
             },
             subscribers_max: 10_000,
+            waits_max: 10_000,
             bulk_max: 64,
             job_bytes_max: PAYLOAD_BYTES_MAX + (64 << 10),
             bulk_bytes_max: 1 << 30,

@@ -50,6 +50,8 @@ pub(crate) struct Inner {
     /// `true` a little earlier: `readyz` says no.
     pub(crate) leaving: watch::Sender<bool>,
     pub(crate) subscribers: Arc<Semaphore>,
+    /// Callers that wait for the end of a job.
+    pub(crate) waits: Arc<Semaphore>,
     pub(crate) bulks: Arc<Semaphore>,
     /// KiB for bodies that are being collected.
     pub(crate) collecting: Arc<Semaphore>,
@@ -164,6 +166,7 @@ impl Door {
             closing: watch::Sender::new(false),
             leaving: watch::Sender::new(false),
             subscribers: Arc::new(Semaphore::new(config.subscribers_max)),
+            waits: Arc::new(Semaphore::new(config.waits_max)),
             bulks: Arc::new(Semaphore::new(config.bulk_max)),
             collecting: Arc::new(Semaphore::new(config.collecting_bytes_max / 1024)),
             remote,

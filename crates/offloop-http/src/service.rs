@@ -59,7 +59,8 @@ async fn answer(
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let method = parts.method.clone();
-    let timed = !parts.headers.contains_key("prefer");
+    let waits = |query: &str| query.contains("wait_ms=");
+    let timed = !parts.headers.contains_key("prefer") && !parts.uri.query().is_some_and(waits);
     let refused = guard::check_host(&door.config, &parts).and_then(|()| guard::check_site(&parts));
     let mut response = if let Err(refusal) = refused {
         respond(&refusal.0)

@@ -1,6 +1,6 @@
 //! What subscribers hear: a closed list. An event exists only after its commit.
 
-use crate::{FailureClass, JobId, QueueName, TaskName, Timestamp};
+use crate::{FailureClass, JobId, JobState, QueueName, TaskName, Timestamp};
 
 /// What happened to a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +50,18 @@ impl EventKind {
 
     /// No other event of this job follows, unless a person revives it.
     pub const fn is_final(self) -> bool {
-        matches!(
-            self,
-            Self::Completed | Self::Failed { .. } | Self::Cancelled | Self::Expired
-        )
+        self.final_state().is_some()
+    }
+
+    /// The state that the job is in for good, if this was its end.
+    pub const fn final_state(self) -> Option<JobState> {
+        match self {
+            Self::Completed => Some(JobState::Completed),
+            Self::Failed { .. } => Some(JobState::Failed),
+            Self::Cancelled => Some(JobState::Cancelled),
+            Self::Expired => Some(JobState::Expired),
+            _ => None,
+        }
     }
 }
 

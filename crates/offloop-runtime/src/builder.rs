@@ -229,6 +229,8 @@ impl RuntimeBuilder {
             lane.open(Arc::new(LaneInbox {
                 lane: index,
                 inbox: shared.inbox.clone(),
+                feeds: Arc::clone(shared.hub.feeds()),
+                clock: Arc::clone(&shared.clock),
             }))?;
             let cleared = lane.clear_leftovers()?;
             if cleared > 0 {

@@ -559,16 +559,13 @@ impl RuntimeHandle {
     ///
     /// Never late, never lost: it listens first and looks then.
     pub async fn wait_final(&self, id: JobId, within: Duration) -> Result<Option<Job>, QueryError> {
-        let end = self.0.hub.wait_final(id);
+        let mut waiter = self.0.hub.wait_final(id);
         let job = self.job(id).await?;
         if job.as_ref().is_none_or(|job| job.summary.state.is_final()) {
-            drop(end);
-            self.0.hub.forget_closed(id);
             return Ok(job);
         }
-        let heard = tokio::time::timeout(within, end).await;
-        if heard.is_err() {
-            self.0.hub.forget_closed(id);
+        if tokio::time::timeout(within, waiter.end()).await.is_err() && within.is_zero() {
+            return Ok(job);
         }
         self.job(id).await
     }

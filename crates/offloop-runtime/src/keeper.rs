@@ -287,6 +287,7 @@ impl Keeper {
 
     /// Time passed: look again, whatever hints were lost.
     fn tick(&mut self) {
+        self.shared.hub.feeds().sweep();
         claim::wake(&mut self.desks);
     }
 
@@ -451,7 +452,7 @@ impl Keeper {
         }
     }
 
-    fn tell(&mut self, lease: Lease, kind: EventKind, at: Timestamp) {
+    pub(crate) fn tell(&mut self, lease: Lease, kind: EventKind, at: Timestamp) {
         if let Some(running) = self.running.get(&lease) {
             let claimed = &running.claimed;
             let (task, queue) = (claimed.task.clone(), claimed.options.queue.clone());
@@ -558,47 +559,6 @@ impl Keeper {
             events.push(settle::event(&over.claimed, &over.settlement, now));
         }
         self.shared.hub.publish(events);
-    }
-
-    fn note(&mut self, now: Timestamp) {
-        if self.noting || self.notes.is_empty() {
-            return;
-        }
-        self.noting = true;
-        let notes: Vec<_> = self.notes.drain().map(|(_, note)| note).collect();
-        for note in &notes {
-            self.tell(note.lease, EventKind::Progress, now);
-        }
-        let call = self.shared.engine.note_progress(now, notes);
-        let inbox = self.shared.inbox.clone();
-        tokio::task::spawn_local(async move {
-            let _ = inbox.send(Input::Noted(call.await));
-        });
-    }
-
-    fn promote(&mut self) {
-        if self.promoting {
-            return;
-        }
-        self.promoting = true;
-        let call = self.shared.engine.promote(self.shared.clock.now());
-        let inbox = self.shared.inbox.clone();
-        tokio::task::spawn_local(async move {
-            let _ = inbox.send(Input::Promoted(call.await));
-        });
-    }
-
-    fn on_promoted(&mut self, answer: Result<Promoted, StoreError>) {
-        self.promoting = false;
-        match answer {
-            Ok(promoted) => {
-                self.next_due = promoted.next_due;
-                if promoted.jobs > 0 {
-                    claim::wake(&mut self.desks);
-                }
-            }
-            Err(error) => self.store_failed("make scheduled jobs ready", &error),
-        }
     }
 
     fn stop(&mut self, lease: Lease, reason: StopReason) {

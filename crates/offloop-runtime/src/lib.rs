@@ -14,6 +14,7 @@ mod calls;
 pub mod clock;
 mod config;
 mod ends;
+mod feed;
 mod gauge;
 mod groups;
 mod handle;
@@ -38,6 +39,7 @@ pub use calls::{
 };
 pub use config::{Redact, RuntimeConfig, TaskDefaults};
 pub use ends::{EndHook, EndedJob};
+pub use feed::{FeedCursor, JobNews, JobStream};
 pub use gauge::Pressed;
 pub use handle::{CancelOutcome, LaneView, QueryError, RuntimeHandle, TaskView};
 pub use hooks::{FinalEnd, TaskHook};

@@ -193,6 +193,13 @@ fn take_key(job: &mut NewJob, headers: &HeaderMap) -> Result<(), Refusal> {
 /// 200 with the job if it is final in time, else 202.
 async fn answer_or_ticket(door: &Inner, id: JobId, within: std::time::Duration) -> Answer {
     let mut closing = door.closing.subscribe();
+    // It is in: with no place to wait it is a ticket at once.
+    let place = wait::place(door);
+    let within = if place.is_some() {
+        within
+    } else {
+        Duration::ZERO
+    };
     let job = tokio::select! {
         job = door.handle.wait_final(id, within) => job?,
         () = is_set(&mut closing) => door.handle.job(id).await?,

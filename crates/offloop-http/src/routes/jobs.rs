@@ -52,18 +52,19 @@ pub(super) async fn list(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
     json(StatusCode::OK, &body)
 }
 
-/// `Prefer: wait=N` waits for the end.
+/// `wait_ms=N` or `Prefer: wait=N` (seconds) waits for the end.
 pub(super) async fn one(
     State(door): State<Arc<Inner>>,
     Path(id): Path<String>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Answer {
-    Query::none(&uri)?;
+    let query = Query::read(&uri, &["wait_ms"])?;
     let id = job_id(&id)?;
-    let job = match wait::asked(&headers) {
+    let job = match wait::asked_by(&query)?.or(wait::asked(&headers)) {
         None => door.handle.job(id).await?,
         Some(within) => {
+            let _place = wait::place(&door).ok_or_else(|| wait::no_place(&door))?;
             let mut closing = door.closing.subscribe();
             tokio::select! {
                 job = door.handle.wait_final(id, within) => job?,

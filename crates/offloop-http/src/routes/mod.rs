@@ -20,6 +20,7 @@ mod queues;
 mod schedules;
 mod session;
 mod sweep;
+mod stream;
 mod usage;
 mod wait;
 mod work;
@@ -51,6 +52,7 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .route("/v1/jobs/export", get(sweep::export))
         .route("/v1/jobs/{id}", get(jobs::one).delete(act::forget))
         .route("/v1/jobs/{id}/logs", get(jobs::logs))
+        .route("/v1/jobs/{id}/events", get(stream::events))
         .route("/v1/jobs/{id}/cancel", post(act::cancel))
         .route("/v1/jobs/{id}/retry", post(act::retry))
         .route("/v1/jobs/{id}/inputs", get(flows::inputs))

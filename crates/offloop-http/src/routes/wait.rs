@@ -3,6 +3,11 @@
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::door::Inner;
+use crate::problem::{Kind, Refusal};
+use crate::query::Query;
 
 /// No longer than this; more is cut.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -21,6 +26,28 @@ pub(super) fn asked(headers: &HeaderMap) -> Option<Duration> {
         let is_wait = name.trim().eq_ignore_ascii_case("wait");
         is_wait.then(|| Duration::from_secs(seconds).min(WAIT_MAX))
     })
+}
+
+/// `wait_ms=` of a query: what is out of range is refused, since it is no preference.
+pub(super) fn asked_by(query: &Query<'_>) -> Result<Option<Duration>, Refusal> {
+    let most = WAIT_MAX.as_millis();
+    query.with("wait_ms", |text| match text.parse::<u64>() {
+        Ok(ms) if u128::from(ms) <= most => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("is {text:?}; give 0 to {most}")),
+    })
+}
+
+/// A place among those who wait for the end of a job; there are so many.
+pub(super) fn place(door: &Inner) -> Option<OwnedSemaphorePermit> {
+    std::sync::Arc::clone(&door.waits).try_acquire_owned().ok()
+}
+
+pub(super) fn no_place(door: &Inner) -> Refusal {
+    let detail = format!(
+        "{} callers wait for the end of a job, the limit; ask without waiting, or read its events",
+        door.config.waits_max
+    );
+    Kind::TooMany.say(detail).into()
 }
 
 #[cfg(test)]

@@ -4,5 +4,6 @@ pub(crate) mod checkpoint;
 pub(crate) mod claim;
 pub(crate) mod dispatch;
 pub(crate) mod enqueue;
+mod notes;
 pub(crate) mod publish;
 pub(crate) mod settle;

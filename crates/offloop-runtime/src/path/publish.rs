@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use offloop_job::{EventKind, JobEvent, JobId, Timestamp};
 use tokio::sync::{oneshot, watch};
 
+use crate::feed::Feeds;
+
 /// A place in the stream of events: which server run, and how many events came before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventCursor {
@@ -49,6 +51,8 @@ pub struct Lagged;
 pub(crate) struct Hub {
     epoch: u64,
     kept: usize,
+    /// Of single jobs.
+    feeds: Arc<Feeds>,
     ring: Mutex<Ring>,
     latest: watch::Sender<u64>,
     waiting: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
@@ -102,6 +106,28 @@ impl Ring {
     }
 }
 
+/// Somebody who waits for the end of one job.
+#[derive(Debug)]
+pub(crate) struct Waiter<'h> {
+    hub: &'h Hub,
+    job: JobId,
+    end: oneshot::Receiver<()>,
+}
+
+impl Waiter<'_> {
+    /// Until the end is committed.
+    pub(crate) async fn end(&mut self) {
+        let _ = (&mut self.end).await; // its sender goes with its word only
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.end.close();
+        self.hub.forget_closed(self.job);
+    }
+}
+
 /// An insert under way. Dropped without events, it had none.
 #[derive(Debug)]
 pub(crate) struct Coming<'h> {
@@ -145,6 +171,7 @@ impl Hub {
         Self {
             epoch,
             kept,
+            feeds: Arc::new(Feeds::new(epoch)),
             ring: Mutex::default(),
             latest,
             waiting: Mutex::default(),
@@ -154,6 +181,11 @@ impl Hub {
     pub(crate) fn publish(&self, events: Vec<JobEvent>) {
         if events.is_empty() {
             return;
+        }
+        if self.feeds.any() {
+            for event in &events {
+                self.feeds.step(event);
+            }
         }
         let mut finished: Vec<JobId> = Vec::new();
         let next = {
@@ -178,6 +210,10 @@ impl Hub {
         }
     }
 
+    pub(crate) fn feeds(&self) -> &Arc<Feeds> {
+        &self.feeds
+    }
+
     /// Two publishers may come out of order: the position only grows.
     fn show(&self, next: u64) {
         self.latest.send_if_modified(|latest| {
@@ -193,18 +229,23 @@ impl Hub {
         Coming { hub: self, began }
     }
 
-    /// Resolves at the job's final event. Ask for its state after this call, not before it.
-    pub(crate) fn wait_final(&self, job: JobId) -> oneshot::Receiver<()> {
+    /// Resolves at the job's final event. Ask for its state after this call, not before it. Dropped,
+    /// it is forgotten, whatever becomes of the job.
+    pub(crate) fn wait_final(&self, job: JobId) -> Waiter<'_> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
         let list = waiting.entry(job).or_default();
         list.retain(|waiter| !waiter.is_closed());
         list.push(sender);
-        receiver
+        Waiter {
+            hub: self,
+            job,
+            end: receiver,
+        }
     }
 
     /// Forgets waiters of `job` whose callers hung up.
-    pub(crate) fn forget_closed(&self, job: JobId) {
+    fn forget_closed(&self, job: JobId) {
         let mut waiting = lock(&self.waiting);
         if let Some(list) = waiting.get_mut(&job) {
             list.retain(|waiter| !waiter.is_closed());
@@ -373,11 +414,11 @@ mod tests {
             read.iter().map(|event| event.kind).collect::<Vec<_>>()
         };
         let (first, second) = (hub.coming(at(20)), hub.coming(at(10)));
-        let waiter = hub.wait_final(new.job);
+        let mut waiter = hub.wait_final(new.job);
         hub.publish(vec![later(EventKind::Started)]);
         hub.publish(vec![later(EventKind::Completed), old]);
         // Whoever waits for the end need not wait for the order of the stream.
-        assert!(run(waiter).is_ok());
+        run(waiter.end());
         assert_eq!(
             kinds(),
             [EventKind::Started],
@@ -398,10 +439,10 @@ mod tests {
     fn a_wait_that_began_before_the_end_hears_of_it() {
         let hub = Arc::new(Hub::new(7, 10));
         let end = event(&mut JobIdSource::new(0, 1), EventKind::Completed);
-        let waiter = hub.wait_final(end.job);
+        let mut waiter = hub.wait_final(end.job);
         drop(hub.wait_final(end.job));
         hub.publish(vec![end]);
-        assert!(run(waiter).is_ok());
+        run(waiter.end());
         assert!(lock(&hub.waiting).is_empty());
     }
 }

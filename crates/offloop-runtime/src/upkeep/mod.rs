@@ -3,6 +3,7 @@
 
 pub(crate) mod expire;
 pub(crate) mod groups;
+mod promote;
 pub(crate) mod prune;
 pub(crate) mod rescue;
 
