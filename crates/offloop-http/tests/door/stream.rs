@@ -147,7 +147,7 @@ async fn a_reader_that_comes_back_goes_on_where_it_was() {
     say.send("log one").unwrap();
     say.send("log two").unwrap();
     let text = ear.until("two").await;
-    let seen = ids(&text).into_iter().next_back().unwrap().to_owned();
+    let seen = ids(text).into_iter().next_back().unwrap().to_owned();
     drop(ear);
     say.send("log three").unwrap();
     let mut ear = listen(&server, &id, &format!("Last-Event-ID: {seen}\r\n")).await;
