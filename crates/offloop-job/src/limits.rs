@@ -51,6 +51,10 @@ pub const BACKOFF_CAP_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A job without its own gets this wall-clock limit.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3600);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a finished job may be kept by a wish of its own: ten years.
+pub const KEEP_MAX: Duration = Duration::from_secs(3_650 * 24 * 3600);
+/// A finished job is there for this long in any case, so that whoever waited for it can read it.
+pub const KEEP_MIN: Duration = Duration::from_secs(10);
 /// Jobs in one commit.
 pub const BATCH_JOBS_MAX: usize = 1_024;
 /// Rows on one page of a list.

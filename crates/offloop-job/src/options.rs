@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::limits::{
-    ATTEMPTS_MAX, CORES_MAX, COST_MAX, PARENTS_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, TAGS_MAX,
-    TIMEOUT_MAX, TRACE_BYTES_MAX, UNIQUE_FOR_MAX,
+    ATTEMPTS_MAX, CORES_MAX, COST_MAX, KEEP_MAX, PARENTS_MAX, PRIORITY_DEFAULT, PRIORITY_MAX,
+    TAGS_MAX, TIMEOUT_MAX, TRACE_BYTES_MAX, UNIQUE_FOR_MAX,
 };
 use crate::{
     After, GroupId, Parent, QueueName, RetryPolicy, ScheduledBy, Tag, Timestamp, UniqueKey, Webhook,
@@ -84,6 +84,10 @@ pub struct JobOptions {
     pub tags: Vec<Tag>,
     /// W3C traceparent of the caller.
     pub trace: Option<Box<str>>,
+    /// How long the job stays on record once it is final, at least
+    /// [`crate::limits::KEEP_MIN`]; 0: and its result is not kept if nobody waits for it. Default as
+    /// long as the server keeps finished jobs.
+    pub keep: Option<Duration>,
     /// The group that it settles with.
     pub group: Option<GroupId>,
     /// The group whose follow-up it is; set by the engine that makes it.
@@ -117,6 +121,7 @@ impl Default for JobOptions {
             group_key: None,
             tags: Vec::new(),
             trace: None,
+            keep: None,
             group: None,
             follows: None,
             after: Vec::new(),
@@ -268,6 +273,10 @@ impl JobOptions {
         }
         if let Some(problem) = after_problem(&self.after) {
             say("after", problem);
+        }
+        if self.keep.is_some_and(|keep| keep > KEEP_MAX) {
+            let most = KEEP_MAX.as_millis();
+            say("keep_ms", format!("give 0 to {most} (ten years)"));
         }
         if let (Some(run_at), Some(expires_at)) = (self.run_at, self.expires_at)
             && expires_at <= run_at

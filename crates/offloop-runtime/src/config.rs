@@ -50,6 +50,9 @@ pub struct TaskDefaults {
     /// Snoozes of a job in a row; the next one is a failure that says so. `None`:
     /// [`offloop_job::limits::SNOOZES_DEFAULT`].
     pub snoozes_max: Option<u16>,
+    /// How long its finished jobs are kept where they do not say; filled in when a job is taken in.
+    /// `None`: as long as the server keeps finished jobs.
+    pub keep: Option<Duration>,
     /// What is not shown of its jobs.
     pub redact: Redact,
 }

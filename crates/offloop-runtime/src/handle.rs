@@ -247,6 +247,11 @@ impl RuntimeHandle {
         self.0.clock.now()
     }
 
+    /// How long the job will be kept once it is final, if it or its task says so.
+    pub fn keep_of(&self, job: &NewJob) -> Option<Duration> {
+        job.options.keep.or(self.0.defaults_of(&job.task).keep)
+    }
+
     /// Whether one job could be taken in: for doors that answer line by line.
     pub fn check(&self, job: &NewJob) -> Result<(), EnqueueError> {
         enqueue::check(&self.0, job)

@@ -490,6 +490,7 @@ impl Keeper {
         let defaults = self.shared.defaults_of(&running.claimed.task);
         let over = Over {
             enlarged: dispatch::enlarged(&running.claimed, defaults).is_some(),
+            wanted: shared.hub.is_wanted(&running.claimed),
             snoozes_max: defaults.snoozes_max,
             claimed: &running.claimed,
             lane: self.shared.lanes[lane].name(),

@@ -260,11 +260,12 @@ enum Way {
     No(InsertOutcome),
 }
 
-/// A repeated request differs in its trace, and in a `run_at` that was reckoned from a delay.
+/// A repeated request differs in its trace, in what is kept of it, and in a `run_at` that was reckoned from a delay.
 fn is_same_request(one: &NewJob, other: &NewJob) -> bool {
     let comparable = |options: &JobOptions| JobOptions {
         run_at: None,
         trace: None,
+        keep: None,
         ..options.clone()
     };
     one.task == other.task

@@ -1,6 +1,8 @@
 //! Forgetting finished jobs and old idempotency keys.
 
-use offloop_job::limits::IDEMPOTENCY_KEEP;
+use std::time::Duration;
+
+use offloop_job::limits::{IDEMPOTENCY_KEEP, KEEP_MIN};
 use offloop_job::{GroupState, JobId, JobState, Timestamp};
 use offloop_store::{PruneReport, PruneRule};
 
@@ -40,14 +42,15 @@ impl State {
     /// Too old first, then the oldest of those that are over the count.
     fn too_many(&self, rule: PruneRule) -> Vec<JobId> {
         let rows = self.jobs.values();
-        let mut finished: Vec<(Timestamp, JobId, JobState)> = rows
-            .filter_map(|row| Some((row.finished_at?, row.id, row.state)))
+        let mut finished: Vec<(Timestamp, JobId, JobState, Option<Duration>)> = rows
+            .filter_map(|row| Some((row.finished_at?, row.id, row.state, row.options.keep)))
             .collect();
         finished.sort_by_key(|row| (row.0, row.1));
         let (mut doomed, kept): (Vec<_>, Vec<_>) = finished.into_iter().partition(|row| {
-            let kept_for = match row.2 {
-                JobState::Completed => rule.completed_for,
-                _ => rule.others_for,
+            let kept_for = match (row.3, row.2) {
+                (Some(keep), _) => keep.max(KEEP_MIN),
+                (None, JobState::Completed) => rule.completed_for,
+                (None, _) => rule.others_for,
             };
             row.0.plus(kept_for) <= rule.now
         });

@@ -21,6 +21,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0006_modes.sql"),
     include_str!("migrations/0007_groups.sql"),
     include_str!("migrations/0008_schedules.sql"),
+    include_str!("migrations/0009_keep.sql"),
 ];
 
 /// The version that this program reads and writes.

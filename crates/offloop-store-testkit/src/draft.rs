@@ -63,6 +63,11 @@ pub trait Draft: Sized {
     }
 
     #[must_use]
+    fn keep(self, ms: u64) -> Self {
+        self.with(|options| options.keep = Some(Duration::from_millis(ms)))
+    }
+
+    #[must_use]
     fn tag(self, tag: &str) -> Self {
         let tag = Tag::parse(tag).expect("a tag");
         self.with(|options| options.tags.push(tag))

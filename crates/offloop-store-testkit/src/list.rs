@@ -193,6 +193,13 @@ macro_rules! conformance {
                 goes_piece_by_piece
                 rows_that_stay_do_not_stop_the_others
                 living_jobs_never_go
+                a_job_with_a_short_time_of_its_own_goes_before_the_rule
+                a_job_with_a_long_time_of_its_own_outlasts_the_rule
+                a_job_is_there_for_a_moment_even_if_it_is_not_to_be_kept
+                jobs_with_a_time_of_their_own_do_not_stop_the_others
+                the_count_takes_the_oldest_of_all
+                a_time_of_its_own_holds_for_every_end_and_starts_anew_with_each_life
+                a_time_of_its_own_does_not_make_another_request
                 a_revived_job_is_no_finished_one
                 an_idempotency_key_outlives_its_job
                 idempotency_keys_go_by_their_age
@@ -335,6 +342,7 @@ macro_rules! conformance {
                 leases_grow_even_if_no_row_remembers_them
                 records
                 what_was_pruned_stays_gone
+                times_of_their_own
                 several_restarts
             ]
             limited: [

@@ -88,6 +88,9 @@ pub fn encode(options: &JobOptions) -> Option<String> {
     if let Some(trace) = &options.trace {
         put("trace", escape(trace));
     }
+    if let Some(keep) = options.keep {
+        put("keep", keep.as_millis().to_string());
+    }
     put_flow(options, &mut put);
     (!out.is_empty()).then_some(out)
 }
@@ -137,6 +140,14 @@ pub fn tags(text: &str) -> Vec<Tag> {
         .collect()
 }
 
+/// How long the job is kept once it is final, in a text of [`encode`], without reading the rest.
+pub fn keep(text: &str) -> Option<Duration> {
+    let found = text
+        .split(';')
+        .find_map(|part| part.strip_prefix("keep="))?;
+    found.parse().ok().map(Duration::from_millis)
+}
+
 fn read_pair(key: &str, value: &str, options: &mut JobOptions) -> Option<()> {
     let millis = || value.parse().ok().map(Duration::from_millis);
     let instant = || value.parse().ok().map(Timestamp::from_millis);
@@ -165,6 +176,7 @@ fn read_pair(key: &str, value: &str, options: &mut JobOptions) -> Option<()> {
             options.tags = tags.collect::<Option<_>>()?;
         }
         "trace" => options.trace = Some(unescape(value)?.into()),
+        "keep" => options.keep = Some(millis()?),
         "delay" => options.delay = Some(millis()?),
         "member" => options.group = Some(value.parse().ok()?),
         "follows" => options.follows = Some(value.parse().ok()?),
@@ -474,6 +486,7 @@ mod tests {
                 group_key: b.3,
                 tags: b.4,
                 trace: trace.map(Into::into),
+                keep: a.1,
                 schedule: schedule.map(|(name, due_at)| {
                     let name = ScheduleName::parse(&name).unwrap();
                     Box::new(ScheduledBy { name, due_at })
@@ -489,6 +502,7 @@ mod tests {
             if let Some(text) = encode(&options) {
                 decode_into(&text, &mut read).unwrap();
                 prop_assert_eq!(&tags(&text), &options.tags);
+                prop_assert_eq!(keep(&text), options.keep);
                 prop_assert_eq!(&group_key(&text), &options.group_key);
                 prop_assert_eq!(group(&text), options.group);
                 prop_assert_eq!(follows(&text), options.follows);

@@ -44,8 +44,8 @@ pub enum InsertOutcome {
 ///   keeps its id and its attempts.
 /// - Idempotency key: kept with every created job, for less than
 ///   [`offloop_job::limits::IDEMPOTENCY_KEEP`] by the batch's `now`. The same request is the same
-///   task, payload and options, but for `run_at` (a delay makes another one at each try) and
-///   `trace`.
+///   task, payload and options, but for `run_at` (a delay makes another one at each try),
+///   `trace` and `keep` (a task's default may change).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameAs {
     UniqueKey,

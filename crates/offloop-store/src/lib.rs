@@ -333,7 +333,9 @@ pub enum DeleteOutcome {
 }
 
 /// What finished jobs are kept. A row goes when one of the rules says so: too old first, then the
-/// oldest (by `finished_at`, then id) of those over the count.
+/// oldest (by `finished_at`, then id) of those over the count. A job with a `keep` of its own goes
+/// when that has passed (at least [`offloop_job::limits::KEEP_MIN`]), whatever the ages say; the count
+/// is of all, since it bounds the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PruneRule {
     pub now: Timestamp,

@@ -74,6 +74,9 @@ pub struct OptionsBody {
     /// W3C traceparent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// How long the finished job is kept; 0: and its result is not, if nobody waits for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookBody>,
     /// Jobs that it waits for.
@@ -211,6 +214,7 @@ impl From<&JobOptions> for OptionsBody {
             group_key: from.group_key.as_ref().map(ToString::to_string),
             tags: from.tags.iter().map(ToString::to_string).collect(),
             trace: from.trace.as_deref().map(Into::into),
+            keep_ms: from.keep.map(ms),
             webhook: from.webhook.as_deref().map(WebhookBody::from),
             after: from.after.iter().filter_map(after_body).collect(),
             group: from.group.map(|group| group.to_string()),

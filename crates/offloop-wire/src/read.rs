@@ -36,7 +36,7 @@ pub enum BodyError {
 }
 
 /// Every field of a request, in the order of the documentation.
-pub const JOB_FIELDS: [&str; 24] = [
+pub const JOB_FIELDS: [&str; 25] = [
     "task",
     "payload",
     "queue",
@@ -59,6 +59,7 @@ pub const JOB_FIELDS: [&str; 24] = [
     "tags",
     "trace",
     "webhook",
+    "keep_ms",
     "idempotency_key",
     "after",
 ];
@@ -185,6 +186,7 @@ impl Draft<'_> {
             group_key: None,
             tags: Vec::new(),
             trace: None,
+            keep: None,
             group: None,
             follows: None,
             after: Vec::new(),
@@ -246,6 +248,7 @@ impl Draft<'_> {
             "expires_at" => options.expires_at = Some(instant(&value)?),
             "group_key" => options.group_key = Some(Tag::parse(text(&value)?)?),
             "trace" => options.trace = Some(text(&value)?.into()),
+            "keep_ms" => options.keep = Some(millis(&value)?),
             "webhook" => match webhook::read(object(value)?) {
                 Ok(webhook) => options.webhook = Some(Box::new(webhook)),
                 Err((field, Wrong(detail))) => {

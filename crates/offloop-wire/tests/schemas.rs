@@ -44,6 +44,7 @@ fn options() -> JobOptions {
             Tag::parse("b").unwrap(),
         ],
         trace: Some("00-x".into()),
+        keep: Some(std::time::Duration::from_secs(1)),
         webhook: Some(Box::new(offloop_job::Webhook {
             url: "https://example.com/".into(),
             on: offloop_job::EndStates::ALL,

@@ -101,6 +101,7 @@ pub(crate) fn build(config: &Config) -> Builder {
             max_queued: task.max_queued,
             max_wait: task.max_wait,
             snoozes_max: task.max_snoozes,
+            keep: task.keep,
             redact: task.redact,
         };
         builder = match task.lane {

@@ -142,6 +142,7 @@ pub(crate) struct RawTask {
     pub(crate) max_queued: Option<u64>,
     pub(crate) max_wait: Option<Span>,
     pub(crate) max_snoozes: Option<u16>,
+    pub(crate) keep: Option<Span>,
     pub(crate) schema: Option<PathBuf>,
 }
 

@@ -51,6 +51,7 @@ pub(crate) struct TaskConfig {
     pub(crate) max_queued: Option<u64>,
     pub(crate) max_wait: Option<Duration>,
     pub(crate) max_snoozes: Option<u16>,
+    pub(crate) keep: Option<Duration>,
     pub(crate) schema: Option<Arc<Schema>>,
 }
 
@@ -146,6 +147,7 @@ pub(super) fn task(
         max_queued: raw.max_queued,
         max_wait: problems.span(key("max_wait"), raw.max_wait),
         max_snoozes: raw.max_snoozes,
+        keep: raw.keep.map(|Span(span)| span),
         schema: raw
             .schema
             .and_then(|file| schema(&folder.join(file), key("schema"), problems)),

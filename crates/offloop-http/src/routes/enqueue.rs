@@ -63,6 +63,10 @@ async fn one(door: &Inner, request: Request) -> Answer {
         .map_err(|error| of_body(error, Kind::InvalidJob))?;
     take_key(&mut asked, &parts.headers)?;
     let wait = wait::asked(&parts.headers);
+    if wait.is_some() && door.handle.keep_of(&asked) == Some(Duration::ZERO) {
+        // Its caller waits from before it is there, though nobody could see that at its end.
+        asked.options.keep = Some(KEEP_FOR_CALLER);
+    }
 
     let outcome = put(door, &asked, patience).await?;
     drop(collected);
@@ -135,6 +139,8 @@ fn patience(uri: &Uri) -> Result<Option<Duration>, Refusal> {
     query.with("on_full", read).map(Option::flatten)
 }
 
+/// A result that is not to be kept is kept so long for a caller who waits for it.
+const KEEP_FOR_CALLER: Duration = Duration::from_secs(60);
 /// Between two tries of a producer that waits; an estimate is as old.
 const PAUSE: Duration = Duration::from_millis(50);
 

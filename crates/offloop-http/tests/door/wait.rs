@@ -123,3 +123,44 @@ async fn of_thousands_of_waits_around_the_end_none_is_lost() {
             .unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_result_that_is_not_to_be_kept_is_there_for_the_caller_who_waits_and_for_nobody_else() {
+    let server = Server::start().await;
+    let body = r#"{"task":"echo","payload":[1],"keep_ms":0}"#;
+    let headers = "Content-Type: application/json\r\nPrefer: wait=9\r\n";
+    let waited = server
+        .send("POST", "/v1/jobs", headers, body.as_bytes())
+        .await;
+    assert_eq!((waited.status, &waited.json()["result"][0]), (200, &1.into()));
+    let id = server.job(body).await;
+    let job = loop {
+        let job = server.get(&format!("/v1/jobs/{id}")).await.json();
+        if job["state"] == "completed" {
+            break job;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(job["result"].is_null(), "{job}");
+    assert_eq!(job["options"]["keep_ms"], 0);
+    let held = r#"{"task":"hold","keep_ms":0}"#;
+    let id = server.job(held).await;
+    server.running(&id).await;
+    let path = format!("/v1/jobs/{id}?wait_ms=9000");
+    let (job, ()) = tokio::join!(server.get(&path), async {
+        // Its place is taken while the other request is on its way: the gate opens after it.
+        server.get("/healthz").await;
+        server.gate.open();
+    });
+    assert_eq!(job.json()["state"], "completed");
+}
+
+#[tokio::test]
+async fn a_time_that_no_job_can_be_kept_for_is_refused_by_its_field() {
+    let server = Server::start().await;
+    let refused = server
+        .post("/v1/jobs", r#"{"task":"noop","keep_ms":315360000001}"#)
+        .await;
+    refused.is_problem(422, "invalid-job");
+    assert_eq!(refused.json()["errors"][0]["pointer"], "/keep_ms");
+}

@@ -164,12 +164,23 @@ pub(crate) fn whole(refusals: Vec<Option<InsertRefusal>>) -> EnqueueError {
     }
 }
 
+/// What the task says about its finished jobs, where the job says nothing: an engine decides by the row
+/// alone.
+fn fill_in(shared: &Shared, jobs: &mut [NewJob]) {
+    for job in jobs {
+        if job.options.keep.is_none() {
+            job.options.keep = shared.defaults_of(&job.task).keep;
+        }
+    }
+}
+
 async fn insert(
     shared: &Shared,
-    jobs: Vec<NewJob>,
+    mut jobs: Vec<NewJob>,
     records: Vec<RecordWrite>,
     now: Timestamp,
 ) -> Result<Vec<InsertOutcome>, EnqueueError> {
+    fill_in(shared, &mut jobs);
     let names: Vec<_> = jobs
         .iter()
         .map(|job| {

@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use offloop_job::{EventKind, JobEvent, JobId, Timestamp};
+use offloop_store::Claimed;
 use tokio::sync::{oneshot, watch};
 
 use crate::feed::Feeds;
@@ -208,6 +210,15 @@ impl Hub {
                 let _ = waiter.send(()); // its caller hung up
             }
         }
+    }
+
+    /// Whether the job's result is to be kept: always, but for one that says that it is not, and for
+    /// which nobody waits.
+    pub(crate) fn is_wanted(&self, claimed: &Claimed) -> bool {
+        claimed.options.keep != Some(Duration::ZERO)
+            || claimed.options.group.is_some()
+            || lock(&self.waiting).contains_key(&claimed.id)
+            || self.feeds.listens(claimed.id)
     }
 
     pub(crate) fn feeds(&self) -> &Arc<Feeds> {

@@ -25,6 +25,8 @@ pub(crate) struct Over<'a> {
     pub(crate) cancelling: bool,
     /// It ran with the larger memory that its task grants once.
     pub(crate) enlarged: bool,
+    /// Its result is kept, or somebody waits for it.
+    pub(crate) wanted: bool,
     /// Snoozes in a row that its task grants.
     pub(crate) snoozes_max: Option<u16>,
 }
@@ -34,6 +36,7 @@ pub(crate) struct Over<'a> {
 struct Moods {
     cancelling: bool,
     enlarged: bool,
+    wanted: bool,
 }
 
 /// One snooze too many is a failure: a job that waits for ever must not look well for ever.
@@ -59,13 +62,17 @@ fn decided(
     Moods {
         cancelling,
         enlarged,
+        wanted,
     }: Moods,
     now: Timestamp,
     dice: f64,
 ) -> (Verdict, Option<Failure>, Vec<RecordWrite>) {
     match outcome {
         // The answer came first, whatever was asked meanwhile.
-        Outcome::Completed { result, records } => (Verdict::Completed { result }, None, records),
+        Outcome::Completed { result, records } => {
+            let result = result.filter(|_| wanted);
+            (Verdict::Completed { result }, None, records)
+        }
         Outcome::Stopped {
             reason: StopReason::Shutdown,
             ..
@@ -113,12 +120,14 @@ pub(crate) fn settlement(
         ended,
         cancelling,
         enlarged,
+        wanted,
         snoozes_max,
     } = over;
     let outcome = bounded(ended.outcome, claimed, snoozes_max);
     let moods = Moods {
         cancelling,
         enlarged,
+        wanted,
     };
     let (verdict, failure, mut records) = decided(claimed, outcome, moods, now, dice);
     let _proof: Proof = ended.gone.proof(); // without it there would be no settlement

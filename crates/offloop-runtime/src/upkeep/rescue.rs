@@ -33,6 +33,7 @@ pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
                     ended: settle::lost(claimed),
                     cancelling: claimed.cancelling,
                     enlarged: false,
+                    wanted: true,
                     snoozes_max: None,
                 };
                 let mut settlement = settle::settlement(over, now, shared.dice.roll(), |end| {

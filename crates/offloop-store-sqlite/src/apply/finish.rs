@@ -1,5 +1,6 @@
 //! Moving a job that ended from the live table to the history.
 
+use offloop_job::limits::KEEP_MIN;
 use offloop_job::{FailureClass, FinalReason, JobId, JobState, Step, Timestamp};
 use offloop_store::{AttemptReport, barred_message, codec};
 
@@ -24,6 +25,12 @@ pub(super) struct LastAttempt<'r> {
     pub(super) number: u16,
     pub(super) claimed_at: u64,
     pub(super) report: &'r AttemptReport,
+}
+
+/// Until when the finished job is kept, if it says so itself.
+fn keep_until(live: &LiveRow, at: Timestamp) -> Option<i64> {
+    let keep = codec::keep(live.options.as_deref()?)?;
+    Some(ms(at.plus(keep.max(KEEP_MIN))))
 }
 
 impl Desk<'_> {
@@ -95,6 +102,7 @@ impl Desk<'_> {
         let age = usage.and_then(|usage| usage.executor_age);
         bind.raw_bind_parameter(35, age.map(micros))?;
         bind.raw_bind_parameter(36, (live.snoozes > 0).then_some(live.snoozes))?;
+        bind.raw_bind_parameter(37, keep_until(live, end.at))?;
         bind.raw_execute()?;
         if self.hot.delete.execute([row as i64])? != 1 {
             return Err(Failure::bug(format!(

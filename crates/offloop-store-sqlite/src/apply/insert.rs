@@ -283,10 +283,11 @@ impl Desk<'_> {
     }
 }
 
-/// A repeated request differs in its trace, and in a `run_at` that was reckoned from a delay.
+/// A repeated request differs in its trace, in what is kept of it, and in a `run_at` that was reckoned from a delay.
 fn fingerprint_of(job: &NewJob) -> Fingerprint {
     let options = JobOptions {
         trace: None,
+        keep: None,
         ..job.options.clone()
     };
     let rare = codec::encode(&options).unwrap_or_default();

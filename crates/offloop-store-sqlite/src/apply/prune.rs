@@ -35,6 +35,13 @@ impl Desk<'_> {
         let all = completed.min(others);
         let some = completed.max(others);
 
+        // By their own time, whatever the ages say.
+        for row in self.kept_until(rule.now, budget)? {
+            self.forget(row)?;
+            report.deleted += 1;
+            budget -= 1;
+        }
+        report.more |= budget == 0;
         // Older than both ages: everything goes.
         if let Some(all) = all {
             let rows = self.finished_between((0, 0), all, budget)?;
@@ -58,7 +65,7 @@ impl Desk<'_> {
         let over = self.index.finished_rows.saturating_sub(rule.rows_max);
         let piece = budget.min(usize::try_from(over).unwrap_or(usize::MAX));
         if !report.more && piece > 0 {
-            for (_, row, _) in self.finished_between((0, 0), u64::MAX >> 1, piece)? {
+            for row in self.oldest(piece)? {
                 self.forget(row)?;
                 report.deleted += 1;
             }
@@ -107,15 +114,35 @@ impl Desk<'_> {
         Ok(deleted)
     }
 
-    /// Ends after `after` and up to `to`, the oldest first.
+    /// Rows whose own time has passed.
+    fn kept_until(&self, now: Timestamp, limit: usize) -> Result<Vec<Row>, Failure> {
+        let sql = "SELECT id FROM history WHERE keep_until <= ?1 ORDER BY keep_until LIMIT ?2";
+        let mut query = self.conn.prepare_cached(sql)?;
+        let rows = query.query_map((now.as_millis() as i64, limit as i64), |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The oldest ends of all.
+    fn oldest(&self, limit: usize) -> Result<Vec<Row>, Failure> {
+        let sql = "SELECT id FROM ( \
+                   SELECT * FROM (SELECT finished_at, id FROM history WHERE keep_until IS NULL \
+                   ORDER BY finished_at, id LIMIT ?1) UNION ALL \
+                   SELECT * FROM (SELECT finished_at, id FROM history WHERE keep_until IS NOT NULL \
+                   ORDER BY finished_at, id LIMIT ?1)) ORDER BY finished_at, id LIMIT ?1";
+        let mut query = self.conn.prepare_cached(sql)?;
+        let rows = query.query_map([limit as i64], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Ends after `after` and up to `to`, the oldest first, of those under the rule.
     fn finished_between(
         &self,
         after: Place,
         to: u64,
         limit: usize,
     ) -> Result<Vec<(u64, Row, i64)>, Failure> {
-        let sql = "SELECT finished_at, id, state FROM history WHERE finished_at BETWEEN ?1 AND ?3 \
-                   AND (finished_at > ?1 OR id > ?2) ORDER BY finished_at, id LIMIT ?4";
+        let sql = "SELECT finished_at, id, state FROM history WHERE keep_until IS NULL \
+                   AND finished_at BETWEEN ?1 AND ?3 AND (finished_at > ?1 OR id > ?2) ORDER BY finished_at, id LIMIT ?4";
         let mut query = self.conn.prepare_cached(sql)?;
         let parameters = (after.0 as i64, after.1 as i64, to as i64, limit as i64);
         let rows = query.query_map(parameters, |row| {

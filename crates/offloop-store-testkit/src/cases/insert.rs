@@ -47,6 +47,7 @@ pub(crate) fn rich_options() -> JobOptions {
         tags: ["a,b;c%", "ü"]
             .map(|tag| Tag::parse(tag).expect("a tag"))
             .into(),
+        keep: Some(std::time::Duration::from_secs(90)),
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         group: None,
         follows: None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use offloop_job::JobId;
-use offloop_job::limits::IDEMPOTENCY_KEEP;
+use offloop_job::limits::{IDEMPOTENCY_KEEP, KEEP_MIN};
 use offloop_store::{IdleEnd, InsertOutcome, PruneRule};
 
 use crate::cases::{STATES, in_state};
@@ -218,4 +218,108 @@ pub fn idempotency_keys_go_by_their_age(kit: &Kit) {
         matches!(outcome, InsertOutcome::Existing { .. }),
         "{outcome:?}"
     );
+}
+
+const MIN: u64 = KEEP_MIN.as_millis() as u64;
+
+/// Ages of the server that let a job go after a minute.
+const fn a_minute(now: u64) -> PruneRule {
+    PruneRule {
+        completed_for: ms(60_000),
+        others_for: ms(60_000),
+        ..keep(now)
+    }
+}
+
+/// A job with a time of its own, completed at 0.
+fn kept(store: &Store<'_>, keep: u64) -> JobId {
+    store.add(at(0), job("t").keep(keep));
+    let claimed = store.claim_one(at(0));
+    store.finish(at(0), &claimed, COMPLETED);
+    claimed.id
+}
+
+pub fn a_job_with_a_short_time_of_its_own_goes_before_the_rule(kit: &Kit) {
+    let store = kit.open();
+    let short = kept(&store, MIN + 5);
+    let usual = completed(&store, &[0])[0];
+    assert_eq!(store.prune(a_minute(MIN + 4)), 0);
+    assert_eq!(store.prune(a_minute(MIN + 5)), 1);
+    assert_eq!((store.find(short), left(&store)), (None, vec![usual]));
+}
+
+pub fn a_job_with_a_long_time_of_its_own_outlasts_the_rule(kit: &Kit) {
+    let store = kit.open();
+    let long = kept(&store, 90_000);
+    completed(&store, &[0]);
+    assert_eq!(store.prune(a_minute(89_999)), 1);
+    assert_eq!(left(&store), [long]);
+    assert_eq!(store.prune(a_minute(90_000)), 1);
+}
+
+pub fn a_job_is_there_for_a_moment_even_if_it_is_not_to_be_kept(kit: &Kit) {
+    let store = kit.open();
+    let id = kept(&store, 0);
+    assert_eq!(store.prune(keep(MIN - 1)), 0);
+    assert_eq!(left(&store), [id]);
+    assert_eq!(store.prune(keep(MIN)), 1);
+}
+
+/// A thousand that stay for a year must not be looked at in front of each one that goes.
+pub fn jobs_with_a_time_of_their_own_do_not_stop_the_others(kit: &Kit) {
+    let store = kit.open();
+    let long: Vec<_> = (0..20).map(|_| kept(&store, 1 << 40)).collect();
+    completed(&store, &[1; 20]);
+    let rule = PruneRule {
+        rows_per_call: 3,
+        ..a_minute(70_000)
+    };
+    assert_eq!(store.prune(rule), 20);
+    assert_eq!(left(&store), long);
+}
+
+pub fn the_count_takes_the_oldest_of_all(kit: &Kit) {
+    let store = kit.open();
+    let usual = completed(&store, &[5, 1]);
+    store.add(at(0), job("t").keep(1 << 40));
+    let claimed = store.claim_one(at(0));
+    store.finish(at(3), &claimed, COMPLETED);
+    let rule = |rows_max| PruneRule {
+        rows_max,
+        ..keep(50)
+    };
+    assert_eq!(store.prune(rule(2)), 1, "the one that ended at 1");
+    assert_eq!(left(&store), [usual[0], claimed.id]);
+    assert_eq!(store.prune(rule(1)), 1, "the one that ended at 3");
+    assert_eq!(left(&store), [usual[0]]);
+}
+
+pub fn a_time_of_its_own_holds_for_every_end_and_starts_anew_with_each_life(kit: &Kit) {
+    let store = kit.open();
+    let short = || job("t").keep(20_000);
+    store.add(at(0), short());
+    let failed = store.claim_one(at(0));
+    store.finish(at(0), &failed, EXHAUSTED);
+    let cancelled = store.add(at(0), short());
+    store.cancel(at(0), cancelled);
+    let expired = store.add(at(0), short());
+    store.end_one(at(0), expired, IdleEnd::Expire);
+    let revived = store.add(at(0), short());
+    store.cancel(at(0), revived);
+    store.revive(at(1), &[revived]);
+    assert_eq!(store.prune(keep(20_000)), 3);
+    assert_eq!(left(&store), [revived], "it lives");
+    let claimed = store.claim_one(at(20_000));
+    store.finish(at(20_000), &claimed, COMPLETED);
+    assert_eq!(store.prune(keep(39_999)), 0);
+    assert_eq!(store.prune(keep(40_000)), 1);
+}
+
+pub fn a_time_of_its_own_does_not_make_another_request(kit: &Kit) {
+    let store = kit.open();
+    let asked = |keep| job("t").idempotency("i").keep(keep);
+    let id = store.add(at(0), asked(5));
+    let same = offloop_store::SameAs::IdempotencyKey;
+    let found = store.insert_one(at(1), asked(6));
+    assert_eq!(found, InsertOutcome::Existing { id, same });
 }

@@ -542,6 +542,30 @@ pub fn records(kit: &Kit) {
     });
 }
 
+pub fn times_of_their_own(kit: &Kit) {
+    let end = |store: &Store<'_>| {
+        store.add(at(0), job("t").keep(20_000));
+        let claimed = store.claim_one(at(0));
+        store.finish(at(0), &claimed, COMPLETED);
+        let waiting = store.add(at(1), job("t").keep(20_000));
+        (claimed.id, waiting)
+    };
+    across(kit, end, |store, (ended, waiting)| {
+        let rule = PruneRule {
+            now: at(20_000),
+            completed_for: Duration::MAX,
+            others_for: Duration::MAX,
+            rows_max: u64::MAX,
+            rows_per_call: 100,
+        };
+        assert_eq!((store.prune(rule), store.find(ended)), (1, None));
+        assert_eq!(
+            store.job(waiting).options.keep,
+            Some(Duration::from_secs(20))
+        );
+    });
+}
+
 pub fn what_was_pruned_stays_gone(kit: &Kit) {
     let prune = |store: &Store<'_>| {
         let ids: Vec<JobId> = (0..5)
