@@ -16,6 +16,11 @@ pub(crate) struct Query<'u> {
 impl<'u> Query<'u> {
     /// Refuses what is not among `known`, and what is given twice.
     pub(crate) fn read(uri: &'u Uri, known: &[&str]) -> Result<Self, Refusal> {
+        Self::read_with(uri, known, &[])
+    }
+
+    /// The same, and what is among `many` may be given several times.
+    pub(crate) fn read_with(uri: &'u Uri, known: &[&str], many: &[&str]) -> Result<Self, Refusal> {
         let text = uri.query().unwrap_or_default();
         let mut pairs: Vec<(Cow<'u, str>, Cow<'u, str>)> = Vec::new();
         for (name, value) in form_urlencoded::parse(text.as_bytes()) {
@@ -28,7 +33,7 @@ impl<'u> Query<'u> {
                 let detail = format!("query parameter {name:?} is unknown; {remedy}");
                 return Err(Kind::InvalidParameter.say(detail).into());
             }
-            if pairs.iter().any(|pair| pair.0 == name) {
+            if pairs.iter().any(|pair| pair.0 == name) && !many.contains(&&*name) {
                 let detail = format!("query parameter `{name}` is given twice; give it once");
                 return Err(Kind::InvalidParameter.say(detail).into());
             }
@@ -45,6 +50,20 @@ impl<'u> Query<'u> {
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let found = self.pairs.iter().find(|pair| pair.0 == name);
         found.map(|pair| &*pair.1).filter(|text| !text.is_empty())
+    }
+
+    /// All that were given, each read by the type's own parser; empty ones are left out.
+    pub(crate) fn each<T: FromStr<Err: ToString>>(&self, name: &str) -> Result<Vec<T>, Refusal> {
+        let given = self.pairs.iter().filter(|pair| pair.0 == name);
+        let texts = given.map(|pair| &*pair.1).filter(|text| !text.is_empty());
+        let read = texts.map(|text| {
+            text.parse().map_err(|error: T::Err| {
+                let what = error.to_string();
+                let detail = format!("query parameter `{name}`: {what}");
+                Kind::InvalidParameter.say(detail).into()
+            })
+        });
+        read.collect()
     }
 
     /// Read by the type's own parser; its error says what is allowed.

@@ -105,10 +105,7 @@ fn fits(row: &Row, filter: &JobFilter) -> bool {
             .as_ref()
             .is_none_or(|queue| *queue == row.options.queue)
         && filter.state.is_none_or(|state| state == row.state)
-        && filter
-            .tag
-            .as_ref()
-            .is_none_or(|tag| row.options.tags.contains(tag))
+        && filter.tags.iter().all(|tag| row.options.tags.contains(tag))
         && filter.class.is_none_or(|wanted| Some(wanted) == class)
         && filter.created.holds(row.id.created())
         && match row.finished_at {

@@ -22,6 +22,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0007_groups.sql"),
     include_str!("migrations/0008_schedules.sql"),
     include_str!("migrations/0009_keep.sql"),
+    include_str!("migrations/0010_tags.sql"),
 ];
 
 /// The version that this program reads and writes.
@@ -108,6 +109,37 @@ mod tests {
         let told: Vec<_> = rows.map(Result::unwrap).collect();
         let known = offloop_job::FailureClass::ALL.map(|class| class.to_string());
         assert_eq!(told, known);
+    }
+
+    /// Jobs of an older file are found by their tags as new ones are, whatever is in them.
+    #[test]
+    fn tags_of_an_older_file_are_found() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate_between(&conn, 0, VERSION - 1).unwrap();
+        let tags = ["a, b;c=%", "%2C", "ž"].map(|text| offloop_job::Tag::parse(text).unwrap());
+        let options = offloop_job::JobOptions {
+            tags: tags.to_vec(),
+            cores: 2,
+            trace: Some("x".into()),
+            ..offloop_job::JobOptions::default()
+        };
+        let sql = "INSERT INTO jobs (id, rnd, line, state, priority, attempt, streak, due_at, options) \
+                   VALUES (?1, 1, 1, 2, 5, 0, 0, 1, ?2)";
+        let text = offloop_store::codec::encode(&options);
+        conn.execute(sql, (7, &text)).unwrap();
+        conn.execute(sql, (8, Some("cores=2"))).unwrap();
+        conn.execute(sql, (9, None::<String>)).unwrap();
+        migrate(&conn).unwrap();
+        let mut found = conn
+            .prepare("SELECT job, tag FROM job_tags ORDER BY tag")
+            .unwrap();
+        let rows = found
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        let rows: Vec<(i64, String)> = rows.map(Result::unwrap).collect();
+        let mut want = tags.map(|tag| (7, tag.to_string()));
+        want.sort();
+        assert_eq!(rows, want);
     }
 
     #[test]

@@ -64,3 +64,28 @@ fn a_store_that_was_reopened_shows_its_queues_at_once() {
     let after = block_on(store.queues(Timestamp::from_millis(0)));
     assert!(matches!(after, Err(offloop_store::StoreError::Closed)));
 }
+
+/// More jobs than one page looks at, and one old job among them: its page must not come after many that
+/// are empty.
+#[test]
+fn a_rare_tag_is_found_on_the_first_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(SqliteOptions::new(folder.path().join("data"), 1)).unwrap();
+    let rare = offloop_job::Tag::parse("rare").unwrap();
+    let mut first = batch("q", 1);
+    first.jobs[0].options.tags = vec![rare.clone()];
+    block_on(store.insert(first)).unwrap();
+    for _ in 0..25 {
+        block_on(store.insert(batch("q", 1_000))).unwrap();
+    }
+    let page = block_on(store.jobs(offloop_store::ListRequest {
+        now: offloop_job::Timestamp::from_millis(1),
+        filter: offloop_store::JobFilter {
+            tags: vec![rare],
+            ..offloop_store::JobFilter::default()
+        },
+        limit: 10,
+        cursor: None,
+    }));
+    assert_eq!(page.unwrap().jobs.len(), 1);
+}

@@ -205,6 +205,7 @@ macro_rules! conformance {
                 idempotency_keys_go_by_their_age
             ]
             query: [
+                jobs_are_found_by_all_of_several_tags
                 an_unknown_job_is_none
                 an_id_with_another_lower_half_is_another_job
                 a_list_shows_what_the_job_shows

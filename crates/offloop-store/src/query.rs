@@ -57,7 +57,8 @@ pub struct JobFilter {
     pub task: Option<TaskName>,
     pub queue: Option<QueueName>,
     pub state: Option<JobState>,
-    pub tag: Option<Tag>,
+    /// All of them.
+    pub tags: Vec<Tag>,
     /// Class of the last failure.
     pub class: Option<FailureClass>,
     /// By [`JobSummary::created_at`].

@@ -1,10 +1,11 @@
 //! Which jobs a request is about: the same parameters for a list, an export, and orders for many.
 
-use offloop_job::{FailureClass, JobState, Timestamp};
+use offloop_job::limits::TAGS_MAX;
+use offloop_job::{FailureClass, JobState, Tag, Timestamp};
 use offloop_store::{JobFilter, TimeRange};
 use offloop_wire::parse_since;
 
-use crate::problem::Refusal;
+use crate::problem::{Kind, Refusal};
 use crate::query::Query;
 
 const NAMES: [&str; 9] = [
@@ -33,6 +34,21 @@ fn names(all: impl Iterator<Item = &'static str>) -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
+/// What may be given several times: a job has all of them.
+pub(super) const MANY: [&str; 1] = ["tag"];
+
+fn tags(query: &Query<'_>) -> Result<Vec<Tag>, Refusal> {
+    let tags = query.each("tag")?;
+    if tags.len() > TAGS_MAX {
+        let detail = format!(
+            "query parameter `tag` is given {} times; a job has {TAGS_MAX} at most",
+            tags.len()
+        );
+        return Err(Kind::InvalidParameter.say(detail).into());
+    }
+    Ok(tags)
+}
+
 /// Times are RFC 3339, or a length before `now`.
 pub(super) fn read(query: &Query<'_>, now: Timestamp) -> Result<JobFilter, Refusal> {
     let time = |name: &str| query.with(name, |text| parse_since(text, now));
@@ -45,7 +61,7 @@ pub(super) fn read(query: &Query<'_>, now: Timestamp) -> Result<JobFilter, Refus
                 format!("is {text:?}; known are {known}")
             })
         })?,
-        tag: query.parsed("tag")?,
+        tags: tags(query)?,
         class: query.with("class", |text| {
             FailureClass::from_name(text).ok_or_else(|| {
                 let known = names(FailureClass::ALL.iter().map(|class| class.as_str()));

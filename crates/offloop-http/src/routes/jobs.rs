@@ -19,7 +19,7 @@ const LIMIT_DEFAULT: u16 = 50;
 const CURSOR_BYTES_MAX: usize = 256;
 
 pub(super) async fn list(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
-    let query = Query::read(&uri, &filter::with(&["limit", "cursor"]))?;
+    let query = Query::read_with(&uri, &filter::with(&["limit", "cursor"]), &filter::MANY)?;
     let filter = filter::read(&query, door.handle.now())?;
     let limit = query.with("limit", |text| match text.parse() {
         Ok(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),

@@ -58,7 +58,7 @@ pub(super) async fn delete(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
 }
 
 fn sweep(door: Arc<Inner>, uri: &Uri, order: Order) -> Answer {
-    let query = Query::read(uri, &filter::with(&["rate", "dry_run"]))?;
+    let query = Query::read_with(uri, &filter::with(&["rate", "dry_run"]), &filter::MANY)?;
     let mut wanted = filter::read(&query, door.handle.now())?;
     if order == Order::Delete && wanted.state.is_none() {
         let detail = "query parameter `state` is missing; say which jobs are to be forgotten: completed, failed, cancelled or expired";
@@ -266,7 +266,7 @@ enum Form {
 
 /// `GET /v1/jobs/export`.
 pub(super) async fn export(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
-    let query = Query::read(&uri, &filter::with(&["as"]))?;
+    let query = Query::read_with(&uri, &filter::with(&["as"]), &filter::MANY)?;
     let wanted = filter::read(&query, door.handle.now())?;
     if !filter::is_given(&query) {
         let detail = "say which jobs, such as state=failed or finished_from=24h";

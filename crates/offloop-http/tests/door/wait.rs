@@ -132,7 +132,10 @@ async fn a_result_that_is_not_to_be_kept_is_there_for_the_caller_who_waits_and_f
     let waited = server
         .send("POST", "/v1/jobs", headers, body.as_bytes())
         .await;
-    assert_eq!((waited.status, &waited.json()["result"][0]), (200, &1.into()));
+    assert_eq!(
+        (waited.status, &waited.json()["result"][0]),
+        (200, &1.into())
+    );
     let id = server.job(body).await;
     let job = loop {
         let job = server.get(&format!("/v1/jobs/{id}")).await.json();

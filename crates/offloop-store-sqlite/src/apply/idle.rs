@@ -183,6 +183,7 @@ impl Desk<'_> {
 
     /// A finished job and everything that hangs on it.
     pub(super) fn forget(&mut self, row: Row) -> Result<(), Failure> {
+        self.forget_tags(row)?;
         let (from, to) = (payload_blob(row) as i64, result_blob(row) as i64);
         for (sql, parameters) in [
             (

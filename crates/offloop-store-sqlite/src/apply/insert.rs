@@ -243,6 +243,7 @@ impl Desk<'_> {
             self.schedule_job_began(id, &by.name)?;
         }
         self.remember(now, job, id)?;
+        self.note_tags(row, &options.tags)?;
         let queue = self.index.queue_of(line);
         queue.live += 1;
         // A paused queue gives nothing out until it is resumed, which hints too.
@@ -283,7 +284,8 @@ impl Desk<'_> {
     }
 }
 
-/// A repeated request differs in its trace, in what is kept of it, and in a `run_at` that was reckoned from a delay.
+/// A repeated request differs in its trace, in how long it is kept, and in a `run_at` that was reckoned
+/// from a delay.
 fn fingerprint_of(job: &NewJob) -> Fingerprint {
     let options = JobOptions {
         trace: None,

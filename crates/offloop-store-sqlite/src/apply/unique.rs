@@ -158,6 +158,8 @@ impl Desk<'_> {
             codec::encode(options),
             inline.then_some(&*job.payload),
         ))?;
+        self.forget_tags_of(row, &own.tags)?;
+        self.note_tags(row, &options.tags)?;
         self.hold_unique(now, unique, options, id)?;
         self.remember(now, job, id)?;
         self.index.queue_of(line).live += 1;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use offloop_job::limits::{ATTEMPTS_KEPT_MAX, PAGE_ROWS_MAX};
 use offloop_job::{
     Attempt, FinalReason, Job, JobId, JobOptions, JobState, JobSummary, Lease, LogTail, Progress,
-    QueueName, TaskName, Timestamp, Usage,
+    QueueName, Tag, TaskName, Timestamp, Usage,
 };
 use offloop_store::{Cursor, JobFilter, JobPage, ListRequest};
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -287,8 +287,8 @@ pub(crate) fn page(conn: &Connection, ask: &ListRequest) -> Answer<JobPage> {
     let created = &ask.filter.created;
     let before = created.before.map_or(before, |at| before.min(row_at(at)));
     let from = created.from.map_or(0, row_at);
-    let live = format!("{LIVE} {LIVE_FROM} WHERE j.id < ?1 AND j.id >= ?2");
-    let ended = format!("{ENDED} FROM history j WHERE j.id < ?1 AND j.id >= ?2");
+    let rarest = rarest(conn, &ask.filter.tags)?;
+    let (live, ended) = arms(rarest.is_some());
     let is_final = match ask.filter.state.map(JobState::is_final) {
         None if !ask.filter.finished.is_open() => Some(true),
         asked => asked,
@@ -300,7 +300,10 @@ pub(crate) fn page(conn: &Connection, ask: &ListRequest) -> Answer<JobPage> {
     };
     let limit = usize::from(ask.limit.clamp(1, PAGE_ROWS_MAX));
     let mut query = conn.prepare_cached(&sql)?;
-    let mut rows = query.query([before, from])?;
+    let mut rows = match rarest {
+        None => query.query((before, from))?,
+        Some(tag) => query.query((before, from, tag.as_str()))?,
+    };
     let mut jobs: Vec<JobSummary> = Vec::new();
     let mut visited = 0;
     let mut last: Option<JobId> = None;
@@ -315,12 +318,54 @@ pub(crate) fn page(conn: &Connection, ask: &ListRequest) -> Answer<JobPage> {
             continue;
         }
         let found = read(conn, row, promoted)?;
-        let tag = ask.filter.tag.as_ref();
-        if tag.is_none_or(|tag| found.summary.tags.contains(tag)) {
+        let has = |tag| found.summary.tags.contains(tag);
+        if ask.filter.tags.iter().all(has) {
             jobs.push(found.summary);
         }
     }
     Ok(JobPage { jobs, next: None })
+}
+
+/// Of several tags the one that fewest jobs have, as far as a page would look: its jobs are gone through
+/// and the others are looked for in them.
+fn rarest<'t>(conn: &Connection, tags: &'t [Tag]) -> Answer<Option<&'t Tag>> {
+    if tags.len() < 2 {
+        return Ok(tags.first());
+    }
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM job_tags WHERE tag = ?1 LIMIT ?2)";
+    let mut query = conn.prepare_cached(sql)?;
+    let mut least: Option<(u64, &Tag)> = None;
+    for tag in tags {
+        let count: u64 = query.query_row((tag.as_str(), VISITED_MAX as i64), |row| row.get(0))?;
+        if least.is_none_or(|(fewest, _)| count < fewest) {
+            least = Some((count, tag));
+        }
+    }
+    Ok(least.map(|(_, tag)| tag))
+}
+
+/// Both tables between ?2 and ?1: all of them, or by tag ?3 in the order of its index, so that neither
+/// has to be sorted.
+fn arms(by_tag: bool) -> (String, String) {
+    if !by_tag {
+        return (
+            format!("{LIVE} {LIVE_FROM} WHERE j.id < ?1 AND j.id >= ?2"),
+            format!("{ENDED} FROM history j WHERE j.id < ?1 AND j.id >= ?2"),
+        );
+    }
+    let tagged = |select: &str| select.replacen("SELECT j.id", "SELECT g.job", 1);
+    let of_tag = "WHERE g.tag = ?3 AND g.job < ?1 AND g.job >= ?2";
+    (
+        format!(
+            "{} FROM job_tags g CROSS JOIN jobs j ON j.id = g.job \
+             LEFT JOIN running r ON r.job = j.id {of_tag}",
+            tagged(LIVE)
+        ),
+        format!(
+            "{} FROM job_tags g CROSS JOIN history j ON j.id = g.job {of_tag}",
+            tagged(ENDED)
+        ),
+    )
 }
 
 /// What can be told by numbers, before names and options are read.
@@ -341,7 +386,7 @@ fn fits(row: &Row<'_>, filter: &JobFilter, promoted: u64) -> Answer<bool> {
             return Ok(false);
         }
     }
-    Ok(filter.tag.is_none() || row.get_ref(15)?.data_type() != rusqlite::types::Type::Null)
+    Ok(true)
 }
 
 /// Which lines a filter takes.

@@ -118,7 +118,7 @@ pub fn by_tag(kit: &Kit) {
     store.cancel(at(1), ids[1]);
     let by = |tag: &str| {
         store.list_ids(&JobFilter {
-            tag: Some(Tag::parse(tag).expect("a tag")),
+            tags: vec![Tag::parse(tag).expect("a tag")],
             ..JobFilter::default()
         })
     };
@@ -218,7 +218,7 @@ pub fn by_everything_at_once(kit: &Kit) {
         task: Some(name("t")),
         queue: Some(QueueName::parse("q").expect("a queue")),
         state: Some(JobState::Ready),
-        tag: Some(Tag::parse("x").expect("a tag")),
+        tags: vec![Tag::parse("x").expect("a tag")],
         ..JobFilter::default()
     };
     assert_eq!(store.list_ids(&filter), [mine]);
@@ -296,7 +296,7 @@ pub fn a_filtered_list_has_pages_too(kit: &Kit) {
         })
         .collect();
     let filter = JobFilter {
-        tag: Some(Tag::parse("rare").expect("a tag")),
+        tags: vec![Tag::parse("rare").expect("a tag")],
         ..JobFilter::default()
     };
     let rows = store.list(at(1), &filter, 3);
@@ -353,4 +353,35 @@ pub fn options_come_back_in_every_state(kit: &Kit) {
     check(JobState::Failed);
     store.revive(at(3_000), &[id]);
     check(JobState::Ready);
+}
+
+/// Tags outlive every step of their jobs, and go with them.
+pub fn jobs_are_found_by_all_of_several_tags(kit: &Kit) {
+    let store = kit.open();
+    let with = |tags: &[&str]| JobFilter {
+        tags: tags
+            .iter()
+            .map(|tag| Tag::parse(tag).expect("a tag"))
+            .collect(),
+        ..JobFilter::default()
+    };
+    let tagged = |tags: &[&str]| tags.iter().fold(job("t"), |job, tag| job.tag(tag));
+    let both = store.add(at(0), tagged(&["a", "b", "a"]));
+    let done = store.claim_one(at(0));
+    store.finish(at(1), &done, crate::store::COMPLETED);
+    let one = store.add(at(1), tagged(&["a"]));
+    let again = store.add(at(2), tagged(&["b", "a"]));
+    store.cancel(at(3), again);
+    assert_eq!(store.list_ids(&with(&["a"])), [again, one, both]);
+    assert_eq!(store.list_ids(&with(&["b", "a"])), [again, both]);
+    assert_eq!(store.list_ids(&with(&["a", "b", "c"])), []);
+    let cancelled = JobFilter {
+        state: Some(offloop_job::JobState::Cancelled),
+        ..with(&["b"])
+    };
+    assert_eq!(store.list_ids(&cancelled), [again]);
+    store.revive(at(4), &[again]);
+    assert_eq!(store.list_ids(&with(&["a", "b"])), [again, both]);
+    store.delete(&[both]);
+    assert_eq!(store.list_ids(&with(&["b"])), [again]);
 }

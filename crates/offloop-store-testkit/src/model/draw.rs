@@ -365,7 +365,7 @@ pub(super) fn filter(call: &Call) -> JobFilter {
         task: by_task.map(task),
         queue: by_queue.map(queue),
         state: state.and_then(JobState::from_code),
-        tag: by_tag.map(tag),
+        tags: by_tag.map(tag).into_iter().collect(),
         class: by_class.map(class),
         ..JobFilter::default()
     }
