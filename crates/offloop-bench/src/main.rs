@@ -3,6 +3,7 @@
 
 mod campaign;
 mod child;
+mod fair;
 mod http;
 mod lanes;
 mod path;
@@ -30,6 +31,8 @@ enum Command {
     Path(path::Args),
     /// Many schedules: how late they are fired
     Schedules(schedules::Args),
+    /// Claims under many limited keys, a quiet tenant beside a noisy one, bursts
+    Fair(fair::Args),
     /// What campaigns and benches start as a job
     #[command(hide = true, subcommand)]
     Child(child::Child),
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Command::Lanes(args) => lanes::run(&args),
         Command::Path(args) => path::run(&args),
         Command::Schedules(args) => schedules::run(&args),
+        Command::Fair(args) => fair::run(&args),
         Command::Campaign(args) => campaign::run(&args),
     }
 }

@@ -204,6 +204,31 @@ impl JobOptions {
         self.run_at.map_or(earliest, |at| at.max(earliest))
     }
 
+    /// Of one attempt.
+    fn say_bounds(&self, say: &mut impl FnMut(&'static str, String)) {
+        for (field, limit) in [
+            ("timeout_ms", self.timeout),
+            ("cpu_limit_ms", self.cpu_limit),
+            ("stall_timeout_ms", self.stall_timeout),
+        ] {
+            if limit.is_some_and(|limit| limit.is_zero() || limit > TIMEOUT_MAX) {
+                say(
+                    field,
+                    format!("give 1 to {} (30 days)", TIMEOUT_MAX.as_millis()),
+                );
+            }
+        }
+        if self.memory_limit_bytes.is_some_and(|limit| limit < 1 << 20) {
+            say("memory_limit_bytes", "give at least 1048576 (1 MiB)".into());
+        }
+        if self.cores == 0 || self.cores > CORES_MAX {
+            say("cores", format!("is {}; give 1 to {CORES_MAX}", self.cores));
+        }
+        if self.cost == 0 || self.cost > COST_MAX {
+            say("cost", format!("is {}; give 1 to {COST_MAX}", self.cost));
+        }
+    }
+
     /// Every problem at once, none if it is sound.
     pub fn problems(&self) -> Vec<OptionProblem> {
         let mut found = Vec::new();
@@ -227,27 +252,7 @@ impl JobOptions {
         if let Some(problem) = self.retry.backoff.problem() {
             say("backoff", problem);
         }
-        for (field, limit) in [
-            ("timeout_ms", self.timeout),
-            ("cpu_limit_ms", self.cpu_limit),
-            ("stall_timeout_ms", self.stall_timeout),
-        ] {
-            if limit.is_some_and(|limit| limit.is_zero() || limit > TIMEOUT_MAX) {
-                say(
-                    field,
-                    format!("give 1 to {} (30 days)", TIMEOUT_MAX.as_millis()),
-                );
-            }
-        }
-        if self.memory_limit_bytes.is_some_and(|limit| limit < 1 << 20) {
-            say("memory_limit_bytes", "give at least 1048576 (1 MiB)".into());
-        }
-        if self.cores == 0 || self.cores > CORES_MAX {
-            say("cores", format!("is {}; give 1 to {CORES_MAX}", self.cores));
-        }
-        if self.cost == 0 || self.cost > COST_MAX {
-            say("cost", format!("is {}; give 1 to {COST_MAX}", self.cost));
-        }
+        self.say_bounds(&mut say);
         if self.tags.len() > TAGS_MAX {
             say(
                 "tags",

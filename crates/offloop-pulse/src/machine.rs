@@ -74,6 +74,26 @@ pub struct Stall {
 /// No file here is longer; what is, is cut.
 const FILE_BYTES_MAX: u64 = 16 << 10;
 const PROC: &str = "/proc";
+/// What jobs may take of the memory: the tightest limit of this process's control group, else four
+/// fifths of the machine's. `None` where neither is told.
+pub fn memory_for_jobs() -> Option<u64> {
+    let reader = Reader::open();
+    if let Some(most) = reader.read().cgroup.and_then(|group| group.max_bytes) {
+        return Some(most);
+    }
+    let total = parse_total(&text(&reader.proc.join("meminfo"))?)?;
+    Some(total / 5 * 4)
+}
+
+/// The machine's memory in `/proc/meminfo`.
+pub fn parse_total(text: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 const CGROUPS: &str = "/sys/fs/cgroup";
 const LEVELS_MAX: usize = 32;
 

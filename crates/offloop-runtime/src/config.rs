@@ -17,6 +17,33 @@ pub struct RuntimeConfig {
     pub tick: Duration,
     /// Pause between two pieces of pruning; default 10 s.
     pub prune_every: Duration,
+    /// Cores that jobs of more than one core may take together; default those that this process may
+    /// use (affinity and control group).
+    pub admission_cores: Option<u32>,
+    /// Memory that jobs with a memory limit may take together; default the control group's limit, else
+    /// four fifths of the machine's.
+    pub admission_memory_bytes: Option<u64>,
+}
+
+/// What a node gives to jobs that ask for cores or memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) cores: u32,
+    /// `None`: nothing is known.
+    pub(crate) memory_bytes: Option<u64>,
+}
+
+impl RuntimeConfig {
+    pub(crate) fn budget(&self) -> Budget {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = u32::try_from(cores).unwrap_or(u32::MAX);
+        Budget {
+            cores: self.admission_cores.unwrap_or(cores),
+            memory_bytes: self
+                .admission_memory_bytes
+                .or_else(offloop_pulse::machine::memory_for_jobs),
+        }
+    }
 }
 
 impl Default for RuntimeConfig {
@@ -28,6 +55,8 @@ impl Default for RuntimeConfig {
             events_kept: 1 << 16,
             tick: Duration::from_secs(1),
             prune_every: Duration::from_secs(10),
+            admission_cores: None,
+            admission_memory_bytes: None,
         }
     }
 }

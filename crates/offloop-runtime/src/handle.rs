@@ -28,7 +28,7 @@ use crate::awaited::Awaited;
 use crate::backlog::{self, Backlog};
 use crate::calls::{self, CallAnswer, CallAsk, CallError, CallLaneView, Calls};
 use crate::clock::{Clock, Dice};
-use crate::config::{RuntimeConfig, TaskDefaults};
+use crate::config::{Budget, RuntimeConfig, TaskDefaults};
 use crate::ends::{self, EndHook};
 use crate::gauge::{Gauge, Pressed};
 use crate::hooks::{FinalEnd, TaskHook};
@@ -99,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) checking: Semaphore,
     /// Set at the start.
     pub(crate) declared_limits: Vec<(LimitTarget, Limit)>,
+    pub(crate) budget: Budget,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dice: Dice,
     pub(crate) hub: Arc<Hub>,
@@ -173,6 +174,7 @@ impl Shared {
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             ),
             declared_limits: parts.declared_limits,
+            budget: parts.config.budget(),
             clock: parts.clock,
             dice: Dice::new(parts.seed),
             node: parts.node,

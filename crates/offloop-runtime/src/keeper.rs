@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::ends;
 use crate::handle::{RunningView, Shared};
 use crate::limits;
+use crate::path::admit::Admission;
 use crate::path::checkpoint::{Checkpoints, Held};
 use crate::path::claim::{self, Asked, Desk};
 use crate::path::dispatch::{self, Moment};
@@ -124,6 +125,7 @@ pub(crate) struct Keeper {
     /// No store calls before this, after one failed.
     pub(crate) pause_until: Option<Instant>,
     pub(crate) pause: Duration,
+    pub(crate) admission: Admission,
     pub(crate) next_due: Option<Timestamp>,
     /// When a rate lets ready jobs go again.
     pub(crate) blocked_until: Option<Timestamp>,
@@ -182,6 +184,7 @@ impl Keeper {
         });
         Self {
             desks: desks.collect(),
+            admission: Admission::new(shared.budget, shared.lanes.len()),
             upkeep: Upkeep::new(&shared.config),
             shared,
             running: HashMap::new(),
@@ -363,19 +366,21 @@ impl Keeper {
             wall: self.shared.clock.now(),
             steady: Instant::now(),
         };
-        let mut work: Vec<Vec<_>> = self.desks.iter().map(|_| Vec::new()).collect();
+        let mut got = vec![0; self.desks.len()];
+        let mut leases = Vec::with_capacity(claimed.len());
         let mut stop_now = Vec::new();
         for claimed in claimed {
             let Some(&lane) = self.shared.routes.get(claimed.task.as_str()) else {
                 tracing::error!(job = %claimed.id, task = %claimed.task, "the store gave out a task that was not asked for");
                 continue;
             };
-            let defaults = self.shared.defaults_of(&claimed.task);
-            work[lane].push(dispatch::work(&claimed, defaults, now));
             let cancelling = self.stop_early.remove(&claimed.lease);
             if cancelling {
-                stop_now.push((lane, claimed.lease));
+                stop_now.push(claimed.lease);
             }
+            got[lane] += 1;
+            self.desks[lane].work_in(1);
+            leases.push(claimed.lease);
             self.running.insert(
                 claimed.lease,
                 Running {
@@ -386,22 +391,13 @@ impl Keeper {
             );
         }
         self.stop_early.clear(); // no claim is under way: the rest had ended before their stop
-        let got: Vec<u32> = work.iter().map(|work| work.len() as u32).collect();
         claim::answered(&mut self.desks, asked, &got);
         if std::mem::take(&mut self.hinted) {
             claim::wake(&mut self.desks);
         }
-        for (lane, work) in work
-            .into_iter()
-            .enumerate()
-            .filter(|(_, work)| !work.is_empty())
-        {
-            self.desks[lane].work_in(work.len() as u32);
-            self.shared.backlog.moved(lane, now.wall);
-            self.shared.lanes[lane].start(work);
-        }
-        for (lane, lease) in stop_now {
-            self.shared.lanes[lane].stop(lease, StopReason::Cancel);
+        self.start(leases, now);
+        for lease in stop_now {
+            self.stop(lease, StopReason::Cancel);
         }
     }
 
@@ -466,7 +462,8 @@ impl Keeper {
         }
     }
 
-    fn on_ended(&mut self, lane: usize, ended: Ended) {
+    pub(crate) fn on_ended(&mut self, lane: usize, ended: Ended) {
+        let room = self.admission.give_back(ended.lease);
         self.desks[lane].work_out(ended.usage.wall);
         {
             let mut views = self.shared.running();
@@ -510,6 +507,9 @@ impl Keeper {
             claimed: running.claimed,
             settlement,
         });
+        if room {
+            self.start_held();
+        }
     }
 
     fn settle(&mut self, now: Timestamp) {
@@ -565,7 +565,10 @@ impl Keeper {
     fn stop(&mut self, lease: Lease, reason: StopReason) {
         if let Some(running) = self.running.get_mut(&lease) {
             running.cancelling |= matches!(reason, StopReason::Cancel);
-            self.shared.lanes[running.lane].stop(lease, reason);
+            let lane = running.lane;
+            if !self.stop_held(lease, reason) {
+                self.shared.lanes[lane].stop(lease, reason);
+            }
         } else if self.claiming {
             self.stop_early.insert(lease);
         }

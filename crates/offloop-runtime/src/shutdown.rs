@@ -98,6 +98,7 @@ impl Keeper {
             report,
             answer,
         });
+        self.hand_back_held();
         for lane in &self.shared.lanes {
             lane.close();
         }

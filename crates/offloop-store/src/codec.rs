@@ -382,6 +382,39 @@ mod tests {
     use prop::option::of as opt;
     use proptest::prelude::*;
 
+    fn unique() -> impl Strategy<Value = Unique> {
+        let ms = || (1_u64..1 << 31).prop_map(Duration::from_millis);
+        ("[0-9a-z%;:,]{1,20}", 0..3_usize, 0..5_usize, ms()).prop_map(|(key, scope, rule, span)| {
+            Unique {
+                key: UniqueKey::parse(&key).unwrap(),
+                scope: [
+                    UniqueScope::UntilStarted,
+                    UniqueScope::UntilFinished,
+                    UniqueScope::For(span),
+                ][scope],
+                on_conflict: [
+                    OnConflict::Keep,
+                    OnConflict::Replace,
+                    OnConflict::Reject,
+                    OnConflict::Debounce(span),
+                    OnConflict::Throttle,
+                ][rule],
+            }
+        })
+    }
+
+    fn edge() -> impl Strategy<Value = After> {
+        let parent = prop_oneof![
+            any::<u16>().prop_map(Parent::Earlier),
+            (0..1_u64 << 60, any::<u64>())
+                .prop_map(|(order, rnd)| Parent::Job(offloop_job::JobId::from_parts(order, rnd))),
+        ];
+        (parent, 0_usize..3).prop_map(|(parent, rule)| After {
+            parent,
+            on_failure: OnFailure::ALL[rule],
+        })
+    }
+
     fn options() -> impl Strategy<Value = JobOptions> {
         let ms = || (1_u64..1 << 31).prop_map(Duration::from_millis);
         let at = || (0_u64..1 << 42).prop_map(Timestamp::from_millis);
@@ -410,32 +443,6 @@ mod tests {
                 backoff,
                 by_class,
             });
-        let unique = ("[0-9a-z%;:,]{1,20}", 0..3_usize, 0..5_usize, ms()).prop_map(
-            |(key, scope, rule, span)| Unique {
-                key: UniqueKey::parse(&key).unwrap(),
-                scope: [
-                    UniqueScope::UntilStarted,
-                    UniqueScope::UntilFinished,
-                    UniqueScope::For(span),
-                ][scope],
-                on_conflict: [
-                    OnConflict::Keep,
-                    OnConflict::Replace,
-                    OnConflict::Reject,
-                    OnConflict::Debounce(span),
-                    OnConflict::Throttle,
-                ][rule],
-            },
-        );
-        let parent = prop_oneof![
-            any::<u16>().prop_map(Parent::Earlier),
-            (0..1_u64 << 60, any::<u64>())
-                .prop_map(|(order, rnd)| Parent::Job(offloop_job::JobId::from_parts(order, rnd))),
-        ];
-        let after = (parent, 0_usize..3).prop_map(|(parent, rule)| After {
-            parent,
-            on_failure: OnFailure::ALL[rule],
-        });
         (
             (
                 retry,
@@ -448,14 +455,14 @@ mod tests {
             (
                 opt(at()),
                 opt(at()),
-                opt(unique),
+                opt(unique()),
                 opt(tag()),
                 prop::collection::vec(tag(), 0..4),
             ),
             opt("[ -~]{1,60}"),
             (
                 opt(any::<u64>()),
-                prop::collection::vec(after, 0..4),
+                prop::collection::vec(edge(), 0..4),
                 opt(ms()),
             ),
             opt(("[a-zA-Z0-9._:-]{1,40}", at())),

@@ -1,5 +1,7 @@
 //! The field `unique` of a request.
 
+use std::time::Duration;
+
 use offloop_job::{OnConflict, Unique, UniqueKey, UniqueScope};
 
 use crate::json::Lit;
@@ -40,7 +42,24 @@ pub(crate) fn read(
         say("/unique/key".into(), "is missing".into());
         return Ok(None);
     };
-    let scope = match (scope, period) {
+    let scope = scope_of(scope, period, say);
+    let on_conflict = rule_of(on_conflict, quiet, say);
+    let (Some(scope), Some(on_conflict)) = (scope, on_conflict) else {
+        return Ok(None);
+    };
+    Ok(Some(Unique {
+        key,
+        scope,
+        on_conflict,
+    }))
+}
+
+fn scope_of(
+    scope: &str,
+    period: Option<Duration>,
+    say: &mut impl FnMut(String, String),
+) -> Option<UniqueScope> {
+    Some(match (scope, period) {
         ("until_started", None) => UniqueScope::UntilStarted,
         ("for", Some(period)) => UniqueScope::For(period),
         ("for", None) => {
@@ -48,41 +67,43 @@ pub(crate) fn read(
                 "/unique/for_ms".into(),
                 "is missing: the scope `for` needs it".into(),
             );
-            return Ok(None);
+            return None;
         }
         (_, Some(_)) => {
             say(
                 "/unique/for_ms".into(),
                 "belongs to the scope `for` alone; leave it out".into(),
             );
-            return Ok(None);
+            return None;
         }
         (_, None) => UniqueScope::UntilFinished,
-    };
-    let on_conflict = match (on_conflict, quiet) {
+    })
+}
+
+fn rule_of(
+    on_conflict: &str,
+    quiet: Option<Duration>,
+    say: &mut impl FnMut(String, String),
+) -> Option<OnConflict> {
+    Some(match (on_conflict, quiet) {
         ("debounce", Some(quiet)) => OnConflict::Debounce(quiet),
         ("debounce", None) => {
             say(
                 "/unique/quiet_ms".into(),
                 "is missing: on_conflict debounce needs it".into(),
             );
-            return Ok(None);
+            return None;
         }
         (_, Some(_)) => {
             say(
                 "/unique/quiet_ms".into(),
                 "belongs to on_conflict debounce alone; leave it out".into(),
             );
-            return Ok(None);
+            return None;
         }
         ("replace", None) => OnConflict::Replace,
         ("reject", None) => OnConflict::Reject,
         ("throttle", None) => OnConflict::Throttle,
         (_, None) => OnConflict::Keep,
-    };
-    Ok(Some(Unique {
-        key,
-        scope,
-        on_conflict,
-    }))
+    })
 }

@@ -35,6 +35,8 @@ pub(crate) struct RawConfig {
     #[serde(default)]
     pub(crate) schedules: BTreeMap<String, toml::Table>,
     #[serde(default)]
+    pub(crate) admission: RawAdmission,
+    #[serde(default)]
     pub(crate) packs: RawPacks,
 }
 
@@ -153,6 +155,14 @@ pub(crate) struct RawLimit {
     pub(crate) rate: Option<String>,
     pub(crate) burst: Option<u32>,
     pub(crate) weight: Option<u16>,
+}
+
+/// What jobs that ask for cores or memory may take together.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawAdmission {
+    pub(crate) cores: Option<u32>,
+    pub(crate) memory: Option<Size>,
 }
 
 /// Executors for `POST /v1/call/TASK`.

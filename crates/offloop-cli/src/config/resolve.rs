@@ -126,6 +126,9 @@ impl RawConfig {
         if self.store.queue_jobs_max == Some(0) {
             problems.say("store.queue_jobs_max", "is 0; give at least 1");
         }
+        if self.admission.cores == Some(0) {
+            problems.say("admission.cores", "is 0; give at least 1");
+        }
         let defaults = RuntimeConfig::default();
         let retention = &self.retention;
         let runtime = RuntimeConfig {
@@ -136,6 +139,8 @@ impl RawConfig {
                 .span("retention.others", retention.others)
                 .unwrap_or(defaults.others_for),
             finished_max: retention.jobs_max.unwrap_or(defaults.finished_max),
+            admission_cores: self.admission.cores,
+            admission_memory_bytes: self.admission.memory.map(|Size(bytes)| bytes),
             ..defaults
         };
         let plan = ShutdownPlan::default();

@@ -31,6 +31,8 @@ pub(crate) struct Desk {
     mean_run: Option<f64>,
     /// The last ask was answered in full: there is likely more.
     hungry: bool,
+    /// A job that does not fit on the node stands at its head.
+    holding: bool,
 }
 
 impl Desk {
@@ -43,6 +45,7 @@ impl Desk {
             reserved: 0,
             mean_run: None,
             hungry: true,
+            holding: false,
         }
     }
 
@@ -58,6 +61,10 @@ impl Desk {
         };
         let most = u32::from(self.slots.running) + ahead as u32;
         most.saturating_sub(self.inside + self.reserved)
+    }
+
+    pub(crate) fn set_holding(&mut self, holding: bool) {
+        self.holding = holding;
     }
 
     pub(crate) fn work_in(&mut self, jobs: u32) {
@@ -86,7 +93,7 @@ pub(crate) fn ask(
     let mut asked = Vec::new();
     let mut wants = Vec::new();
     for (lane, desk) in desks.iter_mut().enumerate() {
-        if !desk.hungry {
+        if !desk.hungry || desk.holding {
             continue;
         }
         if let Some(demand) = demand(lane) {

@@ -52,7 +52,7 @@ pub(crate) fn enlarged(claimed: &Claimed, task: TaskDefaults) -> Option<u64> {
         .filter(|_| claimed.history.memory_ends > 0)
 }
 
-fn memory(claimed: &Claimed, task: TaskDefaults) -> Option<u64> {
+pub(crate) fn memory(claimed: &Claimed, task: TaskDefaults) -> Option<u64> {
     let usual = claimed
         .options
         .memory_limit_bytes

@@ -11,6 +11,7 @@ use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs, StoreErro
 
 use crate::ends;
 use crate::handle::Shared;
+use crate::path::admit::Need;
 use crate::{backlog, payload};
 
 /// Why a batch was not taken in at all. One bad job refuses its batch: the door checks each job
@@ -69,11 +70,24 @@ pub(crate) fn check(shared: &Shared, job: &NewJob) -> Result<(), EnqueueError> {
     }
     let mut found = job.options.problems();
     found.extend(ends::problem(&shared.end_hooks, job));
+    found.extend(too_large(shared, job));
     if found.is_empty() {
         Ok(())
     } else {
         Err(EnqueueError::Options(found))
     }
+}
+
+/// What this node can never give it.
+fn too_large(shared: &Shared, job: &NewJob) -> Option<OptionProblem> {
+    let lane = shared.routes.get(job.task.as_str())?;
+    if shared.lanes[*lane].demand().is_some() {
+        return None; // its executors are elsewhere
+    }
+    let defaults = shared.defaults_of(&job.task);
+    let memory = job.options.memory_limit_bytes;
+    let memory = memory.or(defaults.memory_limit_bytes);
+    Need::new(job.options.cores, memory).problem(&shared.budget)
 }
 
 pub(crate) async fn enqueue(

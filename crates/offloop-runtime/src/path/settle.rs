@@ -181,6 +181,20 @@ pub(crate) fn lost(claimed: &Claimed) -> Ended {
     }
 }
 
+/// The end of an attempt that no lane had yet.
+pub(crate) fn unbegun(claimed: &Claimed, reason: StopReason) -> Ended {
+    Ended {
+        job: claimed.id,
+        lease: claimed.lease,
+        outcome: offloop_lane::unstarted(reason),
+        executor: "".into(),
+        queued: Duration::ZERO,
+        usage: Usage::default(),
+        log: offloop_job::LogTail::default(),
+        gone: Gone::proven(Proof::NeverStarted),
+    }
+}
+
 /// What subscribers hear once it is committed.
 pub(crate) fn event(claimed: &Claimed, settlement: &Settlement, now: Timestamp) -> JobEvent {
     let class = settlement

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use offloop_job::{JobId, JobOptions, Lease, NodeId, Timestamp, UniqueScope};
+use offloop_job::{JobId, JobOptions, Lease, NodeId, TaskName, Timestamp, UniqueScope};
 use offloop_store::{ClaimRequest, Claimed, Claims, ProgressNote, Promoted, Want};
 
 use super::Desk;
 use crate::errors::Failure;
-use crate::index::{Picked, Row, Running, unique_hash};
+use crate::index::{Picked, Row, Running, UniqueHash, unique_hash};
 use crate::meta;
 use crate::tables::{LiveRow, Unreadable, ms, node, payload_blob, read_blob};
 
@@ -105,19 +105,9 @@ impl Desk<'_> {
         claim.execute((row as i64, lease as i64, history.attempt, ms(ask.now), node))?;
         let line = work.row.line;
         let task = self.index.lines[line.0 as usize].task.clone();
-        let key = work.row.unique_key.as_deref();
-        let mut unique = key.map(|key| unique_hash(&task, key));
-        let scope = work.options.unique.as_ref().map(|unique| unique.scope);
-        if let (Some(hash), Some(UniqueScope::UntilStarted)) = (unique, scope) {
-            let sql = "UPDATE jobs SET unique_key = NULL WHERE id = ?1";
-            self.conn.prepare_cached(sql)?.execute([row as i64])?;
-            let id = JobId::from_parts(row, work.row.rnd);
-            self.index.release(hash, id);
-            work.row.unique_key = None;
-            unique = None;
-        }
-        self.index.forget_expiry(row);
         let id = JobId::from_parts(row, work.row.rnd);
+        let unique = self.release_at_start(id, &task, &mut work)?;
+        self.index.forget_expiry(row);
         let due_at = Timestamp::from_millis(work.row.due_at);
         let running = Running {
             rnd: work.row.rnd,
@@ -147,6 +137,27 @@ impl Desk<'_> {
             inputs,
             node: ask.node.clone(),
         }))
+    }
+
+    /// The unique key that the job still holds once it runs.
+    fn release_at_start(
+        &mut self,
+        id: JobId,
+        task: &TaskName,
+        work: &mut Work,
+    ) -> Result<Option<UniqueHash>, Failure> {
+        let key = work.row.unique_key.as_deref();
+        let unique = key.map(|key| unique_hash(task, key));
+        let scope = work.options.unique.as_ref().map(|unique| unique.scope);
+        let (Some(hash), Some(UniqueScope::UntilStarted)) = (unique, scope) else {
+            return Ok(unique);
+        };
+        let sql = "UPDATE jobs SET unique_key = NULL WHERE id = ?1";
+        let mut update = self.conn.prepare_cached(sql)?;
+        update.execute([id.order() as i64])?;
+        self.index.release(hash, id);
+        work.row.unique_key = None;
+        Ok(None)
     }
 
     /// A live job with its options read. The inner error is about this row alone.

@@ -201,25 +201,12 @@ impl Index {
                 continue;
             }
             match row.get(2)? {
-                -1 => self.add_idle(id, spot, Idle::ScheduledLate(key), expires_at),
-                1 if key.due() > self.promoted => {
-                    self.add_idle(id, spot, Idle::Scheduled(key), expires_at);
-                }
-                0 => {
-                    self.line(line).waiting += 1;
-                    self.groups.waiting.entry(id).or_default();
-                    self.add_expiry(id, expires_at);
-                }
                 // Ready: put in order all at once, which also packs the tree tightly.
-                1 | 2 => {
-                    if group_key.is_some() {
-                        self.add_ready(spot, key, id);
-                    } else {
-                        ready.push((key, id));
-                    }
+                1 | 2 if group_key.is_none() && self.is_ready(row.get(2)?, key) => {
+                    ready.push((key, id));
                     self.add_expiry(id, expires_at);
                 }
-                _ => return Err(damaged("a live job has a state that is none")),
+                code => self.load_idle(id, spot, code, key, expires_at)?,
             }
         }
         for (line, ready) in self.lines.iter_mut().zip(ready) {
@@ -232,6 +219,35 @@ impl Index {
         } else {
             Err(damaged("a claim names a job that is not there"))
         }
+    }
+
+    fn is_ready(&self, code: i64, key: ReadyKey) -> bool {
+        code == 2 || (code == 1 && key.due() <= self.promoted)
+    }
+
+    fn load_idle(
+        &mut self,
+        row: Row,
+        spot: Spot,
+        code: i64,
+        key: ReadyKey,
+        expires_at: Option<u64>,
+    ) -> Result<(), OpenError> {
+        let idle = match code {
+            -1 => Idle::ScheduledLate(key),
+            1 | 2 if self.is_ready(code, key) => Idle::Ready(key),
+            1 => Idle::Scheduled(key),
+            0 => {
+                let line = self.line_of_spot(spot);
+                self.line(line).waiting += 1;
+                self.groups.waiting.entry(row).or_default();
+                self.add_expiry(row, expires_at);
+                return Ok(());
+            }
+            _ => return Err(damaged("a live job has a state that is none")),
+        };
+        self.add_idle(row, spot, idle, expires_at);
+        Ok(())
     }
 }
 
