@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use offloop_job::{EventKind, JobEvent, Lease, Outcome, StopReason, Timestamp};
 use offloop_lane::{Ended, LaneEvent};
 use offloop_store::{
-    Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, ProgressNote, Promoted, Settled,
-    Settlement, StoreError, Verdict,
+    Checkpoint, CheckpointOutcome, Claimed, Claims, ProgressNote, Promoted, Settled, Settlement,
+    StoreError, Verdict,
 };
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
@@ -23,7 +23,7 @@ use crate::limits;
 use crate::path::admit::Admission;
 use crate::path::checkpoint::{Checkpoints, Held};
 use crate::path::claim::{self, Asked, Desk};
-use crate::path::dispatch::{self, Moment};
+use crate::path::dispatch;
 use crate::path::settle::{self, Over};
 use crate::schedules;
 use crate::shutdown::{Closing, ShutdownPlan, ShutdownReport};
@@ -76,7 +76,7 @@ pub(crate) struct Attempted {
     pub(crate) settlement: Settlement,
 }
 
-fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+pub(crate) fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     one.into_iter().chain(other).min()
 }
 
@@ -321,86 +321,6 @@ impl Keeper {
         }
     }
 
-    fn claim(&mut self, now: Timestamp) {
-        if self.claiming {
-            return;
-        }
-        let lanes = &self.shared.lanes;
-        let (asked, wants) = claim::ask(&mut self.desks, |lane| lanes[lane].demand());
-        if wants.is_empty() {
-            return;
-        }
-        self.claiming = true;
-        let ask = ClaimRequest {
-            now,
-            node: self.shared.node.clone(),
-            wants,
-        };
-        let call = self.shared.engine.claim(ask);
-        let inbox = self.shared.inbox.clone();
-        tokio::task::spawn_local(async move {
-            let _ = inbox.send(Input::Claimed {
-                asked,
-                answer: call.await,
-            });
-        });
-    }
-
-    fn on_claimed(&mut self, asked: &Asked, answer: Result<Claims, StoreError>) {
-        self.claiming = false;
-        let claimed = match answer {
-            Ok(claims) => {
-                self.blocked_until = earlier(self.blocked_until, claims.blocked_until);
-                claims.jobs
-            }
-            Err(error) => {
-                let none = vec![0; self.desks.len()];
-                claim::answered(&mut self.desks, asked, &none);
-                claim::wake(&mut self.desks);
-                self.store_failed("claim jobs", &error);
-                return;
-            }
-        };
-        self.store_works();
-        let now = Moment {
-            wall: self.shared.clock.now(),
-            steady: Instant::now(),
-        };
-        let mut got = vec![0; self.desks.len()];
-        let mut leases = Vec::with_capacity(claimed.len());
-        let mut stop_now = Vec::new();
-        for claimed in claimed {
-            let Some(&lane) = self.shared.routes.get(claimed.task.as_str()) else {
-                tracing::error!(job = %claimed.id, task = %claimed.task, "the store gave out a task that was not asked for");
-                continue;
-            };
-            let cancelling = self.stop_early.remove(&claimed.lease);
-            if cancelling {
-                stop_now.push(claimed.lease);
-            }
-            got[lane] += 1;
-            self.desks[lane].work_in(1);
-            leases.push(claimed.lease);
-            self.running.insert(
-                claimed.lease,
-                Running {
-                    claimed,
-                    lane,
-                    cancelling,
-                },
-            );
-        }
-        self.stop_early.clear(); // no claim is under way: the rest had ended before their stop
-        claim::answered(&mut self.desks, asked, &got);
-        if std::mem::take(&mut self.hinted) {
-            claim::wake(&mut self.desks);
-        }
-        self.start(leases, now);
-        for lease in stop_now {
-            self.stop(lease, StopReason::Cancel);
-        }
-    }
-
     fn on_lane(&mut self, lane: usize, event: LaneEvent) {
         match event {
             LaneEvent::Wanted => {
@@ -562,7 +482,7 @@ impl Keeper {
         self.shared.hub.publish(events);
     }
 
-    fn stop(&mut self, lease: Lease, reason: StopReason) {
+    pub(crate) fn stop(&mut self, lease: Lease, reason: StopReason) {
         if let Some(running) = self.running.get_mut(&lease) {
             running.cancelling |= matches!(reason, StopReason::Cancel);
             let lane = running.lane;

@@ -84,7 +84,9 @@ impl State {
                 flows.entry(row.flow()).or_default().push(row.rank());
             }
         }
-        flows.values_mut().for_each(|jobs| jobs.sort_unstable());
+        for jobs in flows.values_mut() {
+            jobs.sort_unstable();
+        }
         flows
     }
 

@@ -125,13 +125,12 @@ impl State {
         let state = self.jobs.get(&holder).map(|row| row.state);
         let idle = state.filter(|state| !state.is_final() && *state != JobState::Running);
         match unique.on_conflict {
-            OnConflict::Keep | OnConflict::Throttle => existing,
+            OnConflict::Replace if idle.is_some() => Way::Replace(holder),
+            OnConflict::Keep | OnConflict::Throttle | OnConflict::Replace => existing,
             OnConflict::Reject => {
                 let refusal = InsertRefusal::UniqueConflict { holder };
                 Way::No(InsertOutcome::Refused(refusal))
             }
-            OnConflict::Replace if idle.is_some() => Way::Replace(holder),
-            OnConflict::Replace => existing,
             OnConflict::Debounce(_) => match idle {
                 Some(JobState::Waiting) => existing,
                 Some(_) => Way::TakeOver(holder),

@@ -70,8 +70,8 @@ impl State {
     /// As after a restart: all flows are even.
     pub(crate) fn forget_turns(&mut self) {
         self.turns_ended = 0;
-        self.turns
-            .values_mut()
-            .for_each(|turn| *turn = Turn::default());
+        for turn in self.turns.values_mut() {
+            *turn = Turn::default();
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Starts claimed jobs as far as the node's cores and memory allow. Path: enqueue -> claim ->
+//! Asks the store for work, and starts it as far as the node's cores and memory allow. Path: enqueue -> claim ->
 //! **admit** -> dispatch -> settle -> publish.
 //!
 //! Only jobs that ask for something count: for more than one core, or with a memory limit. One that
@@ -10,11 +10,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use offloop_job::{Lease, OptionProblem, StopReason};
+use offloop_job::{Lease, OptionProblem, StopReason, Timestamp};
+use offloop_store::{ClaimRequest, Claims, StoreError};
 
 use crate::config::Budget;
 use crate::handle::Shared;
-use crate::keeper::{Keeper, Running};
+use crate::keeper::{Input, Keeper, Running, earlier};
+use crate::path::claim::Asked;
 use crate::path::dispatch::{self, Moment};
 use crate::path::{claim, settle};
 
@@ -154,6 +156,86 @@ pub(crate) fn need(shared: &Shared, running: &Running) -> Need {
 }
 
 impl Keeper {
+    pub(crate) fn claim(&mut self, now: Timestamp) {
+        if self.claiming {
+            return;
+        }
+        let lanes = &self.shared.lanes;
+        let (asked, wants) = claim::ask(&mut self.desks, |lane| lanes[lane].demand());
+        if wants.is_empty() {
+            return;
+        }
+        self.claiming = true;
+        let ask = ClaimRequest {
+            now,
+            node: self.shared.node.clone(),
+            wants,
+        };
+        let call = self.shared.engine.claim(ask);
+        let inbox = self.shared.inbox.clone();
+        tokio::task::spawn_local(async move {
+            let _ = inbox.send(Input::Claimed {
+                asked,
+                answer: call.await,
+            });
+        });
+    }
+
+    pub(crate) fn on_claimed(&mut self, asked: &Asked, answer: Result<Claims, StoreError>) {
+        self.claiming = false;
+        let claimed = match answer {
+            Ok(claims) => {
+                self.blocked_until = earlier(self.blocked_until, claims.blocked_until);
+                claims.jobs
+            }
+            Err(error) => {
+                let none = vec![0; self.desks.len()];
+                claim::answered(&mut self.desks, asked, &none);
+                claim::wake(&mut self.desks);
+                self.store_failed("claim jobs", &error);
+                return;
+            }
+        };
+        self.store_works();
+        let now = Moment {
+            wall: self.shared.clock.now(),
+            steady: Instant::now(),
+        };
+        let mut got = vec![0; self.desks.len()];
+        let mut leases = Vec::with_capacity(claimed.len());
+        let mut stop_now = Vec::new();
+        for claimed in claimed {
+            let Some(&lane) = self.shared.routes.get(claimed.task.as_str()) else {
+                tracing::error!(job = %claimed.id, task = %claimed.task, "the store gave out a task that was not asked for");
+                continue;
+            };
+            let cancelling = self.stop_early.remove(&claimed.lease);
+            if cancelling {
+                stop_now.push(claimed.lease);
+            }
+            got[lane] += 1;
+            self.desks[lane].work_in(1);
+            leases.push(claimed.lease);
+            self.running.insert(
+                claimed.lease,
+                Running {
+                    claimed,
+                    lane,
+                    cancelling,
+                },
+            );
+        }
+        self.stop_early.clear(); // no claim is under way: the rest had ended before their stop
+        claim::answered(&mut self.desks, asked, &got);
+        if std::mem::take(&mut self.hinted) {
+            claim::wake(&mut self.desks);
+        }
+        self.start(leases, now);
+        for lease in stop_now {
+            self.stop(lease, StopReason::Cancel);
+        }
+    }
+
     /// Hands claimed jobs to their lanes, as far as there is room on this node.
     pub(crate) fn start(&mut self, leases: Vec<Lease>, now: Moment) {
         let mut work: Vec<Vec<_>> = self.desks.iter().map(|_| Vec::new()).collect();

@@ -134,15 +134,12 @@ impl Flows {
             name: name.clone(),
             flows: Vec::new(),
         });
-        let id = match self.free_keys.pop() {
-            Some(id) => {
-                self.keys[id as usize] = key;
-                id
-            }
-            None => {
-                self.keys.push(key);
-                self.keys.len() as u32 - 1
-            }
+        let id = if let Some(id) = self.free_keys.pop() {
+            self.keys[id as usize] = key;
+            id
+        } else {
+            self.keys.push(key);
+            self.keys.len() as u32 - 1
         };
         self.key_ids.insert(name.clone(), id);
         id
@@ -164,15 +161,12 @@ impl Flows {
             turn: self.newcomer(),
             place: Place::Out,
         });
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = flow;
-                slot
-            }
-            None => {
-                self.slots.push(flow);
-                self.slots.len() as u32 - 1
-            }
+        let slot = if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize] = flow;
+            slot
+        } else {
+            self.slots.push(flow);
+            self.slots.len() as u32 - 1
         };
         let id = FlowId(slot);
         if let Some(key) = &mut self.keys[key as usize] {
@@ -422,16 +416,13 @@ impl Index {
     /// Forgets the turns of flows that hold nothing any more. After each call.
     pub(crate) fn forget_emptied(&mut self) {
         while let Some(spot) = self.flows.emptied.pop() {
-            match spot.as_flow() {
-                Some(id) => {
-                    if self.flows.get(id).is_some_and(Flow::is_empty) {
-                        self.flows.forget(id);
-                    }
-                }
-                None => {
-                    let line = &mut self.lines[spot.0 as usize];
-                    line.rests = line.has_no_plain_jobs();
-                }
+            let Some(id) = spot.as_flow() else {
+                let line = &mut self.lines[spot.0 as usize];
+                line.rests = line.has_no_plain_jobs();
+                continue;
+            };
+            if self.flows.get(id).is_some_and(Flow::is_empty) {
+                self.flows.forget(id);
             }
         }
     }

@@ -69,7 +69,7 @@ pub fn keys_still_take_turns(kit: &Kit) {
         let keys: Vec<_> = claimed
             .iter()
             .filter_map(|claimed| claimed.options.group_key.as_ref())
-            .map(|key| key.as_str())
+            .map(offloop_job::Tag::as_str)
             .collect();
         assert_eq!(keys.concat(), "abcaba");
     });

@@ -38,7 +38,7 @@ pub fn a_batch_is_served_as_one_by_one(kit: &Kit) {
     let keys: Vec<_> = claimed
         .iter()
         .filter_map(|claimed| claimed.options.group_key.as_ref())
-        .map(|key| key.as_str())
+        .map(offloop_job::Tag::as_str)
         .collect();
     assert_eq!(keys.concat(), "abababab");
 }
