@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use offloop_job::{
-    Collection, EventKind, Job, JobEvent, JobId, JobState, Lease, Limit, LimitTarget, Mode, NewJob,
-    NodeId, QueueName, RecordKey, RecordWrite, StopReason, TaskName, Timestamp,
+    Collection, EventKind, Job, JobEvent, JobId, JobState, Lease, Limit, LimitTarget, NewJob,
+    NodeId, RecordKey, RecordWrite, StopReason, TaskName, Timestamp,
 };
 use offloop_lane::{ExitCount, Lane, LaneStatus, Slots, TaskInfo};
 use offloop_pulse::Pulse;
 use offloop_store::{
-    Capability, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, Gate, IdleEnd, InsertOutcome,
-    JobPage, LabelCount, ListRequest, QueueStatus, Record, RecordPage, RecordScan, ReviveOutcome,
+    Capability, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, IdleEnd, InsertOutcome, JobPage,
+    LabelCount, ListRequest, QueueStatus, Record, RecordPage, RecordScan, ReviveOutcome,
     StoreError, UsageAsk, UsageRow, UsageSums,
 };
 use tokio::sync::Semaphore;
@@ -461,24 +461,6 @@ impl RuntimeHandle {
     /// What watches the loops of this server. Whoever runs another one adds it.
     pub fn pulse(&self) -> &Pulse {
         &self.0.pulse
-    }
-
-    /// Pauses, drains or opens a queue or a task; what runs goes on.
-    pub async fn set_mode(&self, gate: Gate, mode: Mode) -> Result<(), StoreError> {
-        self.0.engine.set_mode(gate, mode).await?;
-        self.0.wake();
-        Ok(())
-    }
-
-    /// A paused queue takes jobs in and gives none out; what runs goes on.
-    pub async fn set_paused(&self, queue: QueueName, paused: bool) -> Result<(), StoreError> {
-        let mode = if paused { Mode::Paused } else { Mode::Open };
-        self.set_mode(Gate::Queue(queue), mode).await
-    }
-
-    /// Tasks whose mode was ever set.
-    pub async fn task_modes(&self) -> Result<Vec<(TaskName, Mode)>, QueryError> {
-        self.0.engine.task_modes().await
     }
 
     pub fn tasks(&self) -> &[TaskView] {

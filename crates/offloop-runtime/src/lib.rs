@@ -23,6 +23,7 @@ mod inbox;
 mod keeper;
 mod limits;
 mod meters;
+mod modes;
 mod path;
 mod payload;
 mod pulse;
