@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offloop_job::limits::RESULT_BYTES_MAX;
-use offloop_job::{FailureClass, Lease};
+use offloop_job::{FailureClass, Input, JobState, Lease};
 use offloop_lane::Work;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -45,6 +45,9 @@ pub(crate) enum ToChild<'a> {
         /// What an earlier attempt left.
         #[serde(skip_serializing_if = "Option::is_none")]
         checkpoint: Option<&'a RawValue>,
+        /// What became of the jobs that it waited for.
+        #[serde(skip_serializing_if = "<[Sent]>::is_empty")]
+        inputs: &'a [Sent],
     },
     #[serde(rename = "checkpoint_ack")]
     CheckpointAck {
@@ -59,6 +62,37 @@ pub(crate) enum ToChild<'a> {
         reason: &'a str,
     },
     Ping,
+}
+
+/// One job that was waited for, as a child reads it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Sent {
+    id: String,
+    state: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'static str>,
+    /// JSON text is JSON here too; anything else is a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    omitted: bool,
+}
+
+impl From<&Input> for Sent {
+    fn from(input: &Input) -> Self {
+        let result = input.result.as_ref().and_then(|result| {
+            let text = on_one_line(result);
+            let raw = RawValue::from_string(text.clone().into_owned());
+            raw.or_else(|_| serde_json::value::to_raw_value(&text)).ok()
+        });
+        Self {
+            id: input.id.to_string(),
+            state: input.state.map(JobState::as_str),
+            class: input.class.map(FailureClass::as_str),
+            result,
+            omitted: input.omitted,
+        }
+    }
 }
 
 /// A message as it goes on the wire: what was made for it, and a payload that is not copied.
@@ -117,6 +151,7 @@ pub(crate) fn with_run<T>(work: &Work, now: Instant, send: impl FnOnce(&ToChild<
     let checkpoint = checkpoint
         .as_deref()
         .and_then(|text| serde_json::from_str(text).ok());
+    let inputs: Vec<Sent> = work.inputs.iter().map(Sent::from).collect();
     send(&ToChild::Run {
         job: work.job.encode(&mut text),
         lease: work.lease.0,
@@ -125,6 +160,7 @@ pub(crate) fn with_run<T>(work: &Work, now: Instant, send: impl FnOnce(&ToChild<
         remaining_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
         trace: work.trace.as_deref(),
         checkpoint,
+        inputs: &inputs,
     })
 }
 

@@ -111,6 +111,54 @@ fn a_task_goes_on_from_its_last_checkpoint() {
 }
 
 #[test]
+fn a_task_is_handed_what_it_waited_for() {
+    use offloop_job::{FailureClass, Input, JobId, JobState};
+    for (program, name, text) in [
+        (
+            "node",
+            "inputs.mjs",
+            "export default (payload, ctx) => ctx.inputs.map((i) => [i.state, i.class ?? null, i.result ?? null]);",
+        ),
+        (
+            "python3",
+            "inputs.py",
+            "def handle(payload, ctx):
+    return [[i['state'], i.get('class'), i.get('result')] for i in ctx.inputs]
+",
+        ),
+    ] {
+        if !installed(program, "a_task_is_handed_what_it_waited_for") {
+            return;
+        }
+        let task = Task::new(program, name, text);
+        let input = |state, class, result: Option<&'static [u8]>| Input {
+            id: JobId::from_parts(7, 7),
+            state: Some(state),
+            class,
+            result: result.map(Bytes::from_static),
+            omitted: false,
+        };
+        let inputs = [
+            input(JobState::Completed, None, Some(b"{\"rows\":\n3}")),
+            input(JobState::Failed, Some(FailureClass::Timeout), None),
+        ];
+        task.lane.start(vec![Work {
+            inputs: inputs.into(),
+            ..work(1, "task", "{}")
+        }]);
+        let said = result(&task.sink.ended(1)).replace(' ', "");
+        let want = "[[\"completed\",null,{\"rows\":3}],[\"failed\",\"timeout\",null]]";
+        assert_eq!(said, want, "{program}");
+        let none = task.run(2, "{}", None);
+        assert_eq!(
+            result(&none),
+            "[]",
+            "{program}: nothing for who waited for nobody"
+        );
+    }
+}
+
+#[test]
 fn a_coroutine_waits_for_its_checkpoint_without_holding_its_loop() {
     if !installed("python3", "a_coroutine_waits_for_its_checkpoint") {
         return;

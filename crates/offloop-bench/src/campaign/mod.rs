@@ -13,6 +13,7 @@ mod faults;
 mod flood;
 mod frozen;
 mod full_disk;
+mod groups;
 mod http;
 mod images;
 mod journal;
@@ -64,6 +65,8 @@ enum Which {
     R7,
     /// Floods of output
     L7,
+    /// SIGKILL in the middle of groups and flows
+    Groups,
 }
 
 pub(crate) use flood::talk;
@@ -335,6 +338,7 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         Which::R6 => poison::run(&mut run),
         Which::R7 => frozen::run(&mut run),
         Which::L7 => flood::run(&mut run),
+        Which::Groups => groups::run(&mut run),
     };
     let found = run.is_red();
     if let Err(error) = &done {

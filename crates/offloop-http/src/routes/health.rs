@@ -79,6 +79,10 @@ pub(super) async fn metrics(State(door): State<Arc<Inner>>, uri: Uri) -> Answer 
             );
         }
     }
+    let name = "offloop_follow_ups_refused_total";
+    let help = "Jobs that should have come with the end of another and were not taken in.";
+    head(&mut out, name, "counter", help);
+    let _ = writeln!(out, "{name} {}", door.handle.follows_refused());
     let name = "offloop_oldest_ready_seconds";
     head(
         &mut out,

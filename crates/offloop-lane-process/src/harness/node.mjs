@@ -107,6 +107,7 @@ function context(header, controller) {
     task: header.task,
     remainingMs: header.remaining_ms,
     trace: header.trace,
+    inputs: header.inputs ?? [],
     signal: controller.signal,
     progress(note) {
       const text = jsonOf(note, "a progress note", PROGRESS_BYTES_MAX);

@@ -79,6 +79,7 @@ class Context:
         self.task = header["task"]
         self.remaining_ms = header["remaining_ms"]
         self.trace = header.get("trace")
+        self.inputs = header.get("inputs") or []
         self.resumed = header.get("checkpoint")
         self.cancelled = threading.Event()
 
