@@ -23,7 +23,7 @@ pub use context::{TaskContext, TaskError, TaskOutput, append_log};
 pub use gone::{Gone, Proof};
 pub use report::{Ended, LaneEvent, LaneSink};
 pub use token::{StopToken, Stopped};
-pub use unstarted::{TypicalRun, cannot_be_done, not_begun, unstarted};
+pub use unstarted::{TypicalRun, cannot_be_done, not_begun, not_given, unstarted};
 pub use verdict::{Overrun, outcome_of};
 pub use work::{Work, WorkLimits};
 

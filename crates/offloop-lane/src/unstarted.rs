@@ -4,9 +4,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use offloop_job::{Failure, FailureClass, Outcome, StopReason};
+use offloop_job::{Failure, FailureClass, JobId, Lease, LogTail, Outcome, StopReason, Usage};
 
-use crate::Work;
+use crate::{Ended, Gone, Proof, Work};
 
 /// Weight of the newest run in the mean: 1/8.
 const NEWEST: u64 = 8;
@@ -94,12 +94,26 @@ pub fn unstarted(reason: StopReason) -> Outcome {
     }
 }
 
+/// The end of an attempt that was given to no lane.
+pub fn not_given(job: JobId, lease: Lease, outcome: Outcome) -> Ended {
+    Ended {
+        job,
+        lease,
+        outcome,
+        executor: "".into(),
+        queued: Duration::ZERO,
+        usage: Usage::default(),
+        log: LogTail::default(),
+        gone: Gone::proven(Proof::NeverStarted),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::WorkLimits;
     use bytes::Bytes;
-    use offloop_job::{JobId, Lease, TaskName};
+    use offloop_job::TaskName;
 
     fn work(deadline: Option<Instant>) -> Work {
         Work {

@@ -127,6 +127,13 @@ impl RuntimeBuilder {
         self
     }
 
+    /// What the task's jobs work on is kept in sealed form by the engine.
+    #[must_use]
+    pub fn sealed(mut self, task: TaskName) -> Self {
+        self.defaults.entry(task).or_default().sealed = true;
+        self
+    }
+
     /// Jobs that follow the ends of others.
     #[must_use]
     pub fn end_hook(mut self, hook: Arc<dyn EndHook>) -> Self {

@@ -84,6 +84,8 @@ pub struct TaskDefaults {
     pub keep: Option<Duration>,
     /// What is not shown of its jobs.
     pub redact: Redact,
+    /// What its jobs work on is kept in sealed form, so it does not go into jobs of other tasks.
+    pub sealed: bool,
 }
 
 /// What of a task's jobs is for its handler alone: left out wherever jobs are shown. The store keeps it,

@@ -11,6 +11,7 @@ use offloop_job::{
 };
 use offloop_store::{Claimed, Settlement, StoreError, Verdict};
 
+use crate::config::Redact;
 use crate::handle::Shared;
 
 /// A job that will not run again, however it ended.
@@ -54,6 +55,17 @@ pub(crate) fn problem(hooks: &[Arc<dyn EndHook>], job: &NewJob) -> Option<Option
     hooks.iter().find_map(|hook| hook.problem(job))
 }
 
+/// What of the task's jobs is not for others.
+fn private(shared: &Shared, task: &TaskName) -> Redact {
+    let defaults = shared.defaults_of(task);
+    let redact = defaults.redact;
+    Redact {
+        payload: redact.payload || defaults.sealed,
+        result: redact.result || defaults.sealed,
+        ..redact
+    }
+}
+
 fn follow(shared: &Shared, end: &EndedJob<'_>) -> Vec<NewJob> {
     let hooks = shared.end_hooks.iter();
     hooks.flat_map(|hook| hook.follow(end)).collect()
@@ -65,7 +77,7 @@ pub(crate) fn settled(shared: &Shared, claimed: &Claimed, end: &mut Settlement, 
     if shared.end_hooks.is_empty() || !state.is_final() {
         return;
     }
-    let private = shared.defaults_of(&claimed.task).redact;
+    let private = private(shared, &claimed.task);
     let (reason, result) = match &end.verdict {
         Verdict::Completed { result } => (None, result.as_ref()),
         Verdict::GiveUp { reason } => (Some(*reason), None),
@@ -102,7 +114,7 @@ pub(crate) async fn idle(
     let Some(job) = shared.engine.job(id).await? else {
         return Ok(Vec::new());
     };
-    let private = shared.defaults_of(task).redact;
+    let private = private(shared, task);
     let ended = EndedJob {
         id,
         task,

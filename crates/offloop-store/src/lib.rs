@@ -17,6 +17,7 @@ mod limits;
 mod query;
 pub mod schedule_text;
 mod schedules;
+mod sealed;
 mod settle;
 mod usage;
 
@@ -43,6 +44,7 @@ pub use schedules::{
     Entry, Expect, Fired, Firing, LedgerAsk, LedgerOutcome, LedgerPage, LedgerPlace, LedgerRow,
     Next, Origin, PutOutcome, PutSchedule, ScheduleRow, ScheduleStore, Stretch, What,
 };
+pub use sealed::{SEALED_PREFIX, is_sealed};
 pub use settle::{AttemptReport, Settled, Settlement, Verdict};
 pub use usage::{
     USAGE_HOUR, USAGE_KEEP, USAGE_NAMES_MAX, USAGE_ROWS_MAX, USAGE_SUM_MAX, UsageAsk, UsageBy,

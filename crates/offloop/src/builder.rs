@@ -22,6 +22,7 @@ use offloop_runtime::{
 };
 use offloop_store::Engine;
 use offloop_store_memory::{MemoryOptions, MemoryStore};
+use offloop_store_seal::{Cipher, SealedStore};
 use offloop_store_sqlite::{OpenError, SqliteOptions, SqliteStore};
 use tokio::sync::oneshot;
 
@@ -40,6 +41,8 @@ pub enum BuildError {
     Host(#[from] HostError),
     #[error(transparent)]
     Pack(#[from] PackError),
+    #[error("{0}")]
+    Encrypt(String),
     #[error("cannot start the pulse's thread")]
     Pulse(#[source] std::io::Error),
     #[error(transparent)]
@@ -79,6 +82,7 @@ pub struct Builder {
     call_settings: Vec<(TaskName, CallSettings)>,
     processes: Vec<ProcessSpec>,
     remote: Vec<RemoteTask>,
+    encrypt: Vec<(TaskName, Box<str>)>,
     defaults: Vec<(TaskName, TaskDefaults)>,
     checks: Vec<(TaskName, Arc<dyn PayloadCheck>)>,
     limits: Vec<(LimitTarget, Limit)>,
@@ -129,6 +133,7 @@ impl Builder {
             call_settings: Vec::new(),
             processes: Vec::new(),
             remote: Vec::new(),
+            encrypt: Vec::new(),
             defaults: Vec::new(),
             checks: Vec::new(),
             limits: Vec::new(),
@@ -285,6 +290,14 @@ impl Builder {
         self
     }
 
+    /// The task's payloads, results, checkpoints, notes, logs and messages are kept in sealed form, by
+    /// this key of the pack that has keys.
+    #[must_use]
+    pub fn encrypt(mut self, task: TaskName, key: &str) -> Self {
+        self.encrypt.push((task, key.into()));
+        self
+    }
+
     /// Limits of a task's jobs where they name none.
     #[must_use]
     pub fn task_defaults(mut self, task: TaskName, defaults: TaskDefaults) -> Self {
@@ -310,6 +323,7 @@ impl Builder {
     /// Blocks until then; call it outside any async runtime.
     pub fn start(self) -> Result<Server, BuildError> {
         let Parts {
+            private,
             engine,
             lanes,
             call_lanes,
@@ -344,6 +358,9 @@ impl Builder {
         }
         for (task, defaults) in defaults {
             builder = builder.defaults(task, defaults);
+        }
+        for task in private {
+            builder = builder.sealed(task);
         }
         for (target, limit) in limits {
             builder = builder.limit(target, limit);
@@ -448,7 +465,10 @@ impl Builder {
                 more: &mut more,
             })?;
         }
+        let private = self.encrypt.iter().map(|(task, _)| task.clone()).collect();
+        let engine = sealed(engine, self.encrypt, more.cipher.as_ref())?;
         Ok(Parts {
+            private,
             engine,
             lanes,
             call_lanes,
@@ -470,8 +490,33 @@ impl Builder {
     }
 }
 
+/// The engine as the runtime gets it: with seals around it where somebody has keys, so that what was
+/// sealed before is opened also when no task is sealed now.
+fn sealed(
+    engine: Arc<dyn Engine>,
+    encrypt: Vec<(TaskName, Box<str>)>,
+    cipher: Option<&Arc<dyn Cipher>>,
+) -> Result<Arc<dyn Engine>, BuildError> {
+    match (cipher, encrypt.first()) {
+        (None, None) => Ok(engine),
+        (None, Some((task, _))) => {
+            let problem = "needs the vault's key folder; set `keys` under [packs.vault]";
+            Err(BuildError::Encrypt(format!(
+                "tasks.{task}.encrypt: {problem}"
+            )))
+        }
+        (Some(cipher), _) => {
+            let store = SealedStore::new(engine, Arc::clone(cipher), encrypt);
+            let store = store.map_err(|error| BuildError::Encrypt(error.to_string()))?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
 /// A server that is put together and not started.
 struct Parts {
+    /// Tasks whose jobs are sealed.
+    private: Vec<TaskName>,
     engine: Arc<dyn Engine>,
     lanes: Vec<Arc<dyn Lane>>,
     call_lanes: Vec<Arc<dyn Lane>>,

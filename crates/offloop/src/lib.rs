@@ -54,6 +54,7 @@ pub use offloop_schema as schema;
 pub use offloop_schema::Schema;
 pub use offloop_store as store;
 pub use offloop_store_memory as store_memory;
+pub use offloop_store_seal as seal;
 pub use offloop_store_sqlite as store_sqlite;
 pub use offloop_wire as wire;
 

@@ -12,6 +12,7 @@ use offloop_pulse::Pulse;
 use offloop_runtime::{
     CallSettings, EndHook, RuntimeBuilder, RuntimeHandle, TaskDefaults, TaskHook,
 };
+use offloop_store_seal::Cipher;
 
 /// A pack that cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,8 @@ pub(crate) struct Additions {
     hooks: Vec<(TaskName, Arc<dyn TaskHook>)>,
     end_hooks: Vec<Arc<dyn EndHook>>,
     defaults: Vec<(TaskName, TaskDefaults)>,
+    /// Who has the keys of sealed jobs.
+    pub(crate) cipher: Option<Arc<dyn Cipher>>,
 }
 
 impl Additions {
@@ -102,6 +105,11 @@ impl Setup<'_> {
     /// Limits of a task's jobs where they name none. What an operator says of the task wins.
     pub fn defaults(&mut self, task: TaskName, defaults: TaskDefaults) {
         self.more.defaults.push((task, defaults));
+    }
+
+    /// Who has the keys for tasks whose jobs are sealed. The last pack that says so wins.
+    pub fn cipher(&mut self, cipher: Arc<dyn Cipher>) {
+        self.more.cipher = Some(cipher);
     }
 
     /// Jobs that follow the ends of others.

@@ -9,6 +9,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, UnboundCipherKey};
+use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use crate::wipe::Wiped;
@@ -69,6 +70,22 @@ impl SealingKey {
         }
         self.blocks.encrypt(&mut *key).map_err(|_| SealError)?;
         Ok(key)
+    }
+
+    /// A nonce that is the same for the same parts and cannot be told from a drawn one without the key:
+    /// HMAC-SHA256 of the parts, under a key of its own. Whoever seals with it binds all of the message
+    /// into the parts, so that equal nonces mean equal messages (the synthetic nonce of RFC 5297).
+    pub fn nonce_of(&self, parts: &[&[u8]]) -> Result<[u8; NONCE_BYTES], SealError> {
+        // No message's key is derived by this text, but for one drawn nonce of 2^96.
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &*self.derive(b"same nonce: ")?);
+        let mut context = hmac::Context::with_key(&key);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut nonce = [0; NONCE_BYTES];
+        nonce.copy_from_slice(&context.sign().as_ref()[..NONCE_BYTES]);
+        Ok(nonce)
     }
 
     /// Seals `plaintext` into `out`, which has room for it and for the tag behind it.

@@ -103,12 +103,16 @@ pub(crate) fn build(config: &Config) -> Builder {
             snoozes_max: task.max_snoozes,
             keep: task.keep,
             redact: task.redact,
+            sealed: task.encrypt.is_some(),
         };
         builder = match task.lane {
             TaskLane::Remote { lease } => builder.remote_task(remote(task, lease)),
             _ => builder.process_task(spec(task)),
         };
         builder = builder.task_defaults(task.name.clone(), defaults);
+        if let Some(key) = &task.encrypt {
+            builder = builder.encrypt(task.name.clone(), key);
+        }
         if let Some(schema) = &task.schema {
             builder = builder.payload_check(task.name.clone(), Arc::clone(schema));
         }

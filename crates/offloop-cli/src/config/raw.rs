@@ -117,6 +117,8 @@ pub(crate) struct RawTask {
     pub(crate) timeout: Option<Span>,
     pub(crate) grace: Option<Span>,
     pub(crate) webhook: Option<RawWebhook>,
+    /// A key of the vault: what its jobs work on is kept in sealed form.
+    pub(crate) encrypt: Option<String>,
     /// Of `lane = "remote"`.
     pub(crate) lease: Option<Span>,
     pub(crate) cwd: Option<PathBuf>,

@@ -27,6 +27,8 @@ pub(crate) enum TaskLane {
 pub(crate) struct TaskConfig {
     pub(crate) name: TaskName,
     pub(crate) webhook: Option<Webhook>,
+    /// Key that what its jobs work on is sealed with.
+    pub(crate) encrypt: Option<String>,
     pub(crate) about: String,
     pub(crate) lane: TaskLane,
     pub(crate) command: Vec<String>,
@@ -125,6 +127,7 @@ pub(super) fn task(
     Some(TaskConfig {
         name: parsed?,
         webhook,
+        encrypt: raw.encrypt,
         about: raw.about,
         lane,
         command: raw.command,

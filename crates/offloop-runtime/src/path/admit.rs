@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use offloop_job::{Lease, OptionProblem, StopReason, Timestamp};
-use offloop_store::{ClaimRequest, Claims, StoreError};
+use offloop_store::{ClaimRequest, Claims, StoreError, is_sealed};
 
 use crate::config::Budget;
 use crate::handle::Shared;
@@ -209,6 +209,11 @@ impl Keeper {
                 tracing::error!(job = %claimed.id, task = %claimed.task, "the store gave out a task that was not asked for");
                 continue;
             };
+            if is_sealed(&claimed.payload) {
+                got[lane] += 1;
+                self.refuse_sealed(lane, claimed);
+                continue;
+            }
             let cancelling = self.stop_early.remove(&claimed.lease);
             if cancelling {
                 stop_now.push(claimed.lease);

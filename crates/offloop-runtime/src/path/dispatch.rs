@@ -4,12 +4,13 @@
 
 use std::time::Instant;
 
-use offloop_job::Timestamp;
 use offloop_job::limits::{RESULT_BYTES_MAX, TIMEOUT_DEFAULT};
+use offloop_job::{Failure, FailureClass, Outcome, Timestamp};
 use offloop_lane::{Work, WorkLimits};
 use offloop_store::Claimed;
 
 use crate::config::TaskDefaults;
+use crate::keeper::{Keeper, Running};
 
 /// Now, on both clocks: deadlines come by the calendar and are kept by the monotonic one.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,23 @@ pub(crate) fn work(claimed: &Claimed, task: TaskDefaults, now: Moment) -> Work {
         checkpoint: claimed.checkpoint.clone(),
         trace: options.trace.clone(),
         inputs: std::sync::Arc::clone(&claimed.inputs),
+    }
+}
+
+impl Keeper {
+    /// Its payload could not be opened, so it is not given to any executor: a failure of that job.
+    pub(crate) fn refuse_sealed(&mut self, lane: usize, claimed: Claimed) {
+        let message = "its payload is sealed with a key that is not in the key folder, or is retired there; put the key back and retry the job";
+        let failure = Failure::new(FailureClass::Invalid, message);
+        let ended = offloop_lane::not_given(claimed.id, claimed.lease, Outcome::Failed(failure));
+        self.desks[lane].work_in(1);
+        let running = Running {
+            claimed,
+            lane,
+            cancelling: false,
+        };
+        self.running.insert(ended.lease, running);
+        self.on_ended(lane, ended);
     }
 }
 

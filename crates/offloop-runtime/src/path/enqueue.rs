@@ -7,7 +7,7 @@ use offloop_job::limits::{BATCH_JOBS_MAX, PAYLOAD_BYTES_MAX};
 use offloop_job::{
     EventKind, JobEvent, JobState, NewJob, OptionProblem, RecordWrite, TaskName, Timestamp,
 };
-use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs, StoreError};
+use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs, StoreError, is_sealed};
 
 use crate::ends;
 use crate::handle::Shared;
@@ -71,6 +71,10 @@ pub(crate) fn check(shared: &Shared, job: &NewJob) -> Result<(), EnqueueError> {
     let mut found = job.options.problems();
     found.extend(ends::problem(&shared.end_hooks, job));
     found.extend(too_large(shared, job));
+    found.extend(is_sealed(&job.payload).then(|| OptionProblem {
+        field: "payload",
+        message: "begins like sealed content, which only the server makes".into(),
+    }));
     if found.is_empty() {
         Ok(())
     } else {

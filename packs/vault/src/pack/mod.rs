@@ -6,6 +6,7 @@
 //!
 //! Two lanes, each with a thread per core: what takes microseconds never waits behind passwords.
 
+mod cipher;
 mod lane;
 mod raw;
 mod routes;
@@ -159,6 +160,10 @@ impl Pack for VaultPack {
         };
         let own = Arc::clone(&shared);
         quick = quick.task(info, Arc::new(move |_| lane::reload(&own)));
+        if self.options.keys.is_some() {
+            let cipher = cipher::VaultCipher::start(&shared);
+            setup.cipher(Arc::new(cipher.map_err(|error| fail(error.to_string()))?));
+        }
         setup.call_lane(Arc::new(quick.build()));
         setup.call_lane(Arc::new(slow.build()));
         self.shared = Some(shared);
