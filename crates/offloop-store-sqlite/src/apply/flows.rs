@@ -21,6 +21,12 @@ pub(super) struct Begin {
     pub(super) barred_by: Option<JobId>,
 }
 
+impl Begin {
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.barred_by.is_some() || !self.waits.is_empty()
+    }
+}
+
 impl Desk<'_> {
     /// Parents by id. Places of the batch are those of `earlier`.
     pub(super) fn resolve(

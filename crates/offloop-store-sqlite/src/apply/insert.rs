@@ -204,14 +204,13 @@ impl Desk<'_> {
     ) -> Result<InsertOutcome, Failure> {
         // Asked only now: the job that it replaced may have been one that it waits for.
         let begin = self.begin(&options.after)?;
-        let waits = begin.barred_by.is_some() || !begin.waits.is_empty();
         let line = self.line(&options.queue, &job.task)?;
         let id = self.index.ids.next_id(now);
         let row = id.order();
         self.index.last_row = row;
         let due = options.due(now);
         let key = ReadyKey::new(options.priority, due.as_millis());
-        let (idle, state) = if waits {
+        let (idle, state) = if begin.is_waiting() {
             (None, JobState::Waiting)
         } else if due > now {
             (Some(self.index.scheduled(key)), JobState::Scheduled)
