@@ -33,6 +33,9 @@ pub(crate) struct Args {
     at_once: bool,
 }
 
+/// They share commits.
+const PUTS_AT_ONCE: usize = 256;
+
 type Begun = Arc<Mutex<HashMap<JobId, Timestamp>>>;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -85,6 +88,7 @@ async fn measure(
     let first = handle.now().plus(lead);
     let last = first.plus(every * u32::try_from(args.times)?);
     let made = std::time::Instant::now();
+    let mut puts = tokio::task::JoinSet::new();
     for nth in 0..args.count {
         let timing = if args.at_once {
             Timing::Cron("*/10 * * * * *".into())
@@ -102,7 +106,16 @@ async fn measure(
             ends_at: Some(last.minus(Duration::from_millis(1))),
             ..ScheduleSpec::new(task.clone(), timing)
         };
-        handle.put_schedule(name(nth)?, spec).await?;
+        let (handle, name) = (handle.clone(), name(nth)?);
+        puts.spawn(async move { handle.put_schedule(name, spec).await });
+        if puts.len() >= PUTS_AT_ONCE
+            && let Some(put) = puts.join_next().await
+        {
+            put??;
+        }
+    }
+    while let Some(put) = puts.join_next().await {
+        put??;
     }
     report::print(
         "schedules.put",

@@ -1,5 +1,6 @@
 //! `schedules`: what is due when, and what became of it.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -194,7 +195,7 @@ fn show_ledger(answer: &Value) {
             let count = row["count"]
                 .as_u64()
                 .map_or("many".to_owned(), |count| count.to_string());
-            what.push_str(&format!(" ({count} times, until {until})"));
+            let _ = write!(what, " ({count} times, until {until})");
         }
         println!(
             "{:<24} {:<8} {:>9}  {what}",
