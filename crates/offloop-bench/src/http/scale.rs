@@ -1,13 +1,15 @@
 //! A million queued jobs, and millions of finished ones.
 
+use std::time::Instant;
+
 use serde_json::json;
 
 use super::Bench;
 use super::callers::Callers;
 use super::conn::{bulk, post};
 use super::server::Server;
-use super::speed::{HELD, hold, lives};
-use crate::tell::{Figure, Goal, Rounds};
+use super::speed::{HELD, NOOP, hold, lives};
+use crate::tell::{Figure, Goal, Rounds, quantiles};
 
 /// Memory with a million queued jobs, and the start with them, after an end in order and a kill.
 pub(super) fn million(bench: &mut Bench) -> anyhow::Result<()> {
@@ -66,6 +68,13 @@ pub(super) fn history(bench: &mut Bench) -> anyhow::Result<()> {
         life_fresh.push(life_rate(&fresh, runs)?);
         life_full.push(life_rate(&full, runs)?);
     }
+    let (mut trip_full, mut trip_fresh) = (Vec::new(), Vec::new());
+    let mut pages = Vec::new();
+    for _ in 0..bench.rounds {
+        trip_fresh.push(trip_p99(&fresh)?);
+        trip_full.push(trip_p99(&full)?);
+        pages.push(slowest_page(&full)?);
+    }
     let more =
         json!({ "finished_rows": bench.finished, "beside": "the same server without history" });
     let rows = bench.finished;
@@ -78,8 +87,68 @@ pub(super) fn history(bench: &mut Bench) -> anyhow::Result<()> {
         figure.goal = Goal::TimesRival(0.9);
         bench.add(figure.more(more.clone()));
     }
+    let mut trip = Figure::new(
+        format!("POST with wait to the end, p99, with {rows} finished"),
+        "ms",
+        trip_full,
+    );
+    trip.rival = Rounds::new(trip_fresh);
+    trip.goal = Goal::AtMostTimesRival(1.2);
+    bench.add(trip.more(more));
+    let pages = Figure::new(
+        format!("slowest page of a list with {rows} finished"),
+        "ms",
+        pages,
+    );
+    bench.add(
+        pages
+            .below(100.0)
+            .more(json!({ "lists": LISTS, "each": PAGES })),
+    );
     full.end()?;
     fresh.end()
+}
+
+/// What people look for: the newest, by what is common, and by what is nowhere, which takes the longest.
+const LISTS: [&str; 6] = [
+    "",
+    "&state=completed",
+    "&task=offloop.noop",
+    "&state=failed",
+    "&class=timeout",
+    "&tag=nowhere",
+];
+/// Pages of each.
+const PAGES: usize = 20;
+const TRIPS: usize = 500;
+
+/// Milliseconds of the slowest page, in the middle of its kind.
+fn slowest_page(server: &Server) -> anyhow::Result<f64> {
+    let mut conn = server.connect()?;
+    let mut slowest: f64 = 0.0;
+    for list in LISTS {
+        let mut took = Vec::with_capacity(PAGES);
+        for _ in 0..PAGES {
+            let began = Instant::now();
+            conn.get(&format!("/v1/jobs?limit=50{list}"))?.expect(200)?;
+            took.push(began.elapsed());
+        }
+        slowest = slowest.max(quantiles(&mut took).0);
+    }
+    Ok(slowest)
+}
+
+/// One job after the other, each until its answer.
+fn trip_p99(server: &Server) -> anyhow::Result<f64> {
+    let mut conn = server.connect()?;
+    let mut took = Vec::with_capacity(TRIPS);
+    for _ in 0..TRIPS {
+        let began = Instant::now();
+        conn.post("/v1/jobs", "prefer: wait=10\r\n", NOOP)?
+            .expect(200)?;
+        took.push(began.elapsed());
+    }
+    Ok(quantiles(&mut took).1)
 }
 
 fn add_rate(server: &Server, jobs: usize) -> anyhow::Result<f64> {
