@@ -72,6 +72,17 @@ fn functions(text: &str) -> Vec<(String, usize)> {
         if !is_fn || code.ends_with(';') {
             continue;
         }
+        // A signature over several lines that ends without a body: a method of a trait.
+        let signature_ends = format!("{})", " ".repeat(indent));
+        let ends = |line: &&&str| line.starts_with(&signature_ends);
+        if !code.ends_with('{')
+            && lines[at..]
+                .iter()
+                .find(ends)
+                .is_some_and(|end| end.ends_with(';'))
+        {
+            continue;
+        }
         let close = format!("{}}}", " ".repeat(indent));
         if let Some(end) = lines[at..].iter().position(|line| *line == close) {
             found.push((code.split('(').next().unwrap_or(code).to_owned(), end + 1));
@@ -89,7 +100,8 @@ fn is_trial(name: &str) -> bool {
 fn a_function_does_one_thing() {
     let mut long = Vec::new();
     for (name, text) in sources().iter().filter(|(name, _)| !is_trial(name)) {
-        for (function, lines) in functions(text) {
+        let (code, _tests) = text.split_once("\nmod tests {").unwrap_or((text, ""));
+        for (function, lines) in functions(code) {
             if lines > FUNCTION_LINES_MAX {
                 long.push(format!("{name}: {function} has {lines} lines"));
             }

@@ -19,6 +19,8 @@ use offloop_store::{
 };
 use tokio::sync::oneshot;
 
+use crate::errors::Failure;
+
 /// Jobs and rows in one transaction: past this the flush is no longer what costs.
 const BATCH_ROWS_MAX: usize = 4_096;
 /// Keeps a transaction's pages inside the page cache.
@@ -43,6 +45,15 @@ impl<Q, A: Send + 'static> Call<Q, A> {
         let lost = StoreError::Broken { cause: None };
         let reply = Box::pin(async move { answer.await.unwrap_or(Err(lost)) });
         (call, reply)
+    }
+
+    /// Does its work. Its caller hears of it after the commit.
+    pub(crate) fn work(
+        &mut self,
+        work: impl FnOnce(&Q) -> Result<A, Failure>,
+    ) -> Result<(), Failure> {
+        self.answer = Some(Ok(work(&self.ask)?));
+        Ok(())
     }
 
     fn finish(self) {

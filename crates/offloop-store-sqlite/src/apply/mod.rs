@@ -20,7 +20,7 @@ mod tags;
 mod unique;
 mod usage;
 
-use offloop_job::{Mode, QueueName, TaskName};
+use offloop_job::{Collection, Mode, QueueName, TaskName};
 use offloop_store::{Gate, LabelCount, StoreError};
 use rusqlite::Connection;
 
@@ -80,94 +80,51 @@ impl<'c> Desk<'c> {
         Ok(())
     }
 
+    #[rustfmt::skip] // a table: a call, and who does its work
     fn work_on(&mut self, command: &mut Command) -> Result<(), Failure> {
         match command {
-            Command::Insert(call) => call.answer = Some(Ok(self.insert(&call.ask)?)),
-            Command::Claim(call) => call.answer = Some(Ok(self.claim(&call.ask)?)),
-            Command::Settle(call) => {
-                let (now, ends) = &call.ask;
-                let settled = ends.iter().map(|end| self.settle(*now, end));
-                call.answer = Some(Ok(settled.collect::<Result<_, _>>()?));
-            }
-            Command::Note(call) => call.answer = Some(Ok(self.note(call.ask.0, &call.ask.1)?)),
-            Command::Checkpoint(call) => {
-                let (now, notes) = &call.ask;
-                let kept = notes.iter().map(|note| self.checkpoint(*now, note));
-                call.answer = Some(Ok(kept.collect::<Result<_, _>>()?));
-            }
-            Command::Promote(call) => call.answer = Some(Ok(self.promote(call.ask)?)),
-            Command::EndIdle(call) => {
-                let (now, ends) = &call.ask;
-                let ended = ends.iter().map(|end| self.end_idle(*now, end));
-                call.answer = Some(Ok(ended.collect::<Result<_, _>>()?));
-            }
-            Command::Overdue(call) => {
-                call.answer = Some(Ok(self.overdue(call.ask.0, call.ask.1)?));
-            }
-            Command::Revive(call) => {
-                let (now, jobs) = &call.ask;
-                let revived = jobs.iter().map(|id| self.revive(*now, *id));
-                call.answer = Some(Ok(revived.collect::<Result<_, _>>()?));
-            }
-            Command::Delete(call) => {
-                let deleted = call.ask.iter().map(|id| self.delete(*id));
-                call.answer = Some(Ok(deleted.collect::<Result<_, _>>()?));
-            }
-            Command::Orphans(call) => {
-                call.answer = Some(Ok(self.orphans(&call.ask.0, call.ask.1)?));
-            }
-            Command::Prune(call) => call.answer = Some(Ok(self.prune(call.ask)?)),
-            Command::SetMode(call) => {
-                call.answer = Some(Ok(self.set_mode(&call.ask.0, call.ask.1)?));
-            }
-            Command::Records(call) => {
-                call.answer = Some(Ok(self.write_records(call.ask.0, &call.ask.1)?));
-            }
-            Command::Labels(call) => {
-                let labels = self.index.labels.of(&call.ask);
-                let counts = labels.map(|(label, count)| LabelCount {
-                    label: label.clone(),
-                    count,
-                });
-                call.answer = Some(Ok(counts.collect()));
-            }
-            Command::SetLimit(call) => call.answer = Some(Ok(self.set_limit(&call.ask)?)),
-            Command::Limits(call) => call.answer = Some(Ok(self.limits(&call.ask))),
-            Command::CreateGroup(call) => {
-                let (now, group, jobs) = &call.ask;
-                call.answer = Some(Ok(self.create_group(*now, group, jobs)?));
-            }
-            Command::SealGroup(call) => {
-                call.answer = Some(Ok(self.seal_group(call.ask.0, call.ask.1)?));
-            }
-            Command::CancelGroup(call) => {
-                call.answer = Some(Ok(self.cancel_group(call.ask.0, call.ask.1)?));
-            }
-            Command::Advance(call) => {
-                call.answer = Some(Ok(self.advance(call.ask.0, call.ask.1)?));
-            }
-            Command::Doomed(call) => call.answer = Some(Ok(self.doomed(call.ask)?)),
-            Command::PutSchedule(call) => {
-                call.answer = Some(Ok(self.put_schedule(call.ask.0, &call.ask.1)?));
-            }
-            Command::DeleteSchedule(call) => {
-                let (now, name, actor) = &call.ask;
-                call.answer = Some(Ok(self.delete_schedule(*now, name, actor)?));
-            }
-            Command::Fire(call) => {
-                let (now, firings) = &call.ask;
-                let fired = firings.iter().map(|firing| self.fire(*now, firing));
-                call.answer = Some(Ok(fired.collect::<Result<_, _>>()?));
-            }
-            Command::LiveJobs(call) => {
-                let names = call.ask.iter();
-                let live = names.map(|name| self.index.schedules.live(name));
-                call.answer = Some(Ok(live.collect()));
-            }
-            Command::PruneLedger(call) => call.answer = Some(Ok(self.prune_ledger(call.ask)?)),
-            Command::Close(call) => call.answer = Some(Ok(())),
+            Command::Insert(call) => call.work(|ask| self.insert(ask)),
+            Command::Claim(call) => call.work(|ask| self.claim(ask)),
+            Command::Settle(call) => call.work(|(now, ends)| each(ends, |end| self.settle(*now, end))),
+            Command::Note(call) => call.work(|(now, notes)| self.note(*now, notes)),
+            Command::Checkpoint(call) => call.work(|(now, notes)| each(notes, |note| self.checkpoint(*now, note))),
+            Command::Promote(call) => call.work(|now| self.promote(*now)),
+            Command::EndIdle(call) => call.work(|(now, ends)| each(ends, |end| self.end_idle(*now, end))),
+            Command::Overdue(call) => call.work(|(now, limit)| self.overdue(*now, *limit)),
+            Command::Revive(call) => call.work(|(now, jobs)| each(jobs, |id| self.revive(*now, *id))),
+            Command::Delete(call) => call.work(|jobs| each(jobs, |id| self.delete(*id))),
+            Command::Orphans(call) => call.work(|(alive, limit)| self.orphans(alive, *limit)),
+            Command::Prune(call) => call.work(|rule| self.prune(*rule)),
+            Command::SetMode(call) => call.work(|(gate, mode)| self.set_mode(gate, *mode)),
+            Command::Records(call) => call.work(|(now, writes)| self.write_records(*now, writes)),
+            Command::Labels(call) => call.work(|collection| Ok(self.labels(collection))),
+
+            Command::SetLimit(call) => call.work(|ask| self.set_limit(ask)),
+            Command::Limits(call) => call.work(|ask| Ok(self.limits(ask))),
+
+            Command::CreateGroup(call) => call.work(|(now, group, jobs)| self.create_group(*now, group, jobs)),
+            Command::SealGroup(call) => call.work(|(now, id)| self.seal_group(*now, *id)),
+            Command::CancelGroup(call) => call.work(|(now, id)| self.cancel_group(*now, *id)),
+            Command::Advance(call) => call.work(|(now, limit)| self.advance(*now, *limit)),
+            Command::Doomed(call) => call.work(|limit| self.doomed(*limit)),
+
+            Command::PutSchedule(call) => call.work(|(now, put)| self.put_schedule(*now, put)),
+            Command::DeleteSchedule(call) => call.work(|(now, name, actor)| self.delete_schedule(*now, name, actor)),
+            Command::Fire(call) => call.work(|(now, firings)| each(firings, |firing| self.fire(*now, firing))),
+            Command::LiveJobs(call) => call.work(|names| each(names, |name| Ok(self.index.schedules.live(name)))),
+            Command::PruneLedger(call) => call.work(|rule| self.prune_ledger(*rule)),
+
+            Command::Close(call) => call.work(|()| Ok(())),
         }
-        Ok(())
+    }
+
+    fn labels(&self, collection: &Collection) -> Vec<LabelCount> {
+        let labels = self.index.labels.of(collection);
+        let counts = labels.map(|(label, count)| LabelCount {
+            label: label.clone(),
+            count,
+        });
+        counts.collect()
     }
 
     /// Numbers that changed in this transaction, written once. Before the commit.
@@ -237,4 +194,9 @@ impl<'c> Desk<'c> {
         self.wake |= mode != Mode::Paused;
         Ok(())
     }
+}
+
+/// One answer for each, in order; none for all if one fails.
+fn each<T, A>(asks: &[T], work: impl FnMut(&T) -> Result<A, Failure>) -> Result<Vec<A>, Failure> {
+    asks.iter().map(work).collect()
 }
