@@ -45,64 +45,8 @@ type Answer = Result<Response<Body>, Refusal>;
 
 /// The router of the door, with the packs' routes under the same guard.
 pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
-    let mut guarded = Router::new()
-        .route("/v1/jobs", post(enqueue::post_jobs).get(jobs::list))
-        .route("/v1/jobs/retry", post(sweep::retry))
-        .route("/v1/jobs/delete", post(sweep::delete))
-        .route("/v1/jobs/export", get(sweep::export))
-        .route("/v1/jobs/{id}", get(jobs::one).delete(act::forget))
-        .route("/v1/jobs/{id}/logs", get(jobs::logs))
-        .route("/v1/jobs/{id}/events", get(stream::events))
-        .route("/v1/jobs/{id}/cancel", post(act::cancel))
-        .route("/v1/jobs/{id}/retry", post(act::retry))
-        .route("/v1/jobs/{id}/inputs", get(flows::inputs))
-        .route("/v1/flows", post(flows::create))
-        .route("/v1/groups", post(groups::create).get(groups::list))
-        .route("/v1/groups/{id}", get(groups::one))
-        .route("/v1/groups/{id}/jobs", post(groups::add))
-        .route("/v1/groups/{id}/seal", post(groups::seal))
-        .route("/v1/groups/{id}/cancel", post(groups::cancel))
-        .route("/v1/call/{task}", post(call::call))
-        .route("/v1/tasks", get(queues::tasks))
-        .route("/v1/queues", get(queues::queues))
-        .route("/v1/work", get(work::view))
-        .route("/v1/work/claim", post(work::claim))
-        .route("/v1/work/watch", post(work::watch))
-        .route("/v1/work/{id}/extend", post(work::extend))
-        .route("/v1/work/{id}/settle", post(work::settle))
-        .route("/v1/queues/{name}/pause", post(modes::pause_queue))
-        .route("/v1/queues/{name}/resume", post(modes::resume_queue))
-        .route("/v1/queues/{name}/drain", post(modes::drain_queue))
-        .route("/v1/tasks/{name}/pause", post(modes::pause_task))
-        .route("/v1/tasks/{name}/resume", post(modes::resume_task))
-        .route("/v1/tasks/{name}/drain", post(modes::drain_task))
-        .route("/v1/schedules", get(schedules::list))
-        .route("/v1/schedules/preview", post(schedules::preview))
-        .route(
-            "/v1/schedules/{name}",
-            get(schedules::one)
-                .put(schedules::put)
-                .merge(delete(schedules::forget)),
-        )
-        .route("/v1/schedules/{name}/ledger", get(schedules::ledger))
-        .route("/v1/schedules/{name}/next", get(schedules::next))
-        .route("/v1/schedules/{name}/trigger", post(schedules::trigger))
-        .route("/v1/schedules/{name}/pause", post(schedules::pause))
-        .route("/v1/schedules/{name}/resume", post(schedules::resume))
-        .route("/v1/usage", get(usage::usage))
-        .route("/v1/limits", get(limits::list))
-        .route(
-            "/v1/limits/{*target}",
-            get(limits::one).put(limits::put).delete(limits::remove),
-        )
-        .route("/v1/audit", get(limits::audit))
-        .route("/v1/nodes", get(queues::nodes))
-        .route("/v1/pulse", get(pulse::get))
-        .route("/v1/events", get(events::events))
-        .route("/metrics", get(health::metrics))
-        .route("/openapi.json", get(openapi::get))
-        .route("/packs.json", get(pages::packs))
-        .with_state(Arc::clone(door));
+    let guarded = work().merge(rules()).merge(views());
+    let mut guarded = guarded.with_state(Arc::clone(door));
     for pack in packs {
         guarded = guarded.merge(pack);
     }
@@ -131,6 +75,77 @@ pub(crate) fn all(door: &Arc<Inner>, packs: Vec<Router>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::clone(door));
     guarded.merge(open)
+}
+
+/// Jobs and calls: what is to be done, by whom, and what came of it.
+fn work() -> Router<Arc<Inner>> {
+    Router::new()
+        .route("/v1/jobs", post(enqueue::post_jobs).get(jobs::list))
+        .route("/v1/jobs/retry", post(sweep::retry))
+        .route("/v1/jobs/delete", post(sweep::delete))
+        .route("/v1/jobs/export", get(sweep::export))
+        .route("/v1/jobs/{id}", get(jobs::one).delete(act::forget))
+        .route("/v1/jobs/{id}/logs", get(jobs::logs))
+        .route("/v1/jobs/{id}/events", get(stream::events))
+        .route("/v1/jobs/{id}/cancel", post(act::cancel))
+        .route("/v1/jobs/{id}/retry", post(act::retry))
+        .route("/v1/jobs/{id}/inputs", get(flows::inputs))
+        .route("/v1/flows", post(flows::create))
+        .route("/v1/groups", post(groups::create).get(groups::list))
+        .route("/v1/groups/{id}", get(groups::one))
+        .route("/v1/groups/{id}/jobs", post(groups::add))
+        .route("/v1/groups/{id}/seal", post(groups::seal))
+        .route("/v1/groups/{id}/cancel", post(groups::cancel))
+        .route("/v1/call/{task}", post(call::call))
+        .route("/v1/work", get(work::view))
+        .route("/v1/work/claim", post(work::claim))
+        .route("/v1/work/watch", post(work::watch))
+        .route("/v1/work/{id}/extend", post(work::extend))
+        .route("/v1/work/{id}/settle", post(work::settle))
+}
+
+/// What operators set at run time.
+fn rules() -> Router<Arc<Inner>> {
+    Router::new()
+        .route("/v1/queues/{name}/pause", post(modes::pause_queue))
+        .route("/v1/queues/{name}/resume", post(modes::resume_queue))
+        .route("/v1/queues/{name}/drain", post(modes::drain_queue))
+        .route("/v1/tasks/{name}/pause", post(modes::pause_task))
+        .route("/v1/tasks/{name}/resume", post(modes::resume_task))
+        .route("/v1/tasks/{name}/drain", post(modes::drain_task))
+        .route("/v1/schedules", get(schedules::list))
+        .route("/v1/schedules/preview", post(schedules::preview))
+        .route(
+            "/v1/schedules/{name}",
+            get(schedules::one)
+                .put(schedules::put)
+                .merge(delete(schedules::forget)),
+        )
+        .route("/v1/schedules/{name}/ledger", get(schedules::ledger))
+        .route("/v1/schedules/{name}/next", get(schedules::next))
+        .route("/v1/schedules/{name}/trigger", post(schedules::trigger))
+        .route("/v1/schedules/{name}/pause", post(schedules::pause))
+        .route("/v1/schedules/{name}/resume", post(schedules::resume))
+        .route("/v1/limits", get(limits::list))
+        .route(
+            "/v1/limits/{*target}",
+            get(limits::one).put(limits::put).delete(limits::remove),
+        )
+        .route("/v1/audit", get(limits::audit))
+}
+
+/// What is seen of the server.
+fn views() -> Router<Arc<Inner>> {
+    Router::new()
+        .route("/v1/tasks", get(queues::tasks))
+        .route("/v1/queues", get(queues::queues))
+        .route("/v1/usage", get(usage::usage))
+        .route("/v1/nodes", get(queues::nodes))
+        .route("/v1/pulse", get(pulse::get))
+        .route("/v1/events", get(events::events))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::get))
+        .route("/packs.json", get(pages::packs))
 }
 
 async fn not_found(uri: Uri) -> Refusal {
