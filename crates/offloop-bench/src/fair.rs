@@ -67,14 +67,14 @@ const BATCH: usize = 512;
 /// Jobs of one timed claim.
 const CLAIM: u16 = 64;
 
-struct Store {
+struct Filled {
     store: SqliteStore,
     began: Instant,
     task: TaskName,
     _folder: tempfile::TempDir,
 }
 
-impl Store {
+impl Filled {
     fn open() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir_in(".")?;
         let options = SqliteOptions::new(folder.path().join("data"), 1);
@@ -161,7 +161,7 @@ impl Store {
 
 /// Every key runs as much as it may, but for those that just ended: claims must find these few.
 async fn keys_blocked(args: &Args, keys: usize) -> anyhow::Result<()> {
-    let store = Store::open()?;
+    let store = Filled::open()?;
     let one = Limit {
         concurrency: Some(1),
         ..Limit::default()
@@ -232,7 +232,7 @@ const NOISE: usize = 100;
 fn noisy(runtime: &tokio::runtime::Runtime, seconds: u64) -> anyhow::Result<()> {
     let mut p99 = Vec::new();
     for noise in [0, NOISE] {
-        let store = Store::open()?;
+        let store = Filled::open()?;
         let task = store.task.clone();
         let info = TaskInfo {
             name: task.clone(),
@@ -326,7 +326,7 @@ const DUE: usize = 100_000;
 async fn due_at_once() -> anyhow::Result<()> {
     let mut rates = Vec::new();
     for at_once in [false, true] {
-        let store = Store::open()?;
+        let store = Filled::open()?;
         let soon = store.now().plus(Duration::from_secs(30));
         for start in (0..DUE).step_by(BATCH) {
             let job = |at: usize| {

@@ -7,6 +7,7 @@
 )]
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -199,7 +200,6 @@ fn a_missing_key_stops_the_start_by_name_and_later_its_jobs_alone() {
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys");
     std::fs::create_dir(&keys).unwrap();
-    use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o700)).unwrap();
     configure(folder.path(), "");
     let told = run(folder.path(), &["serve", "--listen", "127.0.0.1:0"], 1);

@@ -212,9 +212,8 @@ pub const fn verdict(rule: GroupRule, tally: &Tally, held: bool) -> Option<Group
     let bad = tally.done() - tally.completed;
     let over = !held && tally.left() == 0;
     match rule {
-        GroupRule::All if bad > 0 => Some(GroupState::Failed),
         GroupRule::Race | GroupRule::Any if tally.completed > 0 => Some(GroupState::Completed),
-        GroupRule::Race if bad > 0 => Some(GroupState::Failed),
+        GroupRule::All | GroupRule::Race if bad > 0 => Some(GroupState::Failed),
         GroupRule::Race | GroupRule::Any if over => Some(GroupState::Failed),
         GroupRule::All | GroupRule::AllSettled if over => Some(GroupState::Completed),
         _ => None,

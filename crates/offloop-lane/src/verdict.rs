@@ -211,7 +211,7 @@ mod tests {
         let millisecond = Duration::from_millis(1);
         for after in [
             Duration::ZERO,
-            SNOOZE_MIN - millisecond,
+            SNOOZE_MIN.checked_sub(millisecond).unwrap(),
             SNOOZE_MAX + millisecond,
         ] {
             let Outcome::Failed(failure) = of(after, None) else {

@@ -93,7 +93,7 @@ impl State {
         if let Some(replaced) = replaced {
             self.end(replaced, Step::Cancel, now);
         }
-        self.create(now, job, asked, replaced)
+        self.create(now, job, &asked, replaced)
     }
 
     /// The answer to an idempotency key that was used not long ago.
@@ -199,7 +199,7 @@ impl State {
         &mut self,
         now: Timestamp,
         job: NewJob,
-        asked: NewJob,
+        asked: &NewJob,
         replaced: Option<JobId>,
     ) -> InsertOutcome {
         let id = self.ids.next_id(now);
@@ -215,7 +215,7 @@ impl State {
             JobState::Ready
         };
         self.hold_unique(now, &job.task, &job.options, id);
-        self.remember(now, &asked, id);
+        self.remember(now, asked, id);
         self.join(job.options.group, id);
         let row = Row {
             id,

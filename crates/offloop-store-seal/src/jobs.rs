@@ -209,9 +209,12 @@ impl JobStore for SealedStore {
         Box::pin(async move {
             let mut outcomes = outcomes.await?.into_iter();
             let stale = CheckpointOutcome::Stale;
-            let mut told = |kept: bool| match kept {
-                true => outcomes.next().unwrap_or(stale),
-                false => stale,
+            let mut told = |kept: bool| {
+                if kept {
+                    outcomes.next().unwrap_or(stale)
+                } else {
+                    stale
+                }
             };
             Ok(kept.into_iter().map(&mut told).collect())
         })

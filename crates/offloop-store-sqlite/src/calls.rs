@@ -64,6 +64,10 @@ impl<Q, A: Send + 'static> Call<Q, A> {
 }
 
 /// Everything that the writer does.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved a few times on its way; a box for each call would cost more"
+)]
 pub(crate) enum Command {
     Insert(Call<InsertBatch, Vec<InsertOutcome>>),
     Claim(Call<ClaimRequest, Claims>),

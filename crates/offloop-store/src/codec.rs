@@ -38,12 +38,8 @@ pub fn encode(options: &JobOptions) -> Option<String> {
     if options.retry.backoff != default.backoff {
         put("backoff", backoff_text(&options.retry.backoff));
     }
-    if !options.retry.by_class.is_empty() {
-        let rules = options.retry.by_class.iter();
-        let rules: Vec<_> = rules
-            .map(|(class, runs)| format!("{class}:{runs}"))
-            .collect();
-        put("by_class", rules.join(","));
+    if let Some(rules) = by_class_text(&options.retry) {
+        put("by_class", rules);
     }
     for (key, limit) in [
         ("timeout", options.timeout),
@@ -262,6 +258,14 @@ fn read_webhook(text: &str) -> Option<Webhook> {
         on: EndStates::from_bits(on.parse().ok()?),
         secret: (!secret.is_empty()).then(|| secret.into()),
     })
+}
+
+fn by_class_text(retry: &RetryPolicy) -> Option<String> {
+    let rules = retry.by_class.iter();
+    let rules: Vec<_> = rules
+        .map(|(class, runs)| format!("{class}:{runs}"))
+        .collect();
+    (!rules.is_empty()).then(|| rules.join(","))
 }
 
 fn backoff_text(backoff: &Backoff) -> String {

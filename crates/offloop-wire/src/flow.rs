@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::after::{Awaited, Whom};
 use crate::json::Lit;
 use crate::problem::FieldProblem;
-use crate::read::{BodyError, JobReader, Wrong, instant, one_of};
+use crate::read::{BodyError, FlowDraft, JobReader, Wrong, instant, one_of};
 
 /// Every field of the body of a group.
 pub const GROUP_FIELDS: [&str; 5] = ["rule", "deadline", "hold", "then", "jobs"];
@@ -87,7 +87,7 @@ fn fields<'b>(
     Ok((fields, collect.problems))
 }
 
-fn literal<'b>(raw: &'b RawValue) -> Result<Lit<'b>, Wrong> {
+fn literal(raw: &RawValue) -> Result<Lit<'_>, Wrong> {
     serde_json::from_str(raw.get()).map_err(|error| Wrong(error.to_string()))
 }
 
@@ -148,12 +148,9 @@ impl Reading<'_> {
     }
 
     fn then(&mut self, reader: &mut JobReader, raw: &RawValue) -> Option<Then> {
-        let (found, problems) = match fields(raw.get().as_bytes(), &THEN_FIELDS) {
-            Ok(found) => found,
-            Err(_) => {
-                self.say("/then", "is no object; give {\"on\": .., \"job\": {..}}");
-                return None;
-            }
+        let Ok((found, problems)) = fields(raw.get().as_bytes(), &THEN_FIELDS) else {
+            self.say("/then", "is no object; give {\"on\": .., \"job\": {..}}");
+            return None;
         };
         for problem in problems {
             self.say(&format!("/then{}", problem.pointer), problem.detail);
@@ -313,10 +310,7 @@ pub fn read_flow(
 }
 
 /// For each job, whom of the flow it waits for and the place in its `after`.
-fn edges(
-    drafts: &[(NewJob, Option<Box<str>>, Vec<Awaited>)],
-    reading: &mut Reading<'_>,
-) -> Vec<Vec<(usize, usize)>> {
+fn edges(drafts: &[FlowDraft], reading: &mut Reading<'_>) -> Vec<Vec<(usize, usize)>> {
     let mut names: HashMap<&str, usize> = HashMap::new();
     for (place, (_, name, _)) in drafts.iter().enumerate() {
         let Some(name) = name else { continue };

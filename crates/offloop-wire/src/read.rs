@@ -80,6 +80,9 @@ impl Default for JobReader {
     }
 }
 
+/// A job of a flow, its name there, and whom it waits for.
+pub(crate) type FlowDraft = (NewJob, Option<Box<str>>, Vec<Awaited>);
+
 impl JobReader {
     pub fn new() -> Self {
         Self {
@@ -108,7 +111,7 @@ impl JobReader {
         text: &Bytes,
         range: Range<usize>,
         now: Timestamp,
-    ) -> Result<(NewJob, Option<Box<str>>, Vec<Awaited>), BodyError> {
+    ) -> Result<FlowDraft, BodyError> {
         let mut draft = self.draft(text, range, now, true)?;
         let (name, after) = (draft.name.take(), draft.after.clone());
         Ok((draft.finish(text)?, name, after))

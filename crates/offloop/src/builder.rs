@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use offloop_http::PackRoutes;
 use offloop_job::{Limit, LimitTarget, NameError, NodeId, ScheduleName, ScheduleSpec, TaskName};
 use offloop_lane::{Lane, TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::{CpuHandler, CpuLane, CpuLaneBuilder};
@@ -17,17 +16,17 @@ use offloop_lane_remote::{RemoteLane, RemoteTask};
 use offloop_pulse::{Pulse, PulseConfig};
 use offloop_runtime::clock::{Clock, SystemClock};
 use offloop_runtime::{
-    CallSettings, PayloadCheck, Runtime, RuntimeBuilder, RuntimeConfig, RuntimeHandle,
-    ScheduleError, ShutdownPlan, ShutdownReport, StartError, TaskDefaults,
+    CallSettings, PayloadCheck, RuntimeBuilder, RuntimeConfig, ScheduleError, StartError,
+    TaskDefaults,
 };
 use offloop_store::Engine;
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 use offloop_store_seal::{Cipher, SealedStore};
 use offloop_store_sqlite::{OpenError, SqliteOptions, SqliteStore};
-use tokio::sync::oneshot;
 
 use crate::builtin;
 use crate::pack::{Additions, Pack, PackError, Setup};
+use crate::server::Server;
 
 /// Why a server cannot be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +59,25 @@ enum Store {
     /// Gone with the process: for tests.
     Memory,
     Given(Arc<dyn Engine>),
+}
+
+impl Store {
+    fn open(self, data: &Path, seed: u64) -> Result<Arc<dyn Engine>, BuildError> {
+        Ok(match self {
+            Self::Embedded { queue_jobs_max } => {
+                let options = SqliteOptions {
+                    queue_jobs_max,
+                    ..SqliteOptions::new(data, seed)
+                };
+                Arc::new(SqliteStore::open(options)?)
+            }
+            Self::Memory => Arc::new(MemoryStore::new(MemoryOptions {
+                id_seed: seed,
+                queue_jobs_max: QUEUE_JOBS_MAX_DEFAULT,
+            })),
+            Self::Given(engine) => engine,
+        })
+    }
 }
 
 /// Queues take this many jobs unless the operator says otherwise.
@@ -414,20 +432,7 @@ impl Builder {
         let now = clock.now().as_millis();
         let pid = std::process::id();
         let seed = self.seed.unwrap_or(now ^ (u64::from(pid) << 44));
-        let engine: Arc<dyn Engine> = match self.store {
-            Store::Embedded { queue_jobs_max } => {
-                let options = SqliteOptions {
-                    queue_jobs_max,
-                    ..SqliteOptions::new(&self.data, seed)
-                };
-                Arc::new(SqliteStore::open(options)?)
-            }
-            Store::Memory => Arc::new(MemoryStore::new(MemoryOptions {
-                id_seed: seed,
-                queue_jobs_max: QUEUE_JOBS_MAX_DEFAULT,
-            })),
-            Store::Given(engine) => engine,
-        };
+        let engine = self.store.open(&self.data, seed)?;
         let mut host = HostConfig::new(self.data.join("run")).data(&self.data);
         if let Some(program) = self.shim {
             host = host.shim(program, [SHIM_COMMAND]);
@@ -552,54 +557,4 @@ pub struct CheckedLane {
     pub tasks: Vec<TaskName>,
     /// Why it would not work, in a sentence.
     pub problem: Option<String>,
-}
-
-/// A running server without its door.
-pub struct Server {
-    runtime: Runtime,
-    routes: Vec<PackRoutes>,
-    data: PathBuf,
-    remote: Option<Arc<RemoteLane>>,
-}
-
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("data", &self.data)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Server {
-    pub fn handle(&self) -> &RuntimeHandle {
-        self.runtime.handle()
-    }
-
-    pub fn data(&self) -> &Path {
-        &self.data
-    }
-
-    /// Where workers on other machines get their work, if a task is for them: for the door.
-    pub fn remote(&self) -> Option<&Arc<RemoteLane>> {
-        self.remote.as_ref()
-    }
-
-    /// The packs' routes, for the door. Once.
-    pub fn take_routes(&mut self) -> Vec<PackRoutes> {
-        std::mem::take(&mut self.routes)
-    }
-
-    /// No more jobs are taken in; nothing else changes yet.
-    pub fn refuse_new(&self) {
-        self.runtime.refuse_new();
-    }
-
-    /// Drains, stops, hands back, closes the store. `force` cuts the drain short.
-    pub async fn shutdown(
-        self,
-        plan: ShutdownPlan,
-        force: oneshot::Receiver<()>,
-    ) -> ShutdownReport {
-        self.runtime.shutdown(plan, force).await
-    }
 }

@@ -22,10 +22,12 @@
 mod builder;
 mod builtin;
 mod pack;
+mod server;
 mod task;
 
-pub use builder::{BuildError, Builder, Checked, CheckedLane, Server};
+pub use builder::{BuildError, Builder, Checked, CheckedLane};
 pub use pack::{Pack, PackError, Setup};
+pub use server::Server;
 pub use task::{NewJobError, NewJobExt, payload};
 
 pub use offloop_egress as egress;

@@ -86,7 +86,7 @@ fn serve_until_killed() {
         let id = match made {
             offloop::store::InsertOutcome::Created { id, .. }
             | offloop::store::InsertOutcome::Existing { id, .. } => id,
-            other => panic!("{other:?}"),
+            refused @ offloop::store::InsertOutcome::Refused(_) => panic!("{refused:?}"),
         };
         let job = server
             .handle()

@@ -163,12 +163,11 @@ fn wrong_decision(group: &Value) -> Option<&'static str> {
     }
     match (group["rule"].as_str()?, group["state"].as_str()?) {
         ("all", "completed") if ok != 6 => Some("completed without all"),
-        ("all", "failed") if failed == 0 => Some("failed without a failure"),
         ("all_settled", state) if state != "completed" => Some("settled otherwise"),
         ("all_settled", _) if cancelled > 0 => Some("somebody was cancelled"),
         ("any" | "race", "completed") if ok == 0 => Some("completed without a success"),
         ("any", "failed") if ok > 0 => Some("failed with a success"),
-        ("race", "failed") if failed == 0 => Some("failed without a failure"),
+        ("all" | "race", "failed") if failed == 0 => Some("failed without a failure"),
         (_, "completed" | "failed") => None,
         _ => Some("not decided"),
     }

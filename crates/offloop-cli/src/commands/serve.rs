@@ -92,35 +92,7 @@ pub(crate) fn build(config: &Config) -> Builder {
         builder = builder.call_threads(threads);
     }
     for task in &config.tasks {
-        let defaults = TaskDefaults {
-            timeout: task.timeout,
-            cpu_limit: task.cpu_limit,
-            memory_limit_bytes: task.memory_limit_bytes,
-            stall_timeout: task.stall_timeout,
-            memory_retry_bytes: task.memory_retry_bytes,
-            max_queued: task.max_queued,
-            max_wait: task.max_wait,
-            snoozes_max: task.max_snoozes,
-            keep: task.keep,
-            redact: task.redact,
-            sealed: task.encrypt.is_some(),
-        };
-        builder = match task.lane {
-            TaskLane::Remote { lease } => builder.remote_task(remote(task, lease)),
-            _ => builder.process_task(spec(task)),
-        };
-        builder = builder.task_defaults(task.name.clone(), defaults);
-        if let Some(key) = &task.encrypt {
-            builder = builder.encrypt(task.name.clone(), key);
-        }
-        if let Some(schema) = &task.schema {
-            builder = builder.payload_check(task.name.clone(), Arc::clone(schema));
-        }
-        if let Some(calls) = task.calls {
-            builder = builder
-                .process_task(call_spec(task, calls))
-                .calls(task.name.clone(), calls.settings);
-        }
+        builder = with_task(builder, task);
     }
     for (target, limit) in &config.limits {
         builder = builder.limit(target.clone(), *limit);
@@ -176,6 +148,40 @@ fn remote(task: &TaskConfig, lease: Duration) -> RemoteTask {
         grace: task.grace.unwrap_or(GRACE_DEFAULT),
         info,
     }
+}
+
+/// A task in the user's language, with its defaults and its rule.
+fn with_task(mut builder: Builder, task: &TaskConfig) -> Builder {
+    let defaults = TaskDefaults {
+        timeout: task.timeout,
+        cpu_limit: task.cpu_limit,
+        memory_limit_bytes: task.memory_limit_bytes,
+        stall_timeout: task.stall_timeout,
+        memory_retry_bytes: task.memory_retry_bytes,
+        max_queued: task.max_queued,
+        max_wait: task.max_wait,
+        snoozes_max: task.max_snoozes,
+        keep: task.keep,
+        redact: task.redact,
+        sealed: task.encrypt.is_some(),
+    };
+    builder = match task.lane {
+        TaskLane::Remote { lease } => builder.remote_task(remote(task, lease)),
+        _ => builder.process_task(spec(task)),
+    };
+    builder = builder.task_defaults(task.name.clone(), defaults);
+    if let Some(key) = &task.encrypt {
+        builder = builder.encrypt(task.name.clone(), key);
+    }
+    if let Some(schema) = &task.schema {
+        builder = builder.payload_check(task.name.clone(), Arc::clone(schema));
+    }
+    if let Some(calls) = task.calls {
+        builder = builder
+            .process_task(call_spec(task, calls))
+            .calls(task.name.clone(), calls.settings);
+    }
+    builder
 }
 
 fn spec(task: &TaskConfig) -> ProcessSpec {

@@ -10,7 +10,7 @@ use offloop::pulse::PulseConfig;
 use offloop::{Limit, LimitTarget, RuntimeConfig, ScheduleName, ScheduleSpec, ShutdownPlan};
 
 use super::limits::limits;
-use super::raw::{RawConfig, RawPhotos, RawPulse, RawServer, RawVault};
+use super::raw::{RawAdmission, RawConfig, RawPhotos, RawPulse, RawRetention, RawServer, RawVault};
 use super::schedules::schedule;
 use super::tasks::{TaskConfig, task};
 use super::units::{Size, Span};
@@ -129,20 +129,7 @@ impl RawConfig {
         if self.admission.cores == Some(0) {
             problems.say("admission.cores", "is 0; give at least 1");
         }
-        let defaults = RuntimeConfig::default();
-        let retention = &self.retention;
-        let runtime = RuntimeConfig {
-            completed_for: problems
-                .span("retention.completed", retention.completed)
-                .unwrap_or(defaults.completed_for),
-            others_for: problems
-                .span("retention.others", retention.others)
-                .unwrap_or(defaults.others_for),
-            finished_max: retention.jobs_max.unwrap_or(defaults.finished_max),
-            admission_cores: self.admission.cores,
-            admission_memory_bytes: self.admission.memory.map(|Size(bytes)| bytes),
-            ..defaults
-        };
+        let runtime = runtime(&self.retention, &self.admission, &mut problems);
         let plan = ShutdownPlan::default();
         let shutdown = ShutdownPlan {
             drain: self.shutdown.drain.map_or(plan.drain, |Span(span)| span),
@@ -196,6 +183,26 @@ impl RawConfig {
         } else {
             Err(problems.0)
         }
+    }
+}
+
+fn runtime(
+    retention: &RawRetention,
+    admission: &RawAdmission,
+    problems: &mut Problems,
+) -> RuntimeConfig {
+    let defaults = RuntimeConfig::default();
+    RuntimeConfig {
+        completed_for: problems
+            .span("retention.completed", retention.completed)
+            .unwrap_or(defaults.completed_for),
+        others_for: problems
+            .span("retention.others", retention.others)
+            .unwrap_or(defaults.others_for),
+        finished_max: retention.jobs_max.unwrap_or(defaults.finished_max),
+        admission_cores: admission.cores,
+        admission_memory_bytes: admission.memory.map(|Size(bytes)| bytes),
+        ..defaults
     }
 }
 

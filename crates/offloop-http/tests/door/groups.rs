@@ -1,5 +1,7 @@
 //! Groups and flows, over the wire and run for real.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::support::{Server, soon};
@@ -98,7 +100,7 @@ async fn a_group_of_lines_is_sealed_by_its_last_one() {
     let server = Server::start().await;
     let mut lines = "{\"rule\":\"all_settled\"}\n".to_owned();
     for number in 0..1_500 {
-        lines += &format!("{{\"task\":\"echo\",\"payload\":{number}}}\n");
+        let _ = writeln!(lines, "{{\"task\":\"echo\",\"payload\":{number}}}");
     }
     lines += "{\"task\":\"nobody\"}\n";
     let answer = server.bulk("/v1/groups", lines.as_bytes()).await;

@@ -1,5 +1,7 @@
 //! Orders for many finished jobs, and their export.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 use super::support::{Answer, Server};
@@ -10,8 +12,9 @@ async fn with_failed(count: usize) -> Server {
     let mut body = String::new();
     for n in 0..count {
         let tag = if n % 2 == 0 { "even" } else { "odd" };
-        body += &format!(
-            "{{\"task\":\"fail\",\"payload\":{{\"n\":{n}}},\"priority\":3,\"tags\":[\"{tag}\"],\"max_attempts\":2}}\n"
+        let _ = writeln!(
+            body,
+            "{{\"task\":\"fail\",\"payload\":{{\"n\":{n}}},\"priority\":3,\"tags\":[\"{tag}\"],\"max_attempts\":2}}"
         );
     }
     let lines = server.bulk("/v1/jobs", body.as_bytes()).await.lines();

@@ -151,10 +151,10 @@ fn is_handed_back(ended: &Ended) -> bool {
 fn a_worker_that_is_silent_for_its_lease_loses_it_and_everything_that_it_says_later_is_refused() {
     let mut world = World::new();
     world.held(1);
-    world.pass(LEASE - seconds(1));
+    world.pass(LEASE.checked_sub(seconds(1)).unwrap());
     assert!(world.ends().is_empty(), "its lease is not over");
     world.extend(1).unwrap();
-    world.pass(LEASE - seconds(1));
+    world.pass(LEASE.checked_sub(seconds(1)).unwrap());
     assert!(world.ends().is_empty(), "it was extended");
     world.pass(seconds(1));
     let ended = world.end();
@@ -302,7 +302,7 @@ fn a_cancel_is_told_and_then_the_lease_is_withdrawn() {
             .stop(Lease(1), StopReason::Cancel, now, &mut world.events)
     );
     assert_eq!(world.extend(1).unwrap().stop, Some(StopWhy::Cancelled));
-    world.pass(GRACE - seconds(1));
+    world.pass(GRACE.checked_sub(seconds(1)).unwrap());
     assert!(world.ends().is_empty(), "it has its grace");
     assert!(world.extend(1).is_ok());
     world.pass(seconds(1));
@@ -337,7 +337,7 @@ fn a_job_that_may_be_run_again_keeps_the_lease_that_was_promised() {
         let told = world.extend(1).unwrap();
         assert_eq!(told.stop.map(StopWhy::as_str), Some(reason));
         assert!(told.lease_left >= GRACE);
-        world.pass(told.lease_left - seconds(1));
+        world.pass(told.lease_left.checked_sub(seconds(1)).unwrap());
         assert!(
             world.ends().is_empty(),
             "{reason}: its worker may still be at it"
@@ -364,7 +364,7 @@ fn an_answer_in_the_grace_counts() {
     world
         .board
         .stop(Lease(1), StopReason::Cancel, now, &mut world.events);
-    world.pass(GRACE - seconds(1));
+    world.pass(GRACE.checked_sub(seconds(1)).unwrap());
     assert_eq!(world.done(1), Ok(Settle::Taken));
     assert!(matches!(world.end().outcome, Outcome::Completed { .. }));
 }
@@ -409,7 +409,7 @@ fn time_in_which_the_server_stood_still_is_nobodys_silence() {
     let pause = seconds(3_000);
     world.now += pause;
     world.board.postpone(pause);
-    world.pass(LEASE - seconds(1));
+    world.pass(LEASE.checked_sub(seconds(1)).unwrap());
     assert!(world.ends().is_empty());
     assert!(world.extend(1).is_ok());
 }
@@ -479,7 +479,7 @@ fn a_server_that_ends_gives_nothing_out_again_while_a_worker_may_be_at_it() {
     world.board.terminate(world.now, &mut world.events);
     let mut ends = world.ends();
     ends.sort_by_key(|ended| ended.lease);
-    let after = LEASE - seconds(4);
+    let after = LEASE.checked_sub(seconds(4)).unwrap();
     assert_eq!(ends[0].outcome, Outcome::Snoozed { after });
     assert!(
         matches!(ends[1].outcome, Outcome::Stopped { .. }),

@@ -172,10 +172,8 @@ async fn admit(
 
 /// The first refusal speaks for all.
 pub(crate) fn whole(refusals: Vec<Option<InsertRefusal>>) -> EnqueueError {
-    let refused = refusals.into_iter().enumerate();
-    let first = refused
-        .filter_map(|(place, refusal)| Some((place, refusal?)))
-        .next();
+    let mut refused = refusals.into_iter().enumerate();
+    let first = refused.find_map(|(place, refusal)| Some((place, refusal?)));
     match first {
         Some((place, refusal)) => EnqueueError::Whole { place, refusal },
         None => EnqueueError::BatchTooLarge { len: 0 }, // only asked where one was refused

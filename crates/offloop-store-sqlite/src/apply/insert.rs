@@ -248,12 +248,11 @@ impl Desk<'_> {
         // A paused queue gives nothing out until it is resumed, which hints too.
         self.wake |= state == JobState::Ready && queue.mode != Some(Mode::Paused);
         let spot = self.index.spot(line, options.group_key.as_ref());
-        match idle {
-            Some(idle) => self.index.add_idle(row, spot, idle, expires_at),
-            None => {
-                self.index.add_waiting(row, line, expires_at);
-                self.begin_waiting(row, &begin)?;
-            }
+        if let Some(idle) = idle {
+            self.index.add_idle(row, spot, idle, expires_at);
+        } else {
+            self.index.add_waiting(row, line, expires_at);
+            self.begin_waiting(row, &begin)?;
         }
         if let Some(group) = options.group {
             self.join(group, id)?;

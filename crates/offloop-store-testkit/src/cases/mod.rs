@@ -23,6 +23,7 @@ pub mod queues;
 pub mod records;
 pub mod revive;
 pub mod schedules;
+mod schedules_kit;
 pub mod schedules_survive;
 pub mod settle;
 pub mod snooze;

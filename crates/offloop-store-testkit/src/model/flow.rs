@@ -125,14 +125,13 @@ impl World<'_> {
         let own = self.names.own_group(id);
         let (ours, theirs) = self.both(id, own, |engine, id| engine.group(id))?;
         same(&ours, &self.names.group(theirs)?)?;
-        let ours = self.member_pages(&self.oracle, id)?;
+        let ours = Self::member_pages(&self.oracle, id)?;
         let engine = self.engine.as_deref().ok_or("no engine")?;
-        let theirs = self.member_pages(engine, own)?;
+        let theirs = Self::member_pages(engine, own)?;
         same(&ours, &self.names.members(theirs)?)
     }
 
     fn member_pages(
-        &self,
         engine: &dyn Engine,
         group: GroupId,
     ) -> Told<Vec<(offloop_job::JobId, Option<offloop_job::JobState>)>> {

@@ -91,12 +91,11 @@ impl Cipher for VaultCipher {
         same: Option<&[u8]>,
     ) -> Result<Sealed, CipherError> {
         let set = self.keys()?;
-        let (number, sealing) = match number {
-            Some(number) => (number, version(&set, key, number)?),
-            None => {
-                let active = set.sealing(key, "encrypt");
-                active.map_err(|error| CipherError(format!("the key {key}: {}", error.detail)))?
-            }
+        let (number, sealing) = if let Some(number) = number {
+            (number, version(&set, key, number)?)
+        } else {
+            let active = set.sealing(key, "encrypt");
+            active.map_err(|error| CipherError(format!("the key {key}: {}", error.detail)))?
         };
         let broken = |_| CipherError("the cipher failed".into());
         let nonce = match same {
