@@ -45,6 +45,10 @@ expect tour-05.sh.out 'LOUD'
 expect tour-07.sh.out '"lane":"cpu:calls"'
 expect tour-07.sh.out 'argon2id'
 expect tour-07.sh.out 'doors'
+expect tour-08.sh.out 'key:\*'
+expect tour-08.sh.out 'limit.set'
+expect tour-09.sh.out 'fired'
+expect tour-10.sh.out 'completed'
 curl -sf http://127.0.0.1:7878/ | grep -q '<title>' || { echo "no dashboard"; exit 1; }
 
 kill "$server"
