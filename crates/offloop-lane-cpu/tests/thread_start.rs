@@ -29,6 +29,19 @@ fn no_more_threads() -> Rlimit {
     before
 }
 
+/// Threads of lanes that have begun. Each takes memory of its own just before it takes its name: one that is
+/// found without room then ends the process.
+fn begun() -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let names = threads.map(|thread| std::fs::read_to_string(thread.path().join("comm")));
+    names
+        .filter(|name| {
+            name.as_ref()
+                .is_ok_and(|name| name.starts_with("offloop-cpu"))
+        })
+        .count()
+}
+
 #[test]
 fn a_thread_that_cannot_start_is_loud_and_the_lane_goes_on_without_it() {
     let release = Arc::new(AtomicBool::new(false));
@@ -60,6 +73,8 @@ fn a_thread_that_cannot_start_is_loud_and_the_lane_goes_on_without_it() {
     second.open(heard.clone()).unwrap();
     lane.start(vec![work(1, "deaf", "null")]);
     sink.started(1);
+
+    eventually("threads that have begun", || begun() == 6); // two and a watch, twice
 
     // A replacement that cannot start: said, and what is left of the lane works.
     let before = no_more_threads();
