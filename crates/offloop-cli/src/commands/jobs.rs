@@ -137,14 +137,13 @@ pub(crate) fn enqueue(args: &EnqueueArgs) -> anyhow::Result<ExitCode> {
     if args.server.json {
         println!("{job}");
     } else {
-        println!(
-            "{}  {}",
-            job["id"].as_str().unwrap_or("?"),
-            state_line(&job)
-        );
+        let id = job["id"].as_str().unwrap_or("?");
+        let mut text = format!("{id}  {}\n", state_line(&job));
         if !job["result"].is_null() {
-            println!("{}", job["result"]);
+            let _ = writeln!(text, "{}", job["result"]);
         }
+        // In one piece: a reader that wants the first line alone may have gone before the second.
+        print!("{text}");
     }
     let failed = matches!(
         job["state"].as_str(),
