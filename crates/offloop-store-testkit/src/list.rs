@@ -325,7 +325,6 @@ macro_rules! conformance {
                 a_unique_key_that_was_taken_again
                 idempotency_keys
                 pauses
-                modes_of_queues_and_tasks
                 the_counts_of_queues
                 the_limit_of_a_queue
                 attempts_history_and_streak
@@ -337,14 +336,17 @@ macro_rules! conformance {
                 running_jobs_are_orphans_of_the_old_node
                 a_settlement_that_was_answered
                 the_last_note
-                checkpoints_and_snoozes
                 ids_keep_growing
                 leases_keep_growing
                 leases_grow_even_if_no_row_remembers_them
                 records
                 what_was_pruned_stays_gone
-                times_of_their_own
                 several_restarts
+            ]
+            survives_long: [
+                checkpoints_and_snoozes
+                modes_of_queues_and_tasks
+                times_of_their_own
             ]
             limited: [
                 a_queue_never_runs_more_than_it_may

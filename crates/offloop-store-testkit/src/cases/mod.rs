@@ -30,7 +30,7 @@ pub mod snooze;
 pub mod survives;
 pub mod survives_flow;
 pub mod survives_limits;
-mod survives_long;
+pub mod survives_long;
 pub mod turns;
 pub mod unique;
 pub mod usage;

@@ -14,10 +14,6 @@ use crate::cases::{STATES, in_state};
 use crate::store::{COMPLETED, EXHAUSTED, created, failed, settlement, want};
 use crate::{Draft, Kit, Store, T0, at, job, record};
 
-pub use super::survives_long::{
-    checkpoints_and_snoozes, modes_of_queues_and_tasks, times_of_their_own,
-};
-
 /// Both ways to end a process.
 const WAYS: [fn(Store<'_>) -> Option<Store<'_>>; 2] = [in_order, by_crash];
 
