@@ -11,6 +11,11 @@ check:
 test:
     cargo test --workspace
 
+# PostgreSQL and Kafka on loopback for the tests that need them: `eval "$(just servers start /tmp/servers)"`,
+# later `just servers stop /tmp/servers`.
+@servers verb folder:
+    bash xtask/servers.sh {{verb}} {{folder}}
+
 # Real photo sets into a cache folder, by package name.
 corpus cache=".cache/corpus":
     bash xtask/corpus.sh {{cache}}
