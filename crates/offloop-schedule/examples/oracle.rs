@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZoneDatabase;
 use offloop_job::{ScheduleName, ScheduleSpec, TaskName, Timestamp, Timing};
 use offloop_schedule::Plan;
-use oracle::{MINUTE, Oracle, civil, dues, wall};
+use oracle::{Follows, MINUTE, Oracle, civil, dues, wall};
 
 /// 2025-12-01 and 2027-12-01 in minutes since 1970.
 const FROM: i64 = 29_409_120;
@@ -70,11 +70,11 @@ fn number(nth: usize, usual: u64) -> u64 {
 fn mismatch(
     text: &str,
     zone: &str,
-    every_hour: bool,
+    follows: Follows,
     shown: &[i64],
     matching: &[bool],
 ) -> Option<String> {
-    let want = dues(every_hour, shown, FROM, LEAD, |minute| {
+    let want = dues(follows, shown, FROM, LEAD, |minute| {
         matching[(minute - FROM + MARGIN) as usize]
     });
     let spec = ScheduleSpec {
@@ -142,13 +142,8 @@ fn main() -> ExitCode {
         };
         let shown = wall(&zone, FROM - LEAD, TO);
         for (nth, text) in texts.iter().enumerate() {
-            if let Some(what) = mismatch(
-                text,
-                name,
-                oracles[nth].every_hour(),
-                &shown,
-                &matching[nth],
-            ) {
+            if let Some(what) = mismatch(text, name, oracles[nth].follows(), &shown, &matching[nth])
+            {
                 println!("mismatch: {text:?} in {name}: {what}");
                 return ExitCode::FAILURE;
             }

@@ -41,8 +41,31 @@ pub(crate) struct Cron {
     minutes: u64,
     hours: u64,
     months: u64,
-    /// The hour field begins with `*`: it follows elapsed time when clocks are changed.
-    every_hour: bool,
+    follows: Follows,
+}
+
+/// What an expression goes by where clocks are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Follows {
+    /// Elapsed time: the hour field begins with `*`.
+    Elapsed,
+    /// The clock on the wall, each of its times once: nothing but days begins with `*`.
+    Wall,
+    /// Either: hours are fixed and minutes (or seconds) begin with `*`. It goes on through an hour that
+    /// comes twice, and makes up once for one that is skipped.
+    Both,
+}
+
+impl Follows {
+    /// `fields`: second, minute, hour and so on.
+    fn of(fields: &[&str]) -> Self {
+        let [second, minute, hour] = [0, 1, 2].map(|at| fields[at].starts_with('*'));
+        match (hour, second || minute) {
+            (true, _) => Self::Elapsed,
+            (false, true) => Self::Both,
+            (false, false) => Self::Wall,
+        }
+    }
 }
 
 fn bits(values: &[u16]) -> u64 {
@@ -102,7 +125,7 @@ impl Cron {
             minutes: bits(&pattern.minutes.values()),
             hours: bits(&pattern.hours.values()),
             months: bits(&pattern.months.values()),
-            every_hour: fields[2].starts_with('*'),
+            follows: Follows::of(&fields),
             pattern,
         };
         if cron.first_from(0).is_none() {
@@ -115,8 +138,8 @@ impl Cron {
         Ok(cron)
     }
 
-    pub(crate) const fn every_hour(&self) -> bool {
-        self.every_hour
+    pub(crate) const fn follows(&self) -> Follows {
+        self.follows
     }
 
     /// The first match at or after `from`; `None`: there is none up to year 9999.

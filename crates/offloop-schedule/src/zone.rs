@@ -3,7 +3,8 @@
 //! The rule (docs/adr/0021): an expression with fixed hours is due when the wall's clock first reaches
 //! or passes a match, so that a time that was skipped is due right after the gap, and one that comes
 //! twice the first time only. An expression whose hour begins with `*` is due whenever the clock shows
-//! a match: it follows elapsed time.
+//! a match: it follows elapsed time. One with fixed hours whose minute begins with `*` is due in both ways:
+//! a repeated hour is no hole in it, and a skipped one is made up for once.
 //!
 //! Zones are read from the system's database where there is one, else from the one that is built in.
 
@@ -12,7 +13,7 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
-use crate::cron::{Civil, Cron};
+use crate::cron::{Civil, Cron, Follows};
 
 /// Names that are zones; a system's folder holds other files too.
 static BUNDLED: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
@@ -44,10 +45,14 @@ impl Zone {
 
     /// The first due second after `after`, seconds since 1970.
     pub(crate) fn next_after(&self, cron: &Cron, after: i64) -> Option<i64> {
-        if cron.every_hour() {
-            self.next_elapsed(cron, after)
-        } else {
-            self.next_fixed(cron, after)
+        match cron.follows() {
+            Follows::Elapsed => self.next_elapsed(cron, after),
+            Follows::Wall => self.next_fixed(cron, after),
+            Follows::Both => {
+                let (fixed, elapsed) =
+                    (self.next_fixed(cron, after), self.next_elapsed(cron, after));
+                fixed.into_iter().chain(elapsed).min()
+            }
         }
     }
 

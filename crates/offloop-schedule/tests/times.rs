@@ -104,7 +104,7 @@ fn no_due_time_is_lost_or_doubled_where_clocks_change() {
             let shown = wall(&zone, from - LEAD, to);
             for text in expressions {
                 let oracle = Oracle::read(text);
-                let want = dues(oracle.every_hour(), &shown, from, LEAD, |at| {
+                let want = dues(oracle.follows(), &shown, from, LEAD, |at| {
                     oracle.matches(civil(at))
                 });
                 let found = planned(&cron(text, name), from, to);
@@ -154,7 +154,7 @@ proptest! {
         let to = from + 7 * 1_440;
         let shown = wall(&zone, from - LEAD, to);
         let oracle = Oracle::read(&text);
-        let want = dues(oracle.every_hour(), &shown, from, LEAD, |at| oracle.matches(civil(at)));
+        let want = dues(oracle.follows(), &shown, from, LEAD, |at| oracle.matches(civil(at)));
         prop_assert_eq!(planned(&cron(&text, &name), from, to), want, "{} in {}", text, name);
     }
 
@@ -214,6 +214,42 @@ fn cron_times_of_a_long_outage_are_summed_without_walking_them_all() {
     let plan = cron("* * * * *", "Europe/Berlin");
     let tail = plan.passed(first, first.plus(Duration::from_secs(86_400)), 100);
     assert_eq!(tail.older.unwrap().count, Some(1_441 - 100));
+}
+
+#[test]
+fn some_hours_of_every_half_hour_have_no_silent_one_when_clocks_go_back() {
+    let between = |text: &str, from: &str, to: &str| {
+        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap().as_millisecond() as u64;
+        let (plan, to) = (cron(text, "Europe/Berlin"), Timestamp::from_millis(at(to)));
+        let mut next = plan.next_after(Timestamp::from_millis(at(from) - 1));
+        let mut found = Vec::new();
+        while let Some(due) = next.filter(|due| *due < to) {
+            found.push(plan.local(due)[11..16].to_owned());
+            next = plan.next_after(due);
+        }
+        found
+    };
+    // From 1:00 to 5:00 summer time: the clock shows two o'clock twice.
+    let autumn = |text| between(text, "2026-10-24T23:00:00Z", "2026-10-25T03:00:00Z");
+    let want = [
+        "01:00", "01:30", "02:00", "02:30", "02:00", "02:30", "03:00", "03:30",
+    ];
+    assert_eq!(autumn("*/30 0-6 * * *"), want);
+    assert_eq!(autumn("*/30 * * * *"), want, "as every hour has it");
+    assert_eq!(autumn("*/30 2 * * *"), want[2..6]);
+    assert_eq!(
+        autumn("0,30 2 * * *"),
+        want[2..4],
+        "a list of minutes is once a day"
+    );
+    // From 1:00 to 5:00 winter time: it shows no two o'clock.
+    let spring = |text| between(text, "2026-03-29T00:00:00Z", "2026-03-29T03:00:00Z");
+    assert_eq!(
+        spring("*/30 0-6 * * *"),
+        ["01:00", "01:30", "03:00", "03:30", "04:00", "04:30"]
+    );
+    assert_eq!(spring("*/30 2 * * *"), ["03:00"], "made up for, once");
+    assert_eq!(spring("*/30 * * * *"), spring("*/30 0-6 * * *"));
 }
 
 #[test]

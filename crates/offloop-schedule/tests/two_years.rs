@@ -80,7 +80,7 @@ fn two_years_of_fixed_and_running_hours_lose_and_double_nothing_where_clocks_cha
                 .collect();
             let oracle = Oracle::read(expression);
             let matching = |at| oracle.matches(civil(at));
-            let want = dues(oracle.every_hour(), &shown, FROM, LEAD, matching);
+            let want = dues(oracle.follows(), &shown, FROM, LEAD, matching);
             assert_eq!(found, want, "{expression} in {name}");
             assert!(
                 rows.iter()

@@ -56,7 +56,14 @@ impl Field {
 #[derive(Clone, Debug)]
 pub(crate) struct Oracle {
     fields: [Field; 5],
-    every_hour: bool,
+    follows: Follows,
+}
+
+/// What counts in a minute: that the clock shows a match, that it comes to one for the first time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Follows {
+    shown: bool,
+    reached: bool,
 }
 
 impl Oracle {
@@ -70,7 +77,10 @@ impl Oracle {
                 Field::read(parts[3], 1, 12, &MONTHS, 1),
                 Field::read(parts[4], 0, 7, &DAYS, 0),
             ],
-            every_hour: parts[1].starts_with('*'),
+            follows: Follows {
+                shown: parts[0].starts_with('*') || parts[1].starts_with('*'),
+                reached: !parts[1].starts_with('*'),
+            },
         }
     }
 
@@ -91,8 +101,8 @@ impl Oracle {
             && today
     }
 
-    pub(crate) const fn every_hour(&self) -> bool {
-        self.every_hour
+    pub(crate) const fn follows(&self) -> Follows {
+        self.follows
     }
 }
 
@@ -118,7 +128,7 @@ pub(crate) fn civil(minute: i64) -> DateTime {
 /// The due minutes in `from..to`. `matching`: whether a civil minute matches. The walk begins two days
 /// early, to know what the clock has shown.
 pub(crate) fn dues(
-    every_hour: bool,
+    follows: Follows,
     wall: &[i64],
     from: i64,
     lead: i64,
@@ -128,12 +138,9 @@ pub(crate) fn dues(
     let mut high = wall[0];
     for (nth, &shown) in wall.iter().enumerate().skip(1) {
         let minute = from - lead + nth as i64;
-        let due = if every_hour {
-            matching(shown)
-        } else {
-            // All that the clock reaches or passes in this minute for the first time.
-            (high + 1..=shown).any(&matching)
-        };
+        // All that the clock reaches or passes in this minute for the first time.
+        let reached = || (high + 1..=shown).any(&matching);
+        let due = follows.shown && matching(shown) || follows.reached && reached();
         high = high.max(shown);
         if due && minute >= from {
             found.push(minute);
