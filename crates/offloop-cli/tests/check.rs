@@ -95,3 +95,20 @@ fn a_schema_that_is_missing_or_broken_is_told_by_task_before_any_job() {
         }
     }
 }
+
+#[test]
+fn what_workers_elsewhere_run_is_named_and_said_to_be_untried() {
+    let folder = tempfile::tempdir().unwrap();
+    let (output, text) = check(folder.path(), "[tasks.count]\nlane = \"remote\"\n");
+    assert!(output.status.success(), "{text}");
+    let line = text.lines().find(|line| line.contains(" count ")).unwrap();
+    assert!(
+        line.contains("declared, cannot be tried from here"),
+        "{line}"
+    );
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("ok: ") && last.contains("1 more of workers elsewhere"),
+        "{last}"
+    );
+}

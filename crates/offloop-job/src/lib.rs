@@ -23,7 +23,7 @@ mod time;
 mod webhook;
 
 pub use backoff::{Backoff, BackoffKind, retry_delay};
-pub use event::{EventKind, JobEvent};
+pub use event::{Event, EventKind, JobEvent, ScheduleEvent, ScheduleEventKind, SilentWhy};
 pub use failure::{Failure, FailureClass, FailureClasses};
 pub use group::{
     After, Failures, Group, GroupId, GroupReason, GroupRule, GroupState, Input, MemberFailure,

@@ -11,7 +11,7 @@ use offloop_job::{JobId, Lease, StopReason, TaskName};
 use offloop_lane::{Demand, LaneEvent, Stopped, TypicalRun, Work, cannot_be_done, not_begun};
 use tokio::sync::Notify;
 
-use crate::entry::{Asked, Entry, Phase, executor, later};
+use crate::entry::{Asked, Entry, Phase, executor, later, offered_bytes};
 use crate::memory::{Settled, Strays};
 use crate::types::{
     CONFIRM_WITHIN, ClaimRefusal, Extended, HELD_MAX, News, OFFER_BYTES_MAX, Offer, PULLS_MAX,
@@ -37,7 +37,7 @@ struct Waiting {
 
 impl Waiting {
     fn takes(&self, work: &Work) -> bool {
-        let room = self.got.is_empty() || self.got_bytes + work.payload.len() <= OFFER_BYTES_MAX;
+        let room = self.got.is_empty() || self.got_bytes + offered_bytes(work) <= OFFER_BYTES_MAX;
         room && self.got.len() < usize::from(self.limit) && self.tasks.contains(&work.task)
     }
 }
@@ -209,7 +209,7 @@ impl Board {
             entry.phase = Phase::Matched { pull: *id };
             entry.worker = Arc::clone(&pull.worker);
             pull.got.push(place.2);
-            pull.got_bytes += entry.work.payload.len();
+            pull.got_bytes += offered_bytes(&entry.work);
             pull.wake.notify_one();
             matched.push(*place);
         }

@@ -85,6 +85,7 @@ impl Entry {
             task: work.task.clone(),
             payload: work.payload.clone(),
             checkpoint: work.checkpoint.clone(),
+            inputs: Arc::clone(&work.inputs),
             lease_for: task.lease,
             timeout: work.limits.timeout,
             deadline_in: work.deadline.map(|at| at.saturating_duration_since(now)),
@@ -259,6 +260,13 @@ impl Entry {
             gone: Gone::proven(proof),
         }
     }
+}
+
+/// What of a job fills the answer to its worker.
+pub(crate) fn offered_bytes(work: &Work) -> usize {
+    let len = |data: &Option<Bytes>| data.as_ref().map_or(0, Bytes::len);
+    let inputs = work.inputs.iter().map(|input| len(&input.result));
+    work.payload.len() + len(&work.checkpoint) + inputs.sum::<usize>()
 }
 
 /// A worker in the lane's own words; empty where it is with none.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use offloop_job::{FailureClass, JobId, Lease, LogTail, TaskName};
+use offloop_job::{FailureClass, Input, JobId, Lease, LogTail, TaskName};
 use offloop_lane::TaskInfo;
 
 /// An offer that is not confirmed in this time never was: long enough for a slow network, short
@@ -20,7 +20,7 @@ pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 pub const PULLS_MAX: usize = 1_024;
 /// Jobs with workers, and on their way to them.
 pub(crate) const HELD_MAX: usize = 4_096;
-/// Payloads in one answer, but for a first one that is larger by itself.
+/// Payloads, checkpoints and inputs in one answer, but for a first one that is larger by itself.
 pub const OFFER_BYTES_MAX: usize = 4 << 20;
 
 /// A task that workers elsewhere run.
@@ -75,6 +75,8 @@ pub struct Offer {
     pub payload: Bytes,
     /// What an earlier attempt left for this one.
     pub checkpoint: Option<Bytes>,
+    /// What became of the jobs that it waited for.
+    pub inputs: Arc<[Input]>,
     /// What each extension gives.
     pub lease_for: Duration,
     /// Wall clock of the attempt, from its confirmation.

@@ -2,7 +2,10 @@
 //!
 //! Engines hold jobs back; nothing here does. Must never: check a limit that a door has checked.
 
-use offloop_job::{Limit, LimitTarget};
+use std::collections::{BTreeMap, HashMap};
+
+use offloop_job::limits::PAGE_ROWS_MAX;
+use offloop_job::{Limit, LimitTarget, QueueName};
 use offloop_store::{
     AuditAsk, AuditPage, LimitChange, LimitPage, LimitSet, LimitStatus, LimitsAsk, StoreError,
 };
@@ -56,6 +59,45 @@ impl RuntimeHandle {
         };
         let page = self.0.engine.limits(ask).await?;
         Ok(page.limits.into_iter().next())
+    }
+
+    /// What holds each queue's jobs back, but for limits of keys: its own limit, and those of the tasks
+    /// that have unfinished jobs in it. A queue without any is left out.
+    pub async fn limits_by_queue(
+        &self,
+    ) -> Result<BTreeMap<QueueName, Vec<LimitStatus>>, QueryError> {
+        let mut of_queues: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut of_tasks = HashMap::new();
+        let mut after = None;
+        // By the targets' order: queues, then tasks, then keys, of which there may be very many.
+        'pages: loop {
+            let page = self.limits(after, PAGE_ROWS_MAX).await?;
+            for status in page.limits {
+                match status.target.clone() {
+                    LimitTarget::Queue(queue) => of_queues.insert(queue, vec![status]).map(drop),
+                    LimitTarget::Task(task) => of_tasks.insert(task, status).map(drop),
+                    LimitTarget::Key(_) | LimitTarget::TaskKey { .. } => break 'pages,
+                };
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        if of_tasks.is_empty() {
+            return Ok(of_queues);
+        }
+        let mut lines = self.0.engine.backlog().await?;
+        lines.sort_by(|a, b| (&a.queue, &a.task).cmp(&(&b.queue, &b.task)));
+        for line in lines {
+            let counts = line.counts;
+            let live = counts.waiting + counts.scheduled + counts.ready + counts.running > 0;
+            if let Some(status) = of_tasks.get(&line.task).filter(|_| live) {
+                let held = of_queues.entry(line.queue).or_default();
+                held.push(status.clone());
+            }
+        }
+        Ok(of_queues)
     }
 
     /// What operators changed, the newest first.

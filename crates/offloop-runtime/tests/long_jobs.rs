@@ -205,7 +205,8 @@ fn snoozing(server: &Server, id: JobId) -> (Job, Vec<EventKind>) {
                 .unwrap()
                 .unwrap()
                 .unwrap();
-            for event in batch.iter().filter(|event| event.job == id) {
+            let batch = batch.iter().filter_map(|event| event.job());
+            for event in batch.filter(|event| event.job == id) {
                 kinds.push(event.kind);
                 if let EventKind::Snoozed { due_at } = event.kind {
                     server.clock.0.store(due_at.as_millis(), Ordering::Release);

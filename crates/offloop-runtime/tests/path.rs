@@ -139,6 +139,7 @@ fn every_job_of_a_burst_is_run_once() {
                 .unwrap();
             completed += batch
                 .iter()
+                .filter_map(|event| event.job())
                 .filter(|e| e.kind == EventKind::Completed)
                 .count();
         }
@@ -285,7 +286,7 @@ fn a_shutdown_hands_back_what_runs_without_spending_its_attempt() {
             .await
             .unwrap_or(None)
     }) {
-        for event in batch {
+        for event in batch.iter().filter_map(|event| event.job()) {
             assert!(ids.contains(&event.job));
             match event.kind {
                 EventKind::HandedBack => handed_back += 1,

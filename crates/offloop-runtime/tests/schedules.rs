@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use offloop_job::{
-    EventKind, JobId, JobState, Missed, NodeId, Overlap, ScheduleName, ScheduleSpec, TaskName,
-    Timestamp, Timing,
+    Event, EventKind, JobId, JobState, Missed, NodeId, Overlap, ScheduleEventKind, ScheduleName,
+    ScheduleSpec, SilentWhy, TaskName, Timestamp, Timing,
 };
 use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::CpuLane;
@@ -225,7 +225,8 @@ fn a_due_time_becomes_a_job_that_runs_and_is_told_of() {
         .unwrap();
     assert_eq!(shown.options.schedule.unwrap().due_at, at(10_000));
     let first = world.wait.block_on(events.next()).unwrap().unwrap();
-    assert_eq!((first[0].kind, first[0].job), (EventKind::Enqueued, id));
+    let first = first[0].job().unwrap();
+    assert_eq!((first.kind, first.job), (EventKind::Enqueued, id));
     world.release.send(()).unwrap();
     let done = world
         .wait
@@ -364,6 +365,61 @@ fn a_schedule_that_a_step_back_of_the_clock_silences_says_so_and_can_be_resumed(
         .unwrap();
     assert_eq!(resumed.next_due, Some(at(10_000)));
     assert!(world.handle().silent_schedules().is_empty());
+}
+
+/// Alerts about schedules, in their order, up to the next one of a kind.
+fn alerts(
+    world: &World,
+    events: &mut offloop_runtime::Events,
+    last: fn(ScheduleEventKind) -> bool,
+) -> Vec<ScheduleEventKind> {
+    let mut told = Vec::new();
+    world.wait.block_on(async {
+        while !told.last().copied().is_some_and(last) {
+            let next = tokio::time::timeout(SOON, events.next()).await;
+            let batch = next.unwrap().unwrap().unwrap();
+            told.extend(batch.iter().filter_map(|event| match &**event {
+                Event::Schedule(event) => {
+                    assert_eq!(event.schedule, name("s"));
+                    Some(event.kind)
+                }
+                Event::Job(_) => None,
+            }));
+        }
+    });
+    told
+}
+
+#[test]
+fn a_silence_is_an_alert_once_and_its_end_another() {
+    let world = World::new();
+    let mut events = world.handle().events(None);
+    world.put(ScheduleSpec {
+        // A clock that leaps forward is noticed by this look or by the loop, whichever is first.
+        alert_after: Duration::from_secs(86_400),
+        ..spec(Overlap::Allow)
+    });
+    for high in [3_600_000, 7_200_000] {
+        world.clock.set(high);
+        let ahead = world.until(|| Some(world.row()).filter(|row| row.next_due > Some(at(high))));
+        world.clock.set(5_000);
+        let silent = |kind| matches!(kind, ScheduleEventKind::Silent { .. });
+        let want = ScheduleEventKind::Silent {
+            why: SilentWhy::ClockWentBack,
+            due_at: ahead.next_due,
+            late: Duration::ZERO,
+        };
+        assert_eq!(alerts(&world, &mut events, silent), [want]);
+        let resume = world.handle().pause_schedule(name("s"), false);
+        world.wait.block_on(resume).unwrap();
+        let back = |kind| kind == ScheduleEventKind::Back;
+        let told = alerts(&world, &mut events, back);
+        assert_eq!(
+            told,
+            [ScheduleEventKind::Back],
+            "and not of the silence again"
+        );
+    }
 }
 
 #[test]

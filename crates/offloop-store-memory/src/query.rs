@@ -107,6 +107,10 @@ fn fits(row: &Row, filter: &JobFilter) -> bool {
         && filter.state.is_none_or(|state| state == row.state)
         && filter.tags.iter().all(|tag| row.options.tags.contains(tag))
         && filter.class.is_none_or(|wanted| Some(wanted) == class)
+        && filter.schedule.as_ref().is_none_or(|name| {
+            let by = row.options.schedule.as_ref();
+            by.is_some_and(|by| by.name == *name)
+        })
         && filter.created.holds(row.id.created())
         && match row.finished_at {
             Some(at) => filter.finished.holds(at),

@@ -215,6 +215,7 @@ macro_rules! conformance {
                 by_state
                 by_tag
                 by_class_of_the_last_failure
+                by_schedule
                 by_the_time_it_was_made
                 by_the_time_it_finished
                 by_everything_at_once

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use offloop_job::{
-    Collection, FailureClass, Job, JobId, JobState, JobSummary, Mode, QueueName, RecordKey, Tag,
-    TaskName, Timestamp,
+    Collection, FailureClass, Job, JobId, JobState, JobSummary, Mode, QueueName, RecordKey,
+    ScheduleName, Tag, TaskName, Timestamp,
 };
 
 use crate::{Reply, UsageAsk, UsageSums};
@@ -61,6 +61,8 @@ pub struct JobFilter {
     pub tags: Vec<Tag>,
     /// Class of the last failure.
     pub class: Option<FailureClass>,
+    /// The schedule that made it.
+    pub schedule: Option<ScheduleName>,
     /// By [`JobSummary::created_at`].
     pub created: TimeRange,
     /// By [`JobSummary::finished_at`]; a bound leaves out what has not finished.

@@ -45,16 +45,16 @@ pub use pulse::{
 };
 pub use read::{BodyError, JOB_FIELDS, JobReader};
 pub use schedule::{
-    LedgerRowView, LedgerView, NextRow, NextView, SCHEDULE_FIELDS, ScheduleBody, ScheduleList,
-    ScheduleView, read_schedule,
+    LedgerRowView, LedgerView, NextRow, NextView, SCHEDULE_FIELDS, ScheduleBody, ScheduleEventView,
+    ScheduleList, ScheduleView, read_schedule,
 };
 pub use sweep::{SweepLine, job_body};
 pub use time::{format_time, parse_since, parse_time, write_time};
 pub use usage::{UsageRowView, UsageView};
 pub use view::{
-    AttemptView, EndView, EventView, JobList, JobView, LaneRow, NodeList, NodeRow, ProgressView,
-    QueueCountsView, QueueList, QueueRow, SlotsView, StoreRow, TaskList, TaskRow, event_json,
-    new_job_json,
+    AttemptView, EndView, EventView, JobList, JobScheduleView, JobView, LaneRow, NodeList, NodeRow,
+    ProgressView, QueueCountsView, QueueList, QueueRow, SlotsView, StoreRow, TaskList, TaskRow,
+    event_json, new_job_json,
 };
 pub use webhook::WebhookBody;
 pub use work::{

@@ -7,7 +7,9 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use offloop_job::limits::{SCHEDULE_AT_MAX, SCHEDULE_CATCH_UP_DEFAULT};
-use offloop_job::{Missed, Overlap, ScheduleSpec, TaskName, Timestamp, Timing};
+use offloop_job::{
+    Missed, Overlap, ScheduleEvent, ScheduleEventKind, ScheduleSpec, TaskName, Timestamp, Timing,
+};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -401,6 +403,43 @@ pub struct NextRow {
     pub planned_at: String,
     /// The due time on the clock of the schedule's zone.
     pub local: String,
+}
+
+/// The data of the server-sent events `schedule_silent` and `schedule_back` of `GET /v1/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleEventView {
+    pub at: String,
+    pub schedule: String,
+    /// `schedule_silent` or `schedule_back`.
+    pub kind: String,
+    /// Of `schedule_silent`: `late`, `clock_went_back` or `unreadable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Of `schedule_silent`, but for `unreadable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<String>,
+    /// Of `schedule_silent`: how long ago that should have been kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_ms: Option<u64>,
+}
+
+impl From<&ScheduleEvent> for ScheduleEventView {
+    fn from(from: &ScheduleEvent) -> Self {
+        let mut view = Self {
+            at: format_time(from.at),
+            schedule: from.schedule.to_string(),
+            kind: from.kind.as_str().into(),
+            why: None,
+            due_at: None,
+            late_ms: None,
+        };
+        if let ScheduleEventKind::Silent { why, due_at, late } = from.kind {
+            view.why = Some(why.as_str().into());
+            view.due_at = due_at.map(format_time);
+            view.late_ms = Some(u64::try_from(late.as_millis()).unwrap_or(u64::MAX));
+        }
+        view
+    }
 }
 
 #[cfg(test)]

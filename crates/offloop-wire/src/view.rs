@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use offloop_job::{
-    Attempt, EventKind, Failure, Job, JobEvent, JobId, JobState, JobSummary, NewJob, Timestamp,
+    Attempt, EventKind, Failure, Job, JobEvent, JobId, JobState, JobSummary, NewJob, ScheduledBy,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::bulk::write_number;
 use crate::json::raw_or_text;
+use crate::limits::LimitView;
 use crate::log::last_lines;
 use crate::options::OptionsBody;
 use crate::time::{format_time, write_time};
@@ -58,6 +60,26 @@ pub struct JobView {
     /// What it left for its next attempt, until it is completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Box<RawValue>>,
+    /// The schedule that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<JobScheduleView>,
+}
+
+/// Which due time of which schedule a job was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobScheduleView {
+    pub name: String,
+    /// On the schedule's ledger; the job's own `due_at` is when it became ready.
+    pub due_at: String,
+}
+
+impl From<&ScheduledBy> for JobScheduleView {
+    fn from(from: &ScheduledBy) -> Self {
+        Self {
+            name: from.name.to_string(),
+            due_at: format_time(from.due_at),
+        }
+    }
 }
 
 /// One run of a job.
@@ -139,8 +161,9 @@ pub struct QueueRow {
     pub counts: QueueCountsView,
     /// How long the ready job that waits longest has waited.
     pub oldest_ready_ms: Option<u64>,
-    /// Limits that an operator has set; none yet.
-    pub limits: std::collections::BTreeMap<String, u64>,
+    /// What holds its jobs back beside the limits of keys: its own limit, and those of tasks that have
+    /// unfinished jobs in it.
+    pub limits: Vec<LimitView>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -283,6 +306,7 @@ impl From<&JobSummary> for JobView {
             progress: None,
             result: None,
             checkpoint: None,
+            schedule: None,
         }
     }
 }
@@ -299,6 +323,7 @@ impl From<&Job> for JobView {
             }),
             result: from.result.as_ref().map(|result| raw_or_text(result)),
             checkpoint: from.checkpoint.as_ref().map(|data| raw_or_text(data)),
+            schedule: from.options.schedule.as_deref().map(JobScheduleView::from),
             ..Self::from(&from.summary)
         }
     }

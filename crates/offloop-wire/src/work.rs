@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::group::InputRow;
 use crate::json::{DEPTH_MAX, Key, Lit, depth, raw_or_text};
 use crate::problem::FieldProblem;
 use crate::read::{BodyError, Wrong, millis, small, text};
@@ -466,6 +467,8 @@ pub struct WorkOffer {
     pub payload: Box<RawValue>,
     /// What an earlier attempt left for this one.
     pub checkpoint: Option<Box<RawValue>>,
+    /// What became of the jobs that it waited for, in their order; empty for most.
+    pub inputs: Vec<InputRow>,
     /// What each extension gives.
     pub lease_ms: u64,
     /// Wall clock of the attempt.

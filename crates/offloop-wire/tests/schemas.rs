@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 
 use offloop_job::{
     Attempt, Backoff, BackoffKind, EventKind, Failure, FailureClass, FinalReason, Job, JobEvent,
-    JobId, JobOptions, JobState, JobSummary, Lease, NewJob, NodeId, Progress, QueueName, Tag,
-    TaskName, Timestamp, Unique, UniqueKey, Usage,
+    JobId, JobOptions, JobState, JobSummary, Lease, NewJob, NodeId, Progress, QueueName,
+    ScheduleEvent, ScheduleEventKind, ScheduleName, ScheduledBy, SilentWhy, Tag, TaskName,
+    Timestamp, Unique, UniqueKey, Usage,
 };
 use offloop_wire::{
     CALL_FIELDS, CallFacts, EventView, FieldProblem, JOB_FIELDS, JobView, LaneRow, LedgerRowView,
-    Problem, SCHEDULE_FIELDS, SCHEMAS, ScheduleView, SlotsView, UsageRowView, UsageView, call_json,
-    event_json, new_job_json,
+    Problem, SCHEDULE_FIELDS, SCHEMAS, ScheduleEventView, ScheduleView, SlotsView, UsageRowView,
+    UsageView, call_json, event_json, new_job_json,
 };
 use serde_json::Value;
 
@@ -44,6 +45,10 @@ fn options() -> JobOptions {
             Tag::parse("b").unwrap(),
         ],
         trace: Some("00-x".into()),
+        schedule: Some(Box::new(ScheduledBy {
+            name: ScheduleName::parse("nightly").unwrap(),
+            due_at: Timestamp::from_millis(1),
+        })),
         keep: Some(std::time::Duration::from_secs(1)),
         webhook: Some(Box::new(offloop_job::Webhook {
             url: "https://example.com/".into(),
@@ -240,6 +245,40 @@ fn an_event_and_its_quick_form_are_the_same() {
         let value = serde_json::from_slice(&quick).unwrap();
         assert!(keys(&value).is_subset(&keys(&schema("Event")["properties"])));
     }
+}
+
+#[test]
+fn an_alert_about_a_schedule_says_what_its_schema_says() {
+    let at = Timestamp::from_millis(1_800_000_000_123);
+    let schedule = ScheduleName::parse("nightly").unwrap();
+    let event = |kind| {
+        ScheduleEventView::from(&ScheduleEvent {
+            at,
+            schedule: schedule.clone(),
+            kind,
+        })
+    };
+    let schema = schema("ScheduleEvent");
+    let known = &schema["properties"];
+    for why in SilentWhy::ALL {
+        let view = event(ScheduleEventKind::Silent {
+            why,
+            due_at: Some(at),
+            late: std::time::Duration::from_millis(1_500),
+        });
+        let value = serde_json::to_value(&view).unwrap();
+        assert_eq!(keys(&value), keys(known));
+        assert_eq!(value["late_ms"], 1_500);
+        let named = |value: &Value, field: &str| {
+            let names = known[field]["enum"].as_array().unwrap();
+            names.contains(&value[field])
+        };
+        assert!(named(&value, "why") && named(&value, "kind"), "{value}");
+    }
+    let back = serde_json::to_value(event(ScheduleEventKind::Back)).unwrap();
+    assert_eq!(back["kind"], "schedule_back");
+    let fields: Vec<_> = keys(&back).into_iter().collect();
+    assert_eq!(fields, ["at", "kind", "schedule"]);
 }
 
 #[test]

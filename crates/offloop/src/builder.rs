@@ -417,6 +417,7 @@ impl Builder {
             name: lane.name().into(),
             tasks: lane.tasks().iter().map(|task| task.name.clone()).collect(),
             problem: lane.try_out().err(),
+            elsewhere: lane.demand().is_some(),
         });
         let checked = Checked {
             engine: parts.engine.capability().engine,
@@ -550,11 +551,13 @@ pub struct Checked {
     pub lanes: Vec<CheckedLane>,
 }
 
-/// One lane that was tried.
+/// One lane.
 #[derive(Clone, Debug)]
 pub struct CheckedLane {
     pub name: Box<str>,
     pub tasks: Vec<TaskName>,
     /// Why it would not work, in a sentence.
     pub problem: Option<String>,
+    /// Its executors are on other machines: it is declared, and nothing of it could be tried.
+    pub elsewhere: bool,
 }

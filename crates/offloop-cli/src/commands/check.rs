@@ -17,7 +17,8 @@ pub(crate) struct Args {
 }
 
 /// Reads the configuration, opens the store, and starts one child of each lane that keeps them warm;
-/// then closes everything. No job is taken.
+/// then closes everything. No job is taken. What workers elsewhere run cannot be tried, and is said to be
+/// so.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.flags)?;
     let checked = serve::build(&config).check()?;
@@ -29,7 +30,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|lane| {
                 let tasks: Vec<_> = lane.tasks.iter().map(offloop::TaskName::as_str).collect();
-                json!({ "lane": lane.name, "tasks": tasks, "problem": lane.problem })
+                let tried = !lane.elsewhere;
+                json!({ "lane": lane.name, "tasks": tasks, "problem": lane.problem, "tried": tried })
             })
             .collect();
         println!(
@@ -48,17 +50,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     println!("system  {}", checked.means);
     for lane in &checked.lanes {
         for task in &lane.tasks {
-            println!("task    {:<24} on {}", task.as_str(), lane.name);
+            let untried = if lane.elsewhere {
+                ", by workers elsewhere: declared, cannot be tried from here"
+            } else {
+                ""
+            };
+            println!("task    {:<24} on {}{untried}", task.as_str(), lane.name);
         }
         if let Some(problem) = &lane.problem {
             println!("problem {problem}");
         }
     }
-    let tasks: usize = checked.lanes.iter().map(|lane| lane.tasks.len()).sum();
+    let count = |elsewhere: bool| {
+        let lanes = checked.lanes.iter();
+        let lanes = lanes.filter(|lane| lane.elsewhere == elsewhere);
+        lanes.map(|lane| lane.tasks.len()).sum::<usize>()
+    };
+    let (here, elsewhere) = (count(false), count(true));
     if bad > 0 {
         println!("not ok: {bad} of {} lanes cannot work", checked.lanes.len());
         return Ok(ExitCode::FAILURE);
     }
-    println!("ok: {tasks} tasks");
+    match elsewhere {
+        0 => println!("ok: {here} tasks"),
+        _ => println!("ok: {here} tasks; {elsewhere} more of workers elsewhere were not tried"),
+    }
     Ok(ExitCode::SUCCESS)
 }

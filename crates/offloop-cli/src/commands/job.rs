@@ -67,6 +67,7 @@ fn life(job: &Value) -> String {
         ("tags", tags.join(", ")),
         ("created", field(&job["created_at"])),
         ("due", field(&job["due_at"])),
+        ("schedule", scheduled(&job["schedule"])),
         ("started", field(&job["started_at"])),
         ("finished", field(&job["finished_at"])),
         (
@@ -88,6 +89,14 @@ fn life(job: &Value) -> String {
         write_attempt(&mut out, attempt);
     }
     out
+}
+
+/// Which due time of which schedule it was made for.
+fn scheduled(by: &Value) -> String {
+    match by["name"].as_str() {
+        Some(name) => format!("{}, due {}", plain(name), field(&by["due_at"])),
+        None => String::new(),
+    }
 }
 
 /// JSON as it is kept, its start.
@@ -163,7 +172,7 @@ mod tests {
         let job = json!({
             "id": "0199", "task": "report", "state": "failed", "queue": "default", "priority": 5,
             "tags": ["a", "b"], "created_at": "c", "due_at": "d", "started_at": null,
-            "finished_at": "f", "attempt": 2, "max_attempts": 2, "reason": "exhausted",
+            "finished_at": "f", "schedule": {"name": "nightly", "due_at": "e"}, "attempt": 2, "max_attempts": 2, "reason": "exhausted",
             "cancelling": false, "payload": {"rows": 1}, "result": null,
             "attempts": [
                 {"number": 1, "node": "n1", "lane": "process:report", "executor": "pid 7",
@@ -187,6 +196,7 @@ mod tests {
   tags      a, b
   created   c
   due       d
+  schedule  nightly, due e
   finished  f
   attempts  2 of 2
   reason    exhausted

@@ -61,6 +61,9 @@ pub(crate) struct ListArgs {
     /// Class of the last failure
     #[arg(long, value_parser = FailureClass::ALL.map(FailureClass::as_str))]
     class: Option<String>,
+    /// Made by this schedule
+    #[arg(long)]
+    schedule: Option<String>,
     /// 1 to 500
     #[arg(long, default_value_t = 50)]
     limit: u16,
@@ -163,6 +166,7 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
         ("state", &args.state),
         ("tag", &args.tag),
         ("class", &args.class),
+        ("schedule", &args.schedule),
     ];
     let mut query = format!("?limit={}", args.limit);
     for (key, value) in filters {

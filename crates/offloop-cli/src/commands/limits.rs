@@ -135,7 +135,7 @@ fn list(client: &Client, json: bool) -> anyhow::Result<()> {
 }
 
 /// A limit in one line.
-fn rule(limit: &Value) -> String {
+pub(super) fn rule(limit: &Value) -> String {
     let mut parts = Vec::new();
     let number = |key: &str| limit[key].as_u64();
     parts.extend(number("concurrency").map(|most| format!("{most} at once")));

@@ -1,7 +1,10 @@
 //! `queues`: what waits where.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use super::limits::rule;
+use super::text::plain;
 use crate::client::{Client, ServerArgs, escape};
 
 #[derive(clap::Args)]
@@ -62,8 +65,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             oldest.as_deref().unwrap_or("-"),
             shut(&queue["mode"]),
         );
+        print!("{}", held_by(&queue));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each limit that holds its jobs back.
+fn held_by(queue: &serde_json::Value) -> String {
+    let mut lines = String::new();
+    for limit in queue["limits"].as_array().into_iter().flatten() {
+        let target = plain(limit["target"].as_str().unwrap_or("?"));
+        let running = limit["running"].as_u64().unwrap_or(0);
+        let _ = writeln!(
+            lines,
+            "  limit {target}: {}; {running} running",
+            rule(limit)
+        );
+    }
+    lines
 }
 
 /// What to add to a line that is not open.

@@ -27,6 +27,9 @@ pub(crate) struct Which {
     /// Class of the last failure
     #[arg(long, value_parser = FailureClass::ALL.map(FailureClass::as_str))]
     class: Option<String>,
+    /// Made by this schedule
+    #[arg(long)]
+    schedule: Option<String>,
     /// Finished since then: 24h, 7d, or RFC 3339
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
@@ -40,13 +43,14 @@ impl Which {
         self.pairs().iter().all(|(_, value)| value.is_none())
     }
 
-    fn pairs(&self) -> [(&'static str, &Option<String>); 7] {
+    fn pairs(&self) -> [(&'static str, &Option<String>); 8] {
         [
             ("task", &self.task),
             ("queue", &self.queue),
             ("state", &self.state),
             ("tag", &self.tag),
             ("class", &self.class),
+            ("schedule", &self.schedule),
             ("finished_from", &self.since),
             ("finished_before", &self.before),
         ]

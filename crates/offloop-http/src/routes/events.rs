@@ -1,4 +1,4 @@
-//! `GET /v1/events`: what was committed, as server-sent events.
+//! `GET /v1/events`: what was committed, and alerts about schedules, as server-sent events.
 //!
 //! A reader is a place in the runtime's ring, not a buffer: one that does not read costs its socket
 //! and is closed by the write deadline; one that falls behind is told `lagged`.
@@ -10,9 +10,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Response, Uri, header};
 use bytes::Bytes;
-use offloop_job::{JobEvent, JobId, QueueName, TaskName};
+use offloop_job::{Event, JobId, QueueName, ScheduleName, TaskName};
 use offloop_runtime::{EventCursor, Events, RuntimeHandle};
-use offloop_wire::event_json;
+use offloop_wire::{ScheduleEventView, event_json};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::Answer;
@@ -31,16 +31,31 @@ struct Filter {
     job: Option<JobId>,
     queue: Option<QueueName>,
     task: Option<TaskName>,
+    schedule: Option<ScheduleName>,
 }
 
 impl Filter {
-    fn fits(&self, event: &JobEvent) -> bool {
-        self.job.is_none_or(|job| job == event.job)
-            && self
-                .queue
-                .as_ref()
-                .is_none_or(|queue| *queue == event.queue)
-            && self.task.as_ref().is_none_or(|task| *task == event.task)
+    fn fits(&self, event: &Event) -> bool {
+        match event {
+            Event::Job(event) => {
+                self.schedule.is_none()
+                    && self.job.is_none_or(|job| job == event.job)
+                    && self
+                        .queue
+                        .as_ref()
+                        .is_none_or(|queue| *queue == event.queue)
+                    && self.task.as_ref().is_none_or(|task| *task == event.task)
+            }
+            Event::Schedule(event) => {
+                let of_jobs = self.job.is_some() || self.queue.is_some() || self.task.is_some();
+                let named = self.schedule.as_ref();
+                !of_jobs && named.is_none_or(|name| *name == event.schedule)
+            }
+        }
+    }
+
+    const fn is_given(&self) -> bool {
+        self.job.is_some() || self.queue.is_some() || self.task.is_some() || self.schedule.is_some()
     }
 }
 
@@ -70,19 +85,23 @@ enum Stage {
 const STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 pub(super) async fn events(State(door): State<Arc<Inner>>, headers: HeaderMap, uri: Uri) -> Answer {
-    let query = Query::read(&uri, &["job", "queue", "task", "after", "digest_ms"])?;
+    let query = Query::read(
+        &uri,
+        &["job", "queue", "task", "schedule", "after", "digest_ms"],
+    )?;
     let filter = Filter {
         job: query.parsed("job")?,
         queue: query.parsed("queue")?,
         task: query.parsed("task")?,
+        schedule: query.parsed("schedule")?,
     };
     let digest = query.with("digest_ms", |text| match text.parse() {
         Ok(ms @ 100..=60_000) => Ok(Duration::from_millis(ms)),
         _ => Err(format!("is {text:?}; give 100 to 60000")),
     })?;
-    if digest.is_some() && (filter.job.is_some() || filter.queue.is_some() || filter.task.is_some())
-    {
-        let detail = "query parameter `digest_ms` counts all events; leave out job, queue and task";
+    if digest.is_some() && filter.is_given() {
+        let detail = "query parameter `digest_ms` counts all events; leave out job, queue, task and \
+                      schedule";
         return Err(Kind::InvalidParameter.say(detail).into());
     }
     // A place that cannot be read is one of another server: the reader is told that it lags.
@@ -220,10 +239,18 @@ fn lagged(cursor: EventCursor) -> Bytes {
     format!("id: {cursor}\nevent: lagged\ndata: {{}}\n\n").into()
 }
 
-fn write(out: &mut Vec<u8>, cursor: EventCursor, event: &JobEvent) {
+fn write(out: &mut Vec<u8>, cursor: EventCursor, event: &Event) {
     use std::io::Write as _;
-    let kind = event.kind.as_str();
+    let kind = match event {
+        Event::Job(event) => event.kind.as_str(),
+        Event::Schedule(event) => event.kind.as_str(),
+    };
     let _ = write!(out, "id: {cursor}\nevent: {kind}\ndata: "); // a Vec takes everything
-    event_json(out, event);
+    match event {
+        Event::Job(event) => event_json(out, event),
+        Event::Schedule(event) => {
+            let _ = serde_json::to_writer(&mut *out, &ScheduleEventView::from(event)); // as above
+        }
+    }
     out.extend_from_slice(b"\n\n");
 }

@@ -8,12 +8,13 @@ use offloop_wire::parse_since;
 use crate::problem::{Kind, Refusal};
 use crate::query::Query;
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "task",
     "queue",
     "state",
     "tag",
     "class",
+    "schedule",
     "created_from",
     "created_before",
     "finished_from",
@@ -68,6 +69,7 @@ pub(super) fn read(query: &Query<'_>, now: Timestamp) -> Result<JobFilter, Refus
                 format!("is {text:?}; known are {known}")
             })
         })?,
+        schedule: query.parsed("schedule")?,
         created: TimeRange {
             from: time("created_from")?,
             before: time("created_before")?,

@@ -130,7 +130,7 @@ fn none(target: &LimitTarget) -> Refusal {
     Kind::NotFound.say(detail).into()
 }
 
-fn view(status: &LimitStatus) -> LimitView {
+pub(super) fn view(status: &LimitStatus) -> LimitView {
     let limit = &status.limit;
     let (blocked_by, blocked_until) = match status.blocked {
         None => (None, None),

@@ -49,6 +49,7 @@ async fn set_queue(door: &Inner, name: &str, uri: &Uri, mode: Mode) -> Answer {
         .await?;
     let found = door.handle.queues().await?;
     let now = door.handle.now();
+    let holding = door.handle.limits_by_queue().await?.remove(&name);
     let status = found.into_iter().find(|status| status.name == name);
     let status = status.unwrap_or(QueueStatus {
         name,
@@ -56,7 +57,10 @@ async fn set_queue(door: &Inner, name: &str, uri: &Uri, mode: Mode) -> Answer {
         counts: QueueCounts::default(),
         oldest_ready: None,
     });
-    json(StatusCode::OK, &row(&status, now))
+    json(
+        StatusCode::OK,
+        &row(&status, &holding.unwrap_or_default(), now),
+    )
 }
 
 /// Tasks are declared: one that is not has a typing error in its name.

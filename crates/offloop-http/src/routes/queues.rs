@@ -1,6 +1,5 @@
 //! Tasks, queues and nodes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -8,13 +7,13 @@ use axum::http::{StatusCode, Uri};
 use offloop_job::limits::TIMEOUT_DEFAULT;
 use offloop_job::{Mode, TaskName};
 use offloop_runtime::{LaneView, TaskView};
-use offloop_store::QueueStatus;
+use offloop_store::{LimitStatus, QueueStatus};
 use offloop_wire::{
     LaneRow, NodeList, NodeRow, QueueCountsView, QueueList, QueueRow, SlotsView, StoreRow,
     TaskList, TaskRow, format_time,
 };
 
-use super::{Answer, json};
+use super::{Answer, json, limits};
 use crate::door::Inner;
 use crate::query::Query;
 
@@ -38,7 +37,12 @@ pub(super) fn task_row(task: &TaskView, modes: &[(TaskName, Mode)]) -> TaskRow {
     }
 }
 
-pub(super) fn row(status: &QueueStatus, now: offloop_job::Timestamp) -> QueueRow {
+/// `holding`: the limits of the queue and of its tasks.
+pub(super) fn row(
+    status: &QueueStatus,
+    holding: &[LimitStatus],
+    now: offloop_job::Timestamp,
+) -> QueueRow {
     let counts = status.counts;
     QueueRow {
         name: status.name.to_string(),
@@ -53,7 +57,7 @@ pub(super) fn row(status: &QueueStatus, now: offloop_job::Timestamp) -> QueueRow
         oldest_ready_ms: status
             .oldest_ready
             .map(|due| now.since(due).as_millis() as u64),
-        limits: BTreeMap::new(),
+        limits: holding.iter().map(limits::view).collect(),
     }
 }
 
@@ -62,7 +66,12 @@ pub(super) async fn queues(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
     let mut found = door.handle.queues().await?;
     found.sort_by(|a, b| a.name.cmp(&b.name));
     let now = door.handle.now();
-    let queues = found.iter().map(|status| row(status, now)).collect();
+    let holding = door.handle.limits_by_queue().await?;
+    let rows = found.iter().map(|status| {
+        let holding = holding.get(&status.name);
+        row(status, holding.map_or(&[], Vec::as_slice), now)
+    });
+    let queues = rows.collect();
     json(StatusCode::OK, &QueueList { queues })
 }
 

@@ -16,8 +16,9 @@ use offloop_lane_remote::{
 };
 use offloop_store::Settled;
 use offloop_wire::{
-    WorkEnd, WorkExtended, WorkGone, WorkNotice, WorkOffer, WorkOffers, WorkSettled, WorkView,
-    WorkWatched, WorkWorker, read_work_claim, read_work_extend, read_work_settle, read_work_watch,
+    InputRow, WorkEnd, WorkExtended, WorkGone, WorkNotice, WorkOffer, WorkOffers, WorkSettled,
+    WorkView, WorkWatched, WorkWorker, read_work_claim, read_work_extend, read_work_settle,
+    read_work_watch,
 };
 
 use super::{Answer, job_id, json};
@@ -95,6 +96,7 @@ fn offer(offer: &Offer) -> WorkOffer {
         attempt: offer.attempt,
         payload: WorkOffer::payload_of(&offer.payload),
         checkpoint: offer.checkpoint.as_deref().map(WorkOffer::payload_of),
+        inputs: offer.inputs.iter().map(InputRow::from).collect(),
         lease_ms: ms(offer.lease_for),
         timeout_ms: ms(offer.timeout),
         deadline_ms: offer.deadline_in.map(ms),

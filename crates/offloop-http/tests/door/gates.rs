@@ -229,3 +229,46 @@ async fn a_debounced_job_runs_once_with_the_last_payload() {
         (&json!(3), 1)
     );
 }
+
+#[tokio::test]
+async fn a_queue_shows_what_holds_its_jobs_back() {
+    let server = Server::start().await;
+    for (target, body) in [
+        ("queue:slow", r#"{"concurrency": 1, "rate": "100/s"}"#),
+        ("task:hold", r#"{"concurrency": 7}"#),
+        ("task:echo", r#"{"concurrency": 8}"#),
+        ("key:acme", r#"{"concurrency": 9}"#),
+    ] {
+        assert_eq!(put(&server, target, body).await.0, 200);
+    }
+    let first = server.job(r#"{"task":"hold","queue":"slow"}"#).await;
+    server.job(r#"{"task":"hold","queue":"slow"}"#).await;
+    server.running(&first).await;
+    server.job(r#"{"task":"hold","queue":"other"}"#).await;
+    let queues = server.get("/v1/queues").await.json();
+    let limits = |name: &str| {
+        let all = queues["queues"].as_array().unwrap().iter();
+        let mut found = all.filter(|queue| queue["name"] == name);
+        found.next().unwrap()["limits"].clone()
+    };
+    let slow = limits("slow");
+    let targets = |limits: &Value| {
+        let limits = limits.as_array().unwrap().iter();
+        limits
+            .map(|limit| limit["target"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(targets(&slow), ["queue:slow", "task:hold"]);
+    assert_eq!(targets(&limits("other")), ["task:hold"]);
+    assert_eq!(
+        (
+            &slow[0]["concurrency"],
+            &slow[0]["rate"],
+            &slow[0]["running"],
+            &slow[0]["blocked_by"]
+        ),
+        (&json!(1), &json!("100/s"), &json!(1), &json!("concurrency"))
+    );
+    let paused = server.post("/v1/queues/slow/pause", "").await.json();
+    assert_eq!(targets(&paused["limits"]), targets(&slow));
+}

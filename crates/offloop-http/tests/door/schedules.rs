@@ -250,3 +250,31 @@ async fn figures_count_schedules_and_those_that_are_silent() {
     assert!(text.contains("\noffloop_schedules 1\n"), "{text}");
     assert!(text.contains("\noffloop_schedules_silent 0\n"), "{text}");
 }
+
+#[tokio::test]
+async fn a_job_shows_its_schedule_and_is_found_by_it() {
+    let server = Server::start().await;
+    put(&server, PATH, BODY).await;
+    let fired = server.post(&format!("{PATH}/trigger"), "").await.json();
+    let id = fired["job_id"].as_str().unwrap();
+    let job = server.end(id).await;
+    has_the_fields_of(&job, "Job");
+    let want = json!({"name": "nightly", "due_at": fired["due_at"]});
+    assert_eq!(job["schedule"], want);
+    let other = server.job(r#"{"task":"echo","tags":["n"]}"#).await;
+    let other = server.end(&other).await;
+    assert_eq!(other["schedule"], Value::Null);
+    let found = server
+        .get("/v1/jobs?schedule=nightly&state=completed")
+        .await;
+    let found = found.json();
+    let ids = found["jobs"].as_array().unwrap().iter();
+    let ids: Vec<_> = ids.map(|job| job["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [id]);
+    let none = server.get("/v1/jobs?schedule=other").await.json();
+    assert_eq!(none["jobs"], json!([]));
+    server
+        .get("/v1/jobs?schedule=no%20name")
+        .await
+        .is_problem(400, "invalid-parameter");
+}

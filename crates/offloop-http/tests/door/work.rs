@@ -286,3 +286,31 @@ async fn a_place_in_the_work_is_found_again_after_a_snooze_and_after_a_failure()
     let body = json!({"lease": lease, "checkpoint": {"row": 1}});
     assert_eq!(said(&server, &id, "extend", body).await.0, 409);
 }
+
+#[tokio::test]
+async fn a_worker_is_handed_the_results_that_its_job_waited_for() {
+    let server = server().await;
+    let flow = r#"{"jobs":[
+        {"ref":"left","task":"echo","payload":{"n":[1, 2]}},
+        {"ref":"right","task":"fail","max_attempts":1},
+        {"task":"resize","after":["left",{"ref":"right","on_failure":"ignore"}]}]}"#;
+    let made = server.post("/v1/flows", flow).await.json();
+    let named = |place: usize| made["jobs"][place]["id"].clone();
+    let jobs = soon(claim(&server, json!({"worker": "w1", "wait_ms": 9000}))).await;
+    assert_eq!(jobs[0]["id"], named(2), "{made}");
+    let left = json!({"id": named(0), "state": "completed", "class": null,
+        "result": {"n": [1, 2]}, "omitted": false});
+    let right = json!({"id": named(1), "state": "failed", "class": "invalid",
+        "result": null, "omitted": false});
+    assert_eq!(jobs[0]["inputs"], json!([left, right]));
+
+    // A follow-up has the members of its group, one without parents nothing.
+    let group = r#"{"rule":"all","jobs":[{"task":"echo","payload":7}],
+        "then":{"job":{"task":"resize"}}}"#;
+    assert_eq!(server.post("/v1/groups", group).await.status, 201);
+    let jobs = soon(claim(&server, json!({"worker": "w1", "wait_ms": 9000}))).await;
+    assert_eq!(jobs[0]["inputs"][0]["result"], 7, "{jobs:?}");
+    server.job(r#"{"task": "resize"}"#).await;
+    let jobs = soon(claim(&server, json!({"worker": "w1", "wait_ms": 9000}))).await;
+    assert_eq!(jobs[0]["inputs"], json!([]), "{jobs:?}");
+}

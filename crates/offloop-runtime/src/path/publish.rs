@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use offloop_job::{EventKind, JobEvent, JobId, Timestamp};
+use offloop_job::{Event, EventKind, JobEvent, JobId, ScheduleEvent, Timestamp};
 use offloop_store::Claimed;
 use tokio::sync::{oneshot, watch};
 
@@ -64,7 +64,7 @@ pub(crate) struct Hub {
 struct Ring {
     /// Position of `events[0]`.
     first: u64,
-    events: VecDeque<Arc<JobEvent>>,
+    events: VecDeque<Arc<Event>>,
     /// Inserts under way by the time of their batch, and how many. Ids that come of them are no older.
     coming: BTreeMap<Timestamp, u32>,
     /// Events of jobs that may come of those, in order.
@@ -84,10 +84,10 @@ impl Ring {
             self.held.push_back(event);
             return;
         }
-        self.push(event, kept);
+        self.push(Event::Job(event), kept);
     }
 
-    fn push(&mut self, event: JobEvent, kept: usize) {
+    fn push(&mut self, event: Event, kept: usize) {
         if self.events.len() == kept {
             self.events.pop_front();
             self.first += 1;
@@ -212,6 +212,20 @@ impl Hub {
         }
     }
 
+    /// Alerts: they wait for no job, and no job waits for them.
+    pub(crate) fn alert(&self, events: Vec<ScheduleEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut ring = lock(&self.ring);
+        for event in events {
+            ring.push(Event::Schedule(event), self.kept);
+        }
+        let next = ring.next();
+        drop(ring);
+        self.show(next);
+    }
+
     /// Whether the job's result is to be kept: always, but for one that says that it is not, and for
     /// which nobody waits.
     pub(crate) fn is_wanted(&self, claimed: &Claimed) -> bool {
@@ -309,7 +323,7 @@ impl Events {
 
     /// The next events, at least one; waits for it. `None` when the server is gone. The cursor of
     /// the n-th event of the answer is the position before it plus n.
-    pub async fn next(&mut self) -> Option<Result<Vec<Arc<JobEvent>>, Lagged>> {
+    pub async fn next(&mut self) -> Option<Result<Vec<Arc<Event>>, Lagged>> {
         loop {
             if std::mem::take(&mut self.lagged) {
                 return Some(Err(Lagged));
@@ -364,6 +378,11 @@ mod tests {
             .block_on(future)
     }
 
+    fn kinds_of(events: &[Arc<Event>]) -> Vec<EventKind> {
+        let jobs = events.iter().filter_map(|event| event.job());
+        jobs.map(|event| event.kind).collect()
+    }
+
     #[test]
     fn a_reader_that_reconnects_misses_nothing() {
         let hub = Arc::new(Hub::new(7, 100));
@@ -376,8 +395,8 @@ mod tests {
         hub.publish(vec![event(&mut source, EventKind::Completed)]);
         let mut reader = hub.subscribe(Some(cursor));
         assert_eq!(
-            run(reader.next()).unwrap().unwrap()[0].kind,
-            EventKind::Completed
+            kinds_of(&run(reader.next()).unwrap().unwrap()),
+            [EventKind::Completed]
         );
     }
 
@@ -422,7 +441,7 @@ mod tests {
         let mut reader = hub.subscribe(None);
         let mut kinds = || {
             let read = run(reader.next()).unwrap().unwrap();
-            read.iter().map(|event| event.kind).collect::<Vec<_>>()
+            kinds_of(&read)
         };
         let (first, second) = (hub.coming(at(20)), hub.coming(at(10)));
         let mut waiter = hub.wait_final(new.job);

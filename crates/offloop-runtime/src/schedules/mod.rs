@@ -13,7 +13,7 @@ mod table;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use offloop_job::{ScheduleName, Timestamp};
+use offloop_job::{ScheduleEvent, ScheduleEventKind, ScheduleName, Timestamp};
 use offloop_store::ScheduleRow;
 use tokio::sync::Notify;
 
@@ -28,10 +28,18 @@ pub(crate) struct Schedules {
     table: Mutex<Timetable>,
     /// Something changed: look again.
     bell: Notify,
-    /// Told of already.
-    warned: Mutex<HashSet<ScheduleName>>,
+    told: Mutex<Told>,
     /// Payloads that were looked at, by revision, and what was wrong: rules change with a restart alone.
     looked_at: Mutex<HashMap<ScheduleName, (u64, Option<String>)>>,
+}
+
+/// Silent schedules.
+#[derive(Debug, Default)]
+struct Told {
+    /// By the last look.
+    seen: HashSet<ScheduleName>,
+    /// Told of already.
+    told: HashSet<ScheduleName>,
 }
 
 impl Schedules {
@@ -67,16 +75,37 @@ impl Schedules {
         self.table().silent(now)
     }
 
-    /// Says of each silent schedule once that it is, and of the others again when they are.
-    pub(crate) fn warn_silent(&self, now: Timestamp) {
-        let silent = self.silent(now);
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        warned.retain(|name| silent.iter().any(|silent| silent.name == *name));
-        for silent in silent {
-            if warned.insert(silent.name.clone()) {
-                let SilentSchedule { name, why } = silent;
+    /// Says of each silent schedule once that it is, and once that it is not any more. What it logs
+    /// is what subscribers are to hear. Told is what two looks have seen, so that a machine that was
+    /// suspended does not raise an alert before its loop has had its turn. Of a schedule that was
+    /// deleted nothing is said.
+    pub(crate) fn warn_silent(&self, now: Timestamp) -> Vec<ScheduleEvent> {
+        let table = self.table();
+        let silent = table.silent(now);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let Told { seen, told } = &mut *told;
+        let names: HashSet<_> = silent.iter().map(|silent| silent.name.clone()).collect();
+        let mut news = Vec::new();
+        told.retain(|name| {
+            let still = names.contains(name);
+            if !still && table.has(name) {
+                tracing::info!(schedule = %name, "a schedule is not silent any more");
+                news.push((name.clone(), ScheduleEventKind::Back));
+            }
+            still
+        });
+        for SilentSchedule { name, why } in silent {
+            if seen.contains(&name) && told.insert(name.clone()) {
                 tracing::warn!(schedule = %name, "a schedule is silent: {why}");
+                news.push((name, why.event()));
             }
         }
+        *seen = names;
+        let event = |(schedule, kind)| ScheduleEvent {
+            at: now,
+            schedule,
+            kind,
+        };
+        news.into_iter().map(event).collect()
     }
 }

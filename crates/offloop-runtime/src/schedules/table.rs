@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::time::Duration;
 
-use offloop_job::{Overlap, ScheduleName, Timestamp};
+use offloop_job::{Overlap, ScheduleEventKind, ScheduleName, SilentWhy, Timestamp};
 use offloop_schedule::{Plan, Seen, Turn, decide, waits_for_the_clock};
 use offloop_store::{Firing, ScheduleRow};
 
@@ -57,6 +57,18 @@ impl fmt::Display for Silence {
     }
 }
 
+impl Silence {
+    /// As subscribers hear it.
+    pub(crate) const fn event(&self) -> ScheduleEventKind {
+        let (why, due_at, late) = match *self {
+            Self::Late { due_at, by } => (SilentWhy::Late, Some(due_at), by),
+            Self::Ahead { next_due } => (SilentWhy::ClockWentBack, Some(next_due), Duration::ZERO),
+            Self::Unreadable => (SilentWhy::Unreadable, None, Duration::ZERO),
+        };
+        ScheduleEventKind::Silent { why, due_at, late }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SilentSchedule {
     pub name: ScheduleName,
@@ -64,6 +76,10 @@ pub struct SilentSchedule {
 }
 
 impl Timetable {
+    pub(crate) fn has(&self, name: &ScheduleName) -> bool {
+        self.items.contains_key(name)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.items.len()
     }

@@ -110,7 +110,8 @@ impl Upkeep {
         }
         let expire = now >= self.next_expire;
         if expire {
-            shared.schedules.warn_silent(shared.clock.now());
+            let alerts = shared.schedules.warn_silent(shared.clock.now());
+            shared.hub.alert(alerts);
         }
         if !expire && now < self.next_prune {
             return;

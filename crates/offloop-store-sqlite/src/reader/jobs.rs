@@ -9,7 +9,7 @@ use offloop_job::{
     Attempt, FinalReason, Job, JobId, JobOptions, JobState, JobSummary, Lease, LogTail, Progress,
     QueueName, Tag, TaskName, Timestamp, Usage,
 };
-use offloop_store::{Cursor, JobFilter, JobPage, ListRequest};
+use offloop_store::{Cursor, JobFilter, JobPage, ListRequest, codec};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::ReadError;
@@ -379,6 +379,16 @@ fn fits(row: &Row<'_>, filter: &JobFilter, promoted: u64) -> Answer<bool> {
         && row.get::<_, Option<u8>>(12)? != Some(class as u8)
     {
         return Ok(false);
+    }
+    if let Some(name) = &filter.schedule {
+        let text: Option<String> = row.get(15)?;
+        if text
+            .as_deref()
+            .and_then(codec::schedule)
+            .is_none_or(|by| by.name != *name)
+        {
+            return Ok(false);
+        }
     }
     if !filter.finished.is_open() {
         let at: Option<u64> = row.get(10)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use offloop_job::{FailureClass, JobId, JobState, QueueName, Tag};
+use offloop_job::{FailureClass, JobId, JobState, QueueName, ScheduleName, ScheduledBy, Tag};
 use offloop_store::{JobFilter, TimeRange, Verdict};
 
 use crate::cases::{STATES, in_state};
@@ -150,6 +150,33 @@ pub fn by_class_of_the_last_failure(kit: &Kit) {
     assert_eq!(by(FailureClass::Timeout), [dead.id, retried.id]);
     assert_eq!(by(FailureClass::Error), [other.id]);
     assert!(by(FailureClass::Crashed).is_empty());
+}
+
+pub fn by_schedule(kit: &Kit) {
+    let store = kit.open();
+    let named = |name: &str| ScheduleName::parse(name).expect("a schedule");
+    let made_by = |schedule: &str| {
+        let mut job = job("t").tag("x");
+        job.options.schedule = Some(Box::new(ScheduledBy {
+            name: named(schedule),
+            due_at: at(0),
+        }));
+        job
+    };
+    let living = store.add(at(0), made_by("nightly"));
+    let over = store.add(at(0), made_by("nightly"));
+    store.cancel(at(1), over);
+    let longer = store.add(at(0), made_by("nightly2"));
+    store.add(at(0), job("t").tag("nightly"));
+    let by = |schedule: &str| {
+        store.list_ids(&JobFilter {
+            schedule: Some(named(schedule)),
+            ..JobFilter::default()
+        })
+    };
+    assert_eq!(by("nightly"), [over, living], "living and finished ones");
+    assert_eq!(by("nightly2"), [longer]);
+    assert!(by("night").is_empty());
 }
 
 fn range(from: Option<u64>, before: Option<u64>) -> TimeRange {
