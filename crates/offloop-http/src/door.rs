@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use offloop_lane_remote::{PULLS_MAX, RemoteLane};
 use offloop_runtime::RuntimeHandle;
 use tokio::net::TcpListener;
@@ -13,6 +12,7 @@ use crate::auth::Keeper;
 use crate::body::Pace;
 use crate::config::{DoorConfig, DoorError};
 use crate::conn::{Clock, Registry, Rules, accept_loop};
+use crate::encoding::Encoding;
 use crate::metrics::Metrics;
 use crate::pack::{PackPage, PackRoutes};
 use crate::routes;
@@ -129,7 +129,7 @@ impl Door {
         Ok(DoorReport { drained, cut })
     }
 
-    fn build(self, at: SocketAddr) -> Result<(Arc<Inner>, Router), DoorError> {
+    fn build(self, at: SocketAddr) -> Result<(Arc<Inner>, Encoding), DoorError> {
         let Self {
             handle,
             mut config,
@@ -182,7 +182,7 @@ impl Door {
             routers.push(pack.router);
         }
         let inner = Arc::new(inner);
-        let routes = routes::all(&inner, routers);
+        let routes = Encoding::new(routes::all(&inner, routers));
         Ok((inner, routes))
     }
 }

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use offloop_pulse::Name;
-use tower_service::Service as _;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::Paced;
 use crate::conn::ConnState;
 use crate::door::Inner;
+use crate::encoding::Encoding;
 use crate::guard;
 use crate::mark::Mark;
 use crate::problem::{Kind, respond};
@@ -27,12 +27,12 @@ use crate::problem::{Kind, respond};
 #[derive(Debug)]
 pub(crate) struct DoorService {
     door: Arc<Inner>,
-    routes: Router,
+    routes: Encoding,
     conn: Arc<ConnState>,
 }
 
 impl DoorService {
-    pub(crate) fn new(door: Arc<Inner>, routes: Router, conn: Arc<ConnState>) -> Self {
+    pub(crate) fn new(door: Arc<Inner>, routes: Encoding, conn: Arc<ConnState>) -> Self {
         Self { door, routes, conn }
     }
 }
@@ -52,7 +52,7 @@ impl hyper::service::Service<Request<Incoming>> for DoorService {
 
 async fn answer(
     door: Arc<Inner>,
-    mut routes: Router,
+    mut routes: Encoding,
     request: Request<Incoming>,
     in_hand: InHand,
 ) -> Response<Tracked> {
@@ -62,8 +62,8 @@ async fn answer(
     let waits = |query: &str| query.contains("wait_ms=");
     let timed = !parts.headers.contains_key("prefer") && !parts.uri.query().is_some_and(waits);
     let refused = guard::check_host(&door.config, &parts).and_then(|()| guard::check_site(&parts));
-    let mut response = if let Err(refusal) = refused {
-        respond(&refusal.0)
+    let (mut response, encoder) = if let Err(refusal) = refused {
+        (respond(&refusal.0), None)
     } else {
         let conn = Arc::clone(&in_hand.0);
         let body = Body::new(Paced::new(body, door.rules.pace, Arc::clone(&conn)));
@@ -77,26 +77,30 @@ async fn answer(
     response.map(|body| Tracked {
         body,
         mark: mark.map(|Mark(name)| name),
+        _encoder: encoder,
         _in_hand: in_hand,
     })
 }
 
+/// An answer, and its place among those that are encoded.
+type Routed = (Response<Body>, Option<OwnedSemaphorePermit>);
+
 /// The answer in time, or 503. The time begins when the body was last waited for.
 async fn bounded(
-    routed: impl Future<Output = Result<Response<Body>, Infallible>>,
+    routed: impl Future<Output = Result<Routed, Infallible>>,
     limit: Duration,
     conn: &ConnState,
-) -> Response<Body> {
+) -> Routed {
     let mut routed = std::pin::pin!(routed);
     let mut wait = limit;
     loop {
         match tokio::time::timeout(wait, routed.as_mut()).await {
-            Ok(Ok(response)) => return response,
+            Ok(Ok(routed)) => return routed,
             Err(_) => match conn.since_body() {
                 Some(since) if since < limit => wait = limit.saturating_sub(since),
                 _ => {
                     let detail = format!("there was no answer within {limit:?}");
-                    return respond(&Kind::TimedOut.say(detail));
+                    return (respond(&Kind::TimedOut.say(detail)), None);
                 }
             },
         }
@@ -148,6 +152,8 @@ pub(crate) struct Tracked {
     body: Body,
     /// The route that fills it: a stream is polled after the route has answered.
     mark: Option<Name>,
+    /// Its place among those that are encoded.
+    _encoder: Option<OwnedSemaphorePermit>,
     _in_hand: InHand,
 }
 

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use crate::encoding::Encoding;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
@@ -51,7 +51,7 @@ fn protocol() -> auto::Builder<TokioExecutor> {
 pub(crate) async fn accept_loop(
     listener: TcpListener,
     door: Arc<Inner>,
-    routes: Router,
+    routes: Encoding,
 ) -> Drained {
     let mut closing = door.closing.subscribe();
     let protocol = Arc::new(protocol());
@@ -91,7 +91,7 @@ pub(crate) async fn accept_loop(
 
 fn enter(
     door: &Arc<Inner>,
-    routes: &Router,
+    routes: &Encoding,
     protocol: &Arc<auto::Builder<TokioExecutor>>,
     socket: TcpStream,
     from: SocketAddr,

@@ -3,6 +3,7 @@
 
 mod bulk;
 mod calls;
+mod encoded;
 mod events;
 mod gates;
 mod groups;

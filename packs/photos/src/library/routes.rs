@@ -9,10 +9,11 @@ use offloop::http::axum::Router;
 use offloop::http::axum::body::Body;
 use offloop::http::axum::extract::rejection::QueryRejection;
 use offloop::http::axum::extract::{Path, Query, State};
-use offloop::http::axum::http::{HeaderMap, Response, StatusCode, header};
+use offloop::http::axum::http::request::Parts;
+use offloop::http::axum::http::{Response, StatusCode, header};
 use offloop::http::axum::response::IntoResponse;
 use offloop::http::axum::routing::{get, post};
-use offloop::http::{PackPage, PackRoutes, Refusal};
+use offloop::http::{PackPage, PackRoutes, Refusal, mime, send_file};
 use offloop::job::JobState;
 use offloop::store::{InsertOutcome, JobFilter, ListRequest, RecordScan};
 use offloop::{
@@ -353,7 +354,7 @@ async fn thumbnail(
     State(library): State<Arc<Library>>,
     Path(id): Path<String>,
     query: Result<Query<ThumbnailQuery>, QueryRejection>,
-    headers: HeaderMap,
+    parts: Parts,
 ) -> Answer {
     let Query(query) = query.map_err(|error| Refusal::parameter("query", error.body_text()))?;
     let size = query.size.unwrap_or(500);
@@ -364,24 +365,7 @@ async fn thumbnail(
     if id.len() != 32 || !id.bytes().all(hex) {
         return Err(Refusal::not_found("a photo's id has 32 hexadecimal digits"));
     }
-    // A few tens of kilobytes from the page cache: shorter than a hop to another thread.
     let path = library.thumbs.path(&id, size);
-    let Ok(bytes) = std::fs::read(&path) else {
-        return Err(Refusal::not_found(
-            "no thumbnail: the photo is unknown or was not converted",
-        ));
-    };
-    let tag = format!("\"{}\"", &id_of(&bytes)[..16]);
-    let known = headers
-        .get(header::IF_NONE_MATCH)
-        .is_some_and(|sent| sent.as_bytes() == tag.as_bytes());
-    let cache = [
-        (header::CONTENT_TYPE, "image/jpeg".to_owned()),
-        (header::CACHE_CONTROL, "private, no-cache".to_owned()),
-        (header::ETAG, tag),
-    ];
-    if known {
-        return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
-    }
-    Ok((StatusCode::OK, cache, bytes).into_response())
+    let missing = "no thumbnail: the photo is unknown or was not converted";
+    send_file(&path, &mime::IMAGE_JPEG, parts, missing).await
 }
