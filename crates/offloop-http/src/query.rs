@@ -4,8 +4,12 @@ use std::borrow::Cow;
 use std::str::FromStr;
 
 use axum::http::Uri;
+use offloop_store::Cursor;
 
 use crate::problem::{Kind, Refusal};
+
+/// Of an engine's cursor.
+const CURSOR_BYTES_MAX: usize = 256;
 
 /// The parameters of one request.
 #[derive(Debug)]
@@ -64,6 +68,33 @@ impl<'u> Query<'u> {
             })
         });
         read.collect()
+    }
+
+    /// Rows of a page: `limit`, 1 to `most`.
+    pub(crate) fn limit(&self, default: u16, most: u16) -> Result<u16, Refusal> {
+        let limit = self.with("limit", |text| match text.parse() {
+            Ok(limit) if (1..=most).contains(&limit) => Ok(limit),
+            _ => Err(format!("is {text:?}; give 1 to {most}")),
+        })?;
+        Ok(limit.unwrap_or(default))
+    }
+
+    /// Where a page begins: `cursor`, the `next_cursor` of the page before, as `read` takes it.
+    pub(crate) fn cursor<T>(
+        &self,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Refusal> {
+        self.with("cursor", |text| {
+            read(text).ok_or_else(|| "is none; give the next_cursor of the page before".into())
+        })
+    }
+
+    /// A cursor that an engine made, which alone can read it: only what it never makes is refused.
+    pub(crate) fn engine_cursor(&self) -> Result<Option<Cursor>, Refusal> {
+        self.cursor(|text| {
+            let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+            (plain && text.len() <= CURSOR_BYTES_MAX).then(|| Cursor(text.into()))
+        })
     }
 
     /// Read by the type's own parser; its error says what is allowed.

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use offloop::job::FailureClass;
 use serde_json::{Map, Value, json};
 
+use super::sweep::Which;
 use super::text::plain;
 use crate::client::{Client, ServerArgs, escape};
 
@@ -49,21 +49,8 @@ pub(crate) struct EnqueueArgs {
 
 #[derive(Args)]
 pub(crate) struct ListArgs {
-    #[arg(long)]
-    task: Option<String>,
-    #[arg(long)]
-    queue: Option<String>,
-    /// waiting, scheduled, ready, running, completed, failed, cancelled or expired
-    #[arg(long)]
-    state: Option<String>,
-    #[arg(long)]
-    tag: Option<String>,
-    /// Class of the last failure
-    #[arg(long, value_parser = FailureClass::ALL.map(FailureClass::as_str))]
-    class: Option<String>,
-    /// Made by this schedule
-    #[arg(long)]
-    schedule: Option<String>,
+    #[command(flatten)]
+    which: Which,
     /// 1 to 500
     #[arg(long, default_value_t = 50)]
     limit: u16,
@@ -160,20 +147,7 @@ pub(crate) fn enqueue(args: &EnqueueArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let filters = [
-        ("task", &args.task),
-        ("queue", &args.queue),
-        ("state", &args.state),
-        ("tag", &args.tag),
-        ("class", &args.class),
-        ("schedule", &args.schedule),
-    ];
-    let mut query = format!("?limit={}", args.limit);
-    for (key, value) in filters {
-        if let Some(value) = value {
-            let _ = write!(query, "&{key}={}", escape(value));
-        }
-    }
+    let query = format!("?limit={}{}", args.limit, args.which.query());
     let client = Client::new(&args.server);
     let mut rows = Vec::new();
     let mut cursor: Option<String> = None;

@@ -96,13 +96,15 @@ fn body(set: &SetArgs) -> Map<String, Value> {
 
 fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     let mut rows = Vec::new();
-    let mut after = None::<String>;
+    let mut cursor = None::<String>;
     loop {
-        let from = after.map_or(String::new(), |after| format!("&after={}", escape(&after)));
+        let from = cursor.map_or(String::new(), |cursor| {
+            format!("&cursor={}", escape(&cursor))
+        });
         let page = client.get(&format!("/v1/limits?limit=500{from}"))?.ok()?;
         rows.extend(page["limits"].as_array().cloned().unwrap_or_default());
-        after = page["next_cursor"].as_str().map(str::to_owned);
-        if after.is_none() {
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+        if cursor.is_none() {
             break;
         }
     }

@@ -19,7 +19,7 @@ pub(crate) struct Which {
     task: Option<String>,
     #[arg(long)]
     queue: Option<String>,
-    /// completed, failed, cancelled or expired
+    /// waiting, scheduled, ready, running, completed, failed, cancelled or expired
     #[arg(long)]
     state: Option<String>,
     #[arg(long)]
@@ -56,7 +56,7 @@ impl Which {
         ]
     }
 
-    fn query(&self) -> String {
+    pub(super) fn query(&self) -> String {
         let mut query = String::new();
         for (key, value) in self.pairs() {
             if let Some(value) = value {

@@ -3,6 +3,7 @@
 //! A reader is a place in the runtime's ring, not a buffer: one that does not read costs its socket
 //! and is closed by the write deadline; one that falls behind is told `lagged`.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Response, Uri, header};
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use offloop_job::{Event, JobId, QueueName, ScheduleName, TaskName};
 use offloop_runtime::{EventCursor, Events, RuntimeHandle};
 use offloop_wire::{ScheduleEventView, event_json};
@@ -82,7 +84,7 @@ enum Stage {
     Ended,
 }
 
-const STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 pub(super) async fn events(State(door): State<Arc<Inner>>, headers: HeaderMap, uri: Uri) -> Answer {
     let query = Query::read(
@@ -136,13 +138,18 @@ pub(super) async fn events(State(door): State<Arc<Inner>>, headers: HeaderMap, u
     };
     let stream = futures_util::stream::unfold(reader, |mut reader| async move {
         let text = reader.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(text), reader))
+        Some((text, reader))
     });
-    let mut response = Response::new(Body::from_stream(stream));
+    Ok(event_stream(stream))
+}
+
+/// Server-sent events, each piece as it comes.
+pub(super) fn event_stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    let mut response = Response::new(Body::from_stream(pieces.map(Ok::<_, Infallible>)));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, STREAM);
+    headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
     headers.insert("x-accel-buffering", HeaderValue::from_static("no")); // nginx would hold it back
-    Ok(response)
+    response
 }
 
 impl Reader {

@@ -10,9 +10,7 @@ use futures_util::stream::{self, StreamExt as _};
 use http_body_util::BodyExt as _;
 use offloop_job::limits::PAGE_ROWS_MAX;
 use offloop_job::{GroupId, GroupState, NewGroup};
-use offloop_store::{
-    Cursor, GroupChange, GroupListRequest, InsertOutcome, InsertRefusal, MemberRequest,
-};
+use offloop_store::{GroupChange, GroupListRequest, InsertOutcome, InsertRefusal, MemberRequest};
 use offloop_wire::{BulkSummary, FlowJob, GroupList, GroupView, JobReader, MemberRow, read_group};
 use serde::Serialize;
 
@@ -25,7 +23,6 @@ use crate::problem::{Kind, Refusal, of_body, of_enqueue, of_refusal};
 use crate::query::Query;
 
 const LIMIT_DEFAULT: u16 = 50;
-const CURSOR_BYTES_MAX: usize = 256;
 
 /// A group as it was made, and what became of lines that were not taken in.
 #[derive(Serialize)]
@@ -218,7 +215,8 @@ pub(super) async fn list(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
             format!("is {text:?}; known are {known}")
         })
     })?;
-    let (limit, cursor) = page(&query)?;
+    let limit = query.limit(LIMIT_DEFAULT, PAGE_ROWS_MAX)?;
+    let cursor = query.engine_cursor()?;
     let page = door
         .handle
         .groups(GroupListRequest {
@@ -234,23 +232,6 @@ pub(super) async fn list(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
     json(StatusCode::OK, &body)
 }
 
-/// Of its members.
-fn page(query: &Query<'_>) -> Result<(u16, Option<Cursor>), Refusal> {
-    let limit = query.with("limit", |text| match text.parse() {
-        Ok(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),
-        _ => Err(format!("is {text:?}; give 1 to {PAGE_ROWS_MAX}")),
-    })?;
-    let cursor = query.with("cursor", |text| {
-        let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
-        if text.len() <= CURSOR_BYTES_MAX && plain {
-            Ok(Cursor(text.into()))
-        } else {
-            Err("is none; give the next_cursor of the page before".into())
-        }
-    })?;
-    Ok((limit.unwrap_or(LIMIT_DEFAULT), cursor))
-}
-
 pub(super) async fn one(
     State(door): State<Arc<Inner>>,
     Path(id): Path<String>,
@@ -258,7 +239,8 @@ pub(super) async fn one(
 ) -> Answer {
     let id = group_id(&id)?;
     let query = Query::read(&uri, &["limit", "cursor"])?;
-    let (limit, cursor) = page(&query)?;
+    let limit = query.limit(LIMIT_DEFAULT, PAGE_ROWS_MAX)?;
+    let cursor = query.engine_cursor()?;
     let group = door.handle.group(id).await?.ok_or_else(|| no_group(id))?;
     let members = door
         .handle

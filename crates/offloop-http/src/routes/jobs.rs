@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use bytes::{BufMut as _, BytesMut};
 use offloop_job::limits::PAGE_ROWS_MAX;
-use offloop_store::{Cursor, ListRequest};
+use offloop_store::ListRequest;
 use offloop_wire::{JobList, JobView};
 
 use super::{Answer, filter, job_id, json, no_job, wait};
@@ -16,26 +16,13 @@ use crate::problem::Kind;
 use crate::query::Query;
 
 const LIMIT_DEFAULT: u16 = 50;
-const CURSOR_BYTES_MAX: usize = 256;
 
 pub(super) async fn list(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
     let query = Query::read_with(&uri, &filter::with(&["limit", "cursor"]), &filter::MANY)?;
     let filter = filter::read(&query, door.handle.now())?;
-    let limit = query.with("limit", |text| match text.parse() {
-        Ok(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),
-        _ => Err(format!("is {text:?}; give 1 to {PAGE_ROWS_MAX}")),
-    })?;
-    let cursor = query.with("cursor", |text| {
-        // Made by the engine, which alone can read it: only what it never makes is refused here.
-        let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
-        if text.len() <= CURSOR_BYTES_MAX && plain {
-            Ok(Cursor(text.into()))
-        } else {
-            Err("is none; give the next_cursor of the page before".into())
-        }
-    })?;
+    let limit = query.limit(LIMIT_DEFAULT, PAGE_ROWS_MAX)?;
+    let cursor = query.engine_cursor()?;
     let now = door.handle.now();
-    let limit = limit.unwrap_or(LIMIT_DEFAULT);
     let page = door
         .handle
         .jobs(ListRequest {

@@ -30,11 +30,10 @@ fn target(text: &str) -> Result<LimitTarget, Refusal> {
 }
 
 pub(super) async fn list(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
-    let query = Query::read(&uri, &["after", "limit"])?;
-    let after = query.with("after", |text| {
-        LimitTarget::parse(text).map_err(|error| error.to_string())
-    })?;
-    let page = door.handle.limits(after, rows(&query)?).await?;
+    let query = Query::read(&uri, &["limit", "cursor"])?;
+    let after = query.cursor(|text| LimitTarget::parse(text).ok())?;
+    let limit = query.limit(LIMIT_DEFAULT, PAGE_ROWS_MAX)?;
+    let page = door.handle.limits(after, limit).await?;
     let limits = page.limits.iter().map(view).collect();
     let next_cursor = page.next.map(|target| target.to_string());
     json(
@@ -91,13 +90,13 @@ pub(super) async fn remove(
 }
 
 pub(super) async fn audit(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
-    let query = Query::read(&uri, &["subject", "before", "limit"])?;
+    let query = Query::read(&uri, &["subject", "limit", "cursor"])?;
     let page = door
         .handle
         .audit(AuditAsk {
             subject: query.text("subject").map(Into::into),
-            before: query.parsed("before")?,
-            limit: rows(&query)?,
+            before: query.cursor(|text| text.parse().ok())?,
+            limit: query.limit(LIMIT_DEFAULT, PAGE_ROWS_MAX)?,
         })
         .await?;
     let entries = page.entries.into_iter().map(entry).collect();
@@ -108,14 +107,6 @@ pub(super) async fn audit(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
             next_cursor: page.next,
         },
     )
-}
-
-fn rows(query: &Query<'_>) -> Result<u16, Refusal> {
-    let limit = query.with("limit", |text| match text.parse() {
-        Ok(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),
-        _ => Err(format!("is {text:?}; give 1 to {PAGE_ROWS_MAX}")),
-    })?;
-    Ok(limit.unwrap_or(LIMIT_DEFAULT))
 }
 
 /// A limit as it is now.

@@ -60,14 +60,6 @@ fn name(text: &str) -> Result<ScheduleName, Refusal> {
     })
 }
 
-fn limit(query: &Query<'_>) -> Result<u16, Refusal> {
-    let limit = query.with("limit", |text| match text.parse() {
-        Ok(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),
-        _ => Err(format!("is {text:?}; give 1 to {PAGE_ROWS_MAX}")),
-    })?;
-    Ok(limit.unwrap_or(LIMIT_DEFAULT))
-}
-
 async fn body(door: &Inner, body: Body) -> Result<ScheduleSpec, Refusal> {
     let collected = collect(body, PAYLOAD_BYTES_MAX + AROUND_BYTES, &door.collecting).await?;
     let read = read_schedule(&collected.bytes, door.handle.now());
@@ -152,11 +144,8 @@ pub(super) async fn forget(
 /// By name.
 pub(super) async fn list(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
     let query = Query::read(&uri, &["limit", "cursor"])?;
-    let limit = limit(&query)?;
-    let after = query.with("cursor", |text| {
-        ScheduleName::parse(text)
-            .map_err(|_| "is none; give the next_cursor of the page before".into())
-    })?;
+    let limit = query.limit(LIMIT_DEFAULT, PAGE_ROWS_MAX)?;
+    let after = query.cursor(|text| ScheduleName::parse(text).ok())?;
     let rows = door.handle.schedules(after, limit).await?;
     let silent = door.handle.silent_schedules().into_iter();
     let mut silent: HashMap<_, _> = silent.map(|s| (s.name, s.why.to_string())).collect();
@@ -219,13 +208,11 @@ pub(super) async fn ledger(
     uri: Uri,
 ) -> Answer {
     let query = Query::read(&uri, &["limit", "cursor"])?;
-    let before = query.with("cursor", |text| {
-        place(text).ok_or_else(|| "is none; give the next_cursor of the page before".into())
-    })?;
+    let before = query.cursor(place)?;
     let ask = LedgerAsk {
         name: name(&text)?,
         before,
-        limit: limit(&query)?,
+        limit: query.limit(LIMIT_DEFAULT, PAGE_ROWS_MAX)?,
     };
     let page = door.handle.ledger(ask).await?;
     let rows = page.rows.unwrap_or_default();

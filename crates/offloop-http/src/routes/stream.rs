@@ -4,20 +4,19 @@
 //! address of the result. Who comes after the end gets state and end at once. A reader is a place in
 //! the job's feed, not a buffer.
 
-use std::convert::Infallible;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use bytes::Bytes;
 use offloop_job::{Job, JobId, JobState, Timestamp};
 use offloop_runtime::{FeedCursor, JobNews, JobStream, RuntimeHandle};
 use offloop_wire::{JobView, event_json, format_time, raw_or_text};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::events::event_stream;
 use super::{Answer, empty, job_id, no_job};
 use crate::door::{Inner, is_set};
 use crate::problem::Kind;
@@ -25,7 +24,6 @@ use crate::query::Query;
 
 /// Of the last event. A browser comes back with it by itself, and is then told to stay away.
 const END_ID: &str = "end";
-const STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 struct Reader {
     handle: RuntimeHandle,
@@ -80,13 +78,9 @@ pub(super) async fn events(
     };
     let stream = futures_util::stream::unfold(reader, |mut reader| async move {
         let text = reader.next().await?;
-        Some((Ok::<_, Infallible>(text), reader))
+        Some((text, reader))
     });
-    let mut response = Response::new(Body::from_stream(stream));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, STREAM);
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no")); // nginx would hold it back
-    Ok(response)
+    Ok(event_stream(stream))
 }
 
 impl Reader {

@@ -25,17 +25,13 @@ pub(super) async fn usage(State(door): State<Arc<Inner>>, uri: Uri) -> Answer {
         })
     })?;
     let since = query.with("since", |text| parse_since(text, now))?;
-    let limit = query.with("limit", |text| match text.parse() {
-        Ok(limit) if (1..=USAGE_ROWS_MAX).contains(&limit) => Ok(limit),
-        _ => Err(format!("is {text:?}; give 1 to {USAGE_ROWS_MAX}")),
-    })?;
     let by = by.unwrap_or(UsageBy::Task);
     let sums = door
         .handle
         .usage(UsageAsk {
             by,
             since: since.unwrap_or_else(|| now.minus(USAGE_HOUR * HOURS_DEFAULT)),
-            limit: limit.unwrap_or(LIMIT_DEFAULT),
+            limit: query.limit(LIMIT_DEFAULT, USAGE_ROWS_MAX)?,
         })
         .await?;
     let body = UsageView {

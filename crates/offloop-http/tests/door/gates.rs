@@ -92,7 +92,7 @@ async fn targets_of_every_kind_have_a_place_of_their_own() {
     let after = list["next_cursor"].as_str().unwrap();
     let escaped = after.replace('*', "%2A").replace('/', "%2F");
     let rest = server
-        .get(&format!("/v1/limits?after={escaped}"))
+        .get(&format!("/v1/limits?cursor={escaped}"))
         .await
         .json();
     assert_eq!(rest["limits"].as_array().unwrap().len(), 2);
@@ -157,7 +157,7 @@ async fn changes_are_on_the_audit_log_with_what_was_before() {
     assert_eq!(entries[1]["actor"], "api");
     let next = log["next_cursor"].as_u64().unwrap();
     let rest = server
-        .get(&format!("/v1/audit?subject=key:acme&before={next}"))
+        .get(&format!("/v1/audit?subject=key:acme&cursor={next}"))
         .await
         .json();
     assert_eq!(rest["entries"].as_array().unwrap().len(), 1);
