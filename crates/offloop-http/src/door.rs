@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use offloop_lane_remote::{PULLS_MAX, RemoteLane};
 use offloop_runtime::RuntimeHandle;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::Keeper;
@@ -16,6 +16,11 @@ use crate::encoding::Encoding;
 use crate::metrics::Metrics;
 use crate::pack::{PackPage, PackRoutes};
 use crate::routes;
+
+/// Connections that the kernel keeps until they are accepted; it may have a smaller bound of its own
+/// (`net.core.somaxconn`). Those beyond it lose a second each: with the usual 128, five hundred
+/// workers that come back at once waited twice as long as their server took to start.
+const UNACCEPTED_MAX: u32 = 4_096;
 
 /// A door that is being built.
 #[derive(Debug)]
@@ -70,6 +75,17 @@ pub(crate) async fn is_set(flag: &mut watch::Receiver<bool>) {
     }
 }
 
+fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if listen.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    socket.set_reuseaddr(true)?; // a restart does not wait for connections of before
+    socket.bind(listen)?;
+    socket.listen(UNACCEPTED_MAX)
+}
+
 impl Door {
     pub fn new(handle: RuntimeHandle, config: DoorConfig) -> Self {
         Self {
@@ -95,14 +111,16 @@ impl Door {
     }
 
     /// Listens at the configured address.
+    #[expect(
+        clippy::unused_async,
+        reason = "the socket belongs to the caller's runtime"
+    )]
     pub async fn listen(config: &DoorConfig) -> Result<TcpListener, DoorError> {
         let listen = config.listen;
         if let Some(problem) = config.problem(listen) {
             return Err(problem);
         }
-        TcpListener::bind(listen)
-            .await
-            .map_err(|cause| DoorError::Listen { listen, cause })
+        bind(listen).map_err(|cause| DoorError::Listen { listen, cause })
     }
 
     /// Serves until `closing` is done, then lets what is in hand finish within the configured time.
