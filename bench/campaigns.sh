@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Reliability campaigns against the whole program, each with its negative control where it has one.
 #
-#   bash bench/campaigns.sh              about twenty minutes
+#   bash bench/campaigns.sh              about twenty-five minutes
 #   bash bench/campaigns.sh --quick      about three minutes, for CI
 #
 #   --seed N        the same decisions again
 #   --programs DIR  use offloop, offloop-sabotaged, offloop-sabotaged-lanes and offloop-bench of DIR; builds nothing
 #   --out DIR       where outputs and failed runs are kept (default target/campaigns)
 #
-# Needs Node, Python and /bin/sh; r4 needs strace, r5 needs root; l5 takes broken photos from $CORPUS, by
+# Needs Node, Python and /bin/sh; r4 needs strace, r5 needs root, r8 libfaketime; l5 takes broken photos from $CORPUS, by
 # default .cache/corpus (`just corpus`). What is missing is skipped by its name.
 # Exit code 1 if a campaign is red or a build that is broken on purpose stays green.
 set -euo pipefail
@@ -75,6 +75,13 @@ broken() {
   SABOTAGED_PART="$part" run "$limit" "$campaign" offloop-sabotaged-lanes "$@" --expect-red
 }
 
+# tricked LIMIT_S CAMPAIGN [OPTION...]: the sound program, asked for what must turn red.
+tricked() {
+  local limit="$1" campaign="$2"
+  shift 2
+  SABOTAGED_PART=asked run "$limit" "$campaign" offloop "$@" --broken --expect-red
+}
+
 if [ "$quick" = yes ]; then
   run 60 r1 offloop --cycles 10
   run 60 r4 offloop --cycles 6
@@ -85,6 +92,8 @@ if [ "$quick" = yes ]; then
   run 60 r2 offloop --cycles 8
   run 60 r7 offloop --cycles 5
   run 60 l7 offloop --cycles 1
+  run 60 groups offloop --cycles 10
+  run 60 r7-remote offloop --cycles 16
   run 60 r1 offloop-sabotaged --cycles 3 --expect-red
 else
   run 300 r1 offloop
@@ -99,6 +108,10 @@ else
   run 300 r6 offloop
   run 400 r7 offloop
   run 120 l7 offloop
+  run 200 groups offloop
+  run 200 r7-remote offloop
+  run 250 r8 offloop
+  run 250 l6 offloop
   run 100 r1 offloop-sabotaged --cycles 10 --expect-red
   run 100 r4 offloop-sabotaged --cycles 6 --expect-red
   run 100 r5 offloop-sabotaged --cycles 1 --expect-red
@@ -108,6 +121,10 @@ else
   broken deaths 100 r6 --cycles 1
   broken kill 150 r7 --cycles 4
   broken log 100 l7 --cycles 1
+  broken fence 100 r7-remote --cycles 16
+  SABOTAGED_PART=decision run 100 groups offloop-sabotaged --cycles 10 --expect-red
+  tricked 150 r8 --cycles 1
+  tricked 150 l6 --cycles 1
 fi
 
 node -e '

@@ -1,8 +1,10 @@
 //! Programs that campaigns and benches hand to the lanes as jobs: this binary is a task, too.
 
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use anyhow::Context;
 
@@ -18,6 +20,13 @@ pub(crate) enum Child {
     Spin,
     /// Speaks the protocol and ends a job when it is asked to stop
     Wait,
+    /// Is a worker elsewhere: server, task, and where its marks and the answers to it go
+    Pull {
+        server: SocketAddr,
+        task: String,
+        marks: PathBuf,
+        answers: PathBuf,
+    },
 }
 
 impl Child {
@@ -27,6 +36,12 @@ impl Child {
             Self::Echo => serve(Way::Echo),
             Self::Spin => serve(Way::Spin),
             Self::Wait => serve(Way::Wait),
+            Self::Pull {
+                server,
+                task,
+                marks,
+                answers,
+            } => campaign::work(*server, task, marks, answers),
         }
     }
 }

@@ -264,6 +264,8 @@ impl Board {
         now: Instant,
         events: &mut Vec<LaneEvent>,
     ) -> Result<Extended, Stale> {
+        #[cfg(feature = "sabotage")]
+        let lease = crate::sabotage::lease_of(&self.jobs, job, lease);
         let entry = self.mine(job, lease)?;
         if entry.due_for_worker() <= now {
             return Err(Stale); // too late by the clock, whatever the timer has done about it
@@ -326,6 +328,8 @@ impl Board {
         now: Instant,
         events: &mut Vec<LaneEvent>,
     ) -> Result<Settle, Stale> {
+        #[cfg(feature = "sabotage")]
+        let lease = crate::sabotage::lease_of(&self.jobs, job, lease);
         if self.settled.has(lease, job) {
             return Ok(Settle::Already);
         }

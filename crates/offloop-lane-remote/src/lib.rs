@@ -16,6 +16,8 @@ mod board;
 mod entry;
 mod lane;
 mod memory;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 mod types;
 
 pub use lane::RemoteLane;

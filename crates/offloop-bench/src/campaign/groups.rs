@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::http::{Answer, CallError, Client};
-use super::journal::{Effects, effects};
+use super::journal::{Effects, effects, now_ms};
 use super::oracle::{ask, quiesce};
 use super::server::Setup;
 use super::{Run, procfs};
 
-const CYCLES: u32 = 25;
+const CYCLES: u32 = 60;
 const RULES: [&str; 4] = ["all", "all_settled", "race", "any"];
 const QUIET_WITHIN: Duration = Duration::from_secs(120);
 /// How long a member takes.
@@ -25,6 +25,8 @@ struct Acked {
     /// Group to the tag of its follow-up.
     groups: BTreeMap<String, String>,
     flows: Vec<Value>,
+    /// When the server was killed, in milliseconds since 1970.
+    kills: Vec<u64>,
 }
 
 pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
@@ -37,6 +39,7 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
         let (client, bad) = (setup.client(), run.dice.between(0, 12) as usize);
         let sender = std::thread::spawn(move || send(client, cycle, bad));
         std::thread::sleep(Duration::from_millis(run.dice.between(5, 500)));
+        acked.kills.push(now_ms());
         server.kill();
         if let Err(left) = procfs::wait_gone(server.pid(), Duration::from_secs(2)) {
             run.survivors += left.len() as u64;
@@ -127,11 +130,17 @@ fn check_groups(run: &mut Run, setup: &Setup, acked: &Acked) -> anyhow::Result<(
         run.breach(format!("a group is open for ever: {group}"));
     }
     let mut states: BTreeMap<String, u64> = BTreeMap::new();
+    let mut middle: BTreeMap<&str, u64> = RULES.into_iter().map(|rule| (rule, 0)).collect();
     for (id, tag) in &acked.groups {
         let group = ask(&mut client, &format!("/v1/groups/{id}?limit=500"))?.json();
         let (rule, state) = (group["rule"].as_str(), group["state"].as_str());
         let told = format!("{}/{}", rule.unwrap_or("?"), state.unwrap_or("?"));
         *states.entry(told).or_default() += 1;
+        if was_undecided(&group, &acked.kills)?
+            && let Some(count) = rule.and_then(|rule| middle.get_mut(rule))
+        {
+            *count += 1;
+        }
         if group["progress"]["done"] != 6 || group["progress"]["total"] != 6 {
             run.breach(format!("group {id} has not come to its end: {group}"));
         }
@@ -149,7 +158,24 @@ fn check_groups(run: &mut Run, setup: &Setup, acked: &Acked) -> anyhow::Result<(
         }
     }
     run.figure("decisions", json!(states));
+    run.figure("killed_while_undecided", json!(middle));
+    for (rule, count) in middle {
+        if count == 0 {
+            run.breach(format!("no server was killed in the middle of rule {rule}"));
+        }
+    }
     Ok(())
+}
+
+/// A kill fell between the making of the group and its decision.
+fn was_undecided(group: &Value, kills: &[u64]) -> anyhow::Result<bool> {
+    let at = |field: &str| {
+        let at = offloop_wire::parse_time(group[field].as_str().unwrap_or_default());
+        at.map_err(|error| anyhow::anyhow!("{field} of {group}: {error}"))
+    };
+    let (made, decided) = (at("created_at")?, at("decided_at")?);
+    let within = made.as_millis()..decided.as_millis();
+    Ok(kills.iter().any(|kill| within.contains(kill)))
 }
 
 /// Against the states of the members.

@@ -6,14 +6,17 @@
 
 mod beside;
 mod bombs;
+mod clock_steps;
 mod deaths;
 mod dice;
 mod drain;
+mod elsewhere;
 mod faults;
 mod flood;
 mod frozen;
 mod full_disk;
 mod groups;
+mod herd;
 mod http;
 mod images;
 mod journal;
@@ -24,6 +27,7 @@ mod oracle;
 mod photos;
 mod poison;
 mod procfs;
+mod puller;
 mod server;
 mod slow;
 mod stubborn;
@@ -67,9 +71,23 @@ enum Which {
     L7,
     /// SIGKILL in the middle of groups and flows
     Groups,
+    /// SIGSTOP for workers elsewhere, past their leases
+    R7Remote,
+    /// A wall clock that steps under the program
+    R8,
+    /// Ten thousand jobs that fail together; five hundred workers that come back at once
+    L6,
+}
+
+impl Which {
+    fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 pub(crate) use flood::talk;
+pub(crate) use puller::work;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -102,6 +120,9 @@ pub(crate) struct Args {
     /// A build that is broken on purpose: run as well, and it must turn red
     #[arg(long)]
     sabotaged: Option<PathBuf>,
+    /// l6: no jitter; r8: the clock of spans steps too. It must turn red
+    #[arg(long)]
+    broken: bool,
     /// Succeed if a breach is found
     #[arg(long)]
     expect_red: bool,
@@ -117,6 +138,8 @@ pub(crate) struct Run {
     pub(crate) corpus: Option<PathBuf>,
     pub(crate) hold: Duration,
     pub(crate) span: Duration,
+    /// What is asked of the program is broken on purpose.
+    pub(crate) broken: bool,
     pub(crate) dice: Dice,
     pub(crate) counters: Counters,
     pub(crate) survivors: u64,
@@ -227,10 +250,7 @@ impl Run {
 
     fn report(&self, which: Which, seed: u64, took: Duration) {
         let mut line = Map::new();
-        line.insert(
-            "campaign".into(),
-            format!("{which:?}").to_lowercase().into(),
-        );
+        line.insert("campaign".into(), which.name().into());
         line.insert("seed".into(), seed.into());
         for (name, count) in self.counters.rows() {
             line.insert(name.into(), count.into());
@@ -316,6 +336,7 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         corpus: args.corpus.clone(),
         hold: Duration::from_secs(args.hold_s),
         span: Duration::from_secs(args.for_s),
+        broken: args.broken,
         dice: Dice::new(seed),
         counters: Counters::default(),
         survivors: 0,
@@ -339,6 +360,9 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         Which::R7 => frozen::run(&mut run),
         Which::L7 => flood::run(&mut run),
         Which::Groups => groups::run(&mut run),
+        Which::R7Remote => elsewhere::run(&mut run),
+        Which::R8 => clock_steps::run(&mut run),
+        Which::L6 => herd::run(&mut run),
     };
     let found = run.is_red();
     if let Err(error) = &done {

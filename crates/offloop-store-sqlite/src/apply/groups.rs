@@ -164,6 +164,11 @@ impl Desk<'_> {
         while let Some(id) = self.index.groups.over_at(now.as_millis()) {
             self.decide(now, id, GroupState::Failed, GroupReason::Deadline)?;
         }
+        #[cfg(feature = "sabotage")]
+        for (id, on, task, state) in crate::sabotage::owed() {
+            let made = self.make_then(now, id, on, task, state)?;
+            crate::sabotage::name_late(self.conn, id, made)?;
+        }
         self.work_off(now, usize::from(limit))?;
         let flow = &mut self.index.groups;
         Ok(Advanced {
@@ -264,6 +269,10 @@ impl Desk<'_> {
         let Some((on, task)) = then else {
             return Ok(());
         };
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::puts_off((id, on, task.clone(), state)) {
+            return Ok(());
+        }
         let made = self.make_then(now, id, on, task, state)?;
         if let Some(group) = self.index.groups.change(id) {
             group.then_job = made;
