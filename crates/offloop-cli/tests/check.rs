@@ -6,7 +6,11 @@
 )]
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
+
+mod support;
+
+use support::program;
 
 const SANDBOX: &str = "sandbox = { network = false, read_only = true }\n";
 
@@ -33,13 +37,7 @@ command = ["no-such-tool-anywhere"]
 
 fn check(folder: &Path, tasks: &str) -> (Output, String) {
     std::fs::write(folder.join("offloop.toml"), tasks).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_offloop"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OFFLOOP_") {
-            command.env_remove(name);
-        }
-    }
-    let output = command.arg("check").current_dir(folder).output().unwrap();
+    let output = program(folder).arg("check").output().unwrap();
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     (output, text)
 }

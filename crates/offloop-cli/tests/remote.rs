@@ -5,49 +5,16 @@
     reason = "the program itself is under test"
 )]
 
-use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+mod support;
 
-/// A process that does not outlive its test.
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Running {
-    fn new(command: &mut Command) -> Self {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-
-    /// The rest of the first line that starts so.
-    fn line(&mut self, start: &str) -> String {
-        self.lines
-            .find_map(|line| Some(line.unwrap().strip_prefix(start)?.to_owned()))
-            .unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended
-        let _ = self.child.wait();
-    }
-}
+use support::{PATIENCE, Running, job, serve};
 
 fn worker(folder: &Path, url: &str) -> Running {
     let guide = include_str!("../../../docs/guides/remote-workers.md");
@@ -65,19 +32,9 @@ fn server(folder: &Path) -> (Running, String) {
 fn with_grace(folder: &Path, grace: &str) -> (Running, String) {
     let task = format!("[tasks.count]\nlane = \"remote\"\nlease = \"2s\"\ngrace = {grace:?}\n");
     std::fs::write(folder.join("offloop.toml"), task).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_offloop"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OFFLOOP_") {
-            command.env_remove(name);
-        }
-    }
-    command
-        .args(["serve", "--listen", "127.0.0.1:0"])
-        .current_dir(folder)
-        .env("OFFLOOP_LOG", "error");
-    let mut server = Running::new(&mut command);
-    let url = server.line("dashboard: ");
-    (server, url.trim_end_matches('/').to_owned())
+    let server = serve(folder);
+    let url = server.url.clone();
+    (server, url)
 }
 
 fn enqueue(url: &str, steps: u32) -> String {
@@ -91,17 +48,12 @@ fn enqueue(url: &str, steps: u32) -> String {
     job["id"].as_str().unwrap().to_owned()
 }
 
-fn job(url: &str, id: &str) -> Value {
-    let answer = ureq::get(format!("{url}/v1/jobs/{id}")).call();
-    answer.unwrap().body_mut().read_json().unwrap()
-}
-
-/// Asks until it is so; nothing here takes a minute.
+/// Asks until it is so; nothing here takes long.
 #[track_caller]
 fn until(url: &str, id: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let job = job(url, id);
+        let job = job(url, id, "");
         if is(&job) {
             return job;
         }
@@ -132,10 +84,10 @@ fn a_worker_that_was_stopped_past_its_lease_is_refused_and_another_one_has_finis
     let mut other = worker(folder.path(), &url);
     let end = other.line("settled ");
     assert_eq!(end, format!("{id} completed"));
-    let done = job(&url, &id);
+    let done = job(&url, &id, "");
     zombie.signal(Signal::CONT);
     assert_eq!(zombie.line("refused "), format!("{id} 409"));
-    assert_eq!(job(&url, &id), done, "nothing of it was taken");
+    assert_eq!(job(&url, &id, ""), done, "nothing of it was taken");
     assert_eq!(done["attempts"][0]["end"]["class"], "lost", "{done}");
     assert_ne!(
         done["attempts"][0]["executor"],
@@ -168,12 +120,11 @@ fn a_killed_server_gives_a_job_to_nobody_else_before_the_old_lease_has_run_out()
         let _worker = worker(folder.path(), &url);
         let id = enqueue(&url, 600_000);
         until(&url, &id, "begun", is_held);
-        first.child.kill().unwrap();
-        first.child.wait().unwrap();
+        first.kill();
         id
     };
     let (_second, url) = with_grace(folder.path(), "1s");
-    let rescued = job(&url, &id);
+    let rescued = job(&url, &id, "");
     assert_eq!(rescued["state"], "scheduled", "{rescued}");
     let mut other = worker(folder.path(), &url);
     let begun = until(&url, &id, "begun again", is_held);
@@ -201,5 +152,5 @@ fn a_worker_may_deliver_what_it_holds_while_the_server_shuts_down() {
     until(&url, &id, "begun", is_held);
     server.signal(Signal::TERM);
     assert_eq!(worker.line("settled "), format!("{id} completed"));
-    assert!(server.child.wait().unwrap().success());
+    assert!(server.wait().success());
 }

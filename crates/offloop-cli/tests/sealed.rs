@@ -6,55 +6,28 @@
     reason = "the program itself is under test"
 )]
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
+
+mod support;
+
+use support::{Running, program};
 
 /// In everything that a job of the task holds; in no other word of this test.
 const CANARY: &str = "canary-9c41e2";
 
-struct Server {
-    child: Child,
-    url: String,
-}
+struct Server(Running);
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended
-        let _ = self.child.wait();
-    }
-}
-
-fn program(folder: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_offloop"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OFFLOOP_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(words).current_dir(folder).stdin(Stdio::null());
-    command
-}
-
+/// As `support` does, and with not a word in the log.
 fn serve(folder: &Path) -> Server {
-    let mut command = program(folder, &["serve", "--listen", "127.0.0.1:0"]);
-    command.env("OFFLOOP_LOG", "off").stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let url = lines
-        .find_map(|line| Some(line.unwrap().strip_prefix("dashboard: ")?.to_owned()))
-        .expect("the address");
-    std::thread::spawn(move || lines.for_each(drop));
-    let url = url.trim_end_matches('/').to_owned();
-    Server { child, url }
+    Server(support::serve_logging(folder, "off"))
 }
 
 impl Server {
     fn post(&self, path: &str, body: &Value) -> Value {
-        let request = ureq::post(format!("{}{path}", self.url));
+        let request = ureq::post(format!("{}{path}", self.0.url));
         let answer = request.config().http_status_as_error(false).build();
         answer
             .send_json(body)
@@ -65,7 +38,7 @@ impl Server {
     }
 
     fn get(&self, path: &str) -> String {
-        let answer = ureq::get(format!("{}{path}", self.url)).call();
+        let answer = ureq::get(format!("{}{path}", self.0.url)).call();
         answer.unwrap().body_mut().read_to_string().unwrap()
     }
 
@@ -128,7 +101,7 @@ fn configure(folder: &Path, more: &str) {
 }
 
 fn run(folder: &Path, words: &[&str], code: i32) -> String {
-    let done = program(folder, words).output().unwrap();
+    let done = program(folder).args(words).output().unwrap();
     let text = String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
     assert_eq!(done.status.code(), Some(code), "{words:?}: {text}");
     text
@@ -171,7 +144,7 @@ fn nothing_of_a_sealed_task_is_on_the_disk_in_clear_even_after_a_kill() {
     let path = format!("/v1/jobs/{}", bad["id"].as_str().unwrap());
     assert_eq!(server.json(&path)["failure"]["message"], CANARY);
     let schedule = json!({"task": "secret", "payload": CANARY, "every_ms": 3_600_000});
-    let request = ureq::put(format!("{}/v1/schedules/nightly", server.url));
+    let request = ureq::put(format!("{}/v1/schedules/nightly", server.0.url));
     request.send_json(schedule).unwrap();
     let cut = server.put("secret", None);
     let cut = cut["id"].as_str().unwrap().to_owned();
@@ -179,8 +152,7 @@ fn nothing_of_a_sealed_task_is_on_the_disk_in_clear_even_after_a_kill() {
     for _ in 0..50 {
         server.put("secret", None);
     }
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
+    server.0.kill();
     assert_eq!(found(&data), [] as [&str; 0]);
 
     // The control: the same of an open task is found.
@@ -190,8 +162,7 @@ fn nothing_of_a_sealed_task_is_on_the_disk_in_clear_even_after_a_kill() {
     let again = server.json(&format!("/v1/jobs/{cut}"));
     assert_eq!(again["payload"]["secret"], CANARY, "{again}");
     server.put("open", None);
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
+    server.0.kill();
     assert_ne!(found(&data), [] as [&str; 0]);
 }
 

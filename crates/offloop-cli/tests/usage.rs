@@ -5,15 +5,16 @@
     reason = "the program itself is under test"
 )]
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_offloop");
+mod support;
+
+use support::{Running, serve};
+
 /// What `enqueue --wait` waits for at most, in seconds.
 const WITHIN: &str = "30";
 const STATE_MAX: Duration = Duration::from_secs(30);
@@ -31,27 +32,16 @@ command = ["sh", "-c", "for n in $(seq 1 20); do echo line $n >&2; done; exit 3"
 "#;
 
 struct Server {
-    child: Child,
-    url: String,
+    running: Running,
     _folder: TempDir,
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill(); // its children die with it
-        let _ = self.child.wait();
-    }
-}
+impl Deref for Server {
+    type Target = Running;
 
-fn program(folder: &Path) -> Command {
-    let mut command = Command::new(PROGRAM);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OFFLOOP_") {
-            command.env_remove(name);
-        }
+    fn deref(&self) -> &Running {
+        &self.running
     }
-    command.current_dir(folder);
-    command
 }
 
 impl Server {
@@ -59,49 +49,10 @@ impl Server {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("offloop.toml"), TASKS).unwrap();
-        let mut child = program(folder.path())
-            .args(["serve", "--listen", "127.0.0.1:0", "--data", "data"])
-            .env("OFFLOOP_LOG", "error")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let url = lines.find_map(|line| {
-            let line = line.unwrap();
-            let url = line.strip_prefix("dashboard: ")?.trim_end_matches('/');
-            Some(url.to_owned())
-        });
-        // A program whose output nobody takes would fail at its next line.
-        std::thread::spawn(move || lines.for_each(drop));
         Self {
-            child,
-            url: url.expect("the address"),
+            running: serve(folder.path()),
             _folder: folder,
         }
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        let command = &mut program(Path::new("."));
-        command.args(words).env("OFFLOOP_SERVER", &self.url);
-        command.output().unwrap()
-    }
-
-    /// What a command prints; it ends with `code`.
-    fn text(&self, words: &[&str], code: i32) -> String {
-        let output = self.run(words);
-        let (out, error) = (
-            String::from_utf8(output.stdout).unwrap(),
-            String::from_utf8(output.stderr).unwrap(),
-        );
-        let ended = output.status.code();
-        assert_eq!(ended, Some(code), "{words:?}: {out}{error}");
-        format!("{out}{error}")
-    }
-
-    fn json(&self, words: &[&str], code: i32) -> Value {
-        let text = self.text(&[words, &["--json"]].concat(), code);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
     /// Asks until the job's state is as it should be; each question is a process of its own.

@@ -5,32 +5,16 @@
     reason = "the program itself is under test"
 )]
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-fn program(folder: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_offloop"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OFFLOOP_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(words).current_dir(folder);
-    command
-}
+mod support;
+
+use support::{program, serve, told};
 
 fn run(folder: &Path, words: &[&str], code: i32) -> String {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = program(folder, words).output().unwrap();
-    let text = String::from_utf8([stdout, stderr].concat()).unwrap();
-    assert_eq!(status.code(), Some(code), "{words:?}: {text}");
-    text
+    told(&program(folder).args(words).output().unwrap(), words, code)
 }
 
 #[test]
@@ -43,18 +27,10 @@ fn a_key_is_made_used_rotated_and_retired_without_being_shown() {
     let made: Value = serde_json::from_str(&made).unwrap();
     let want = json!({"key": "documents", "version": 1, "algorithm": "aes256"});
     assert_eq!(made, want);
-    let mut server = program(at, &["serve", "--listen", "127.0.0.1:0"]);
-    server.env("OFFLOOP_LOG", "error").stdin(Stdio::null());
-    let mut server = server.stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let url = lines.find_map(|line| {
-        let line = line.unwrap();
-        Some(line.strip_prefix("dashboard: ")?.to_owned())
-    });
-    std::thread::spawn(move || lines.for_each(drop));
-    let url = url.expect("the address");
+    let mut server = serve(at);
+    let url = server.url.clone();
     let post = |path: &str, body: Value| -> Value {
-        let answer = ureq::post(format!("{url}v1/vault/{path}")).send_json(body);
+        let answer = ureq::post(format!("{url}/v1/vault/{path}")).send_json(body);
         answer.unwrap().body_mut().read_json().unwrap()
     };
     let sealed = post("seal", json!({"key": "documents", "plaintext": "c2VjcmV0"}));
@@ -65,8 +41,7 @@ fn a_key_is_made_used_rotated_and_retired_without_being_shown() {
     assert_eq!(again["version"], 2);
     let opened = post("open", json!({"envelope": sealed["envelope"]}));
     assert_eq!(opened["plaintext"], "c2VjcmV0");
-    server.kill().unwrap();
-    server.wait().unwrap();
+    server.kill();
 
     assert!(run(at, &["vault", "retire", "documents", "2"], 1).contains("the one in use"));
     run(at, &["vault", "retire", "documents", "1"], 0);
