@@ -1,0 +1,22 @@
+//! Delimited text into a database, a topic or jobs, with constant memory: one bad row costs one row.
+//!
+//! The way of an upload: [`Decoder`] (decompression, encoding) -> [`Reader`] (records by
+//! [`split`], fields by their [`Column`]'s [`Kind`]) -> [`Batch`]es with their [`Reject`]s and a
+//! [`Checkpoint`] -> a sink. All of it is pushed, piece by piece, and never waits, so the one who
+//! pushes decides about time, back pressure and storage.
+//!
+//! Must never: hold more than a batch, a record and some slices of an input; lose a row without a
+//! reject that says where it stood; give other rows for other pieces of the same bytes.
+
+mod check;
+pub mod decode;
+mod rows;
+pub mod split;
+pub mod target;
+
+pub use decode::{Compression, DecodeError, Decoder, Encoding, Step};
+pub use rows::{
+    Batch, Checkpoint, HeaderError, Mapping, RAW_BYTES_MAX, ReadError, Reader, Reason, Recovery,
+    Reject, Row, Rows,
+};
+pub use target::{Column, Kind, RawTarget, Sink, Target, TargetProblem};
