@@ -7,6 +7,7 @@
 //! Must never: wait, read a clock, or depend on how the input was cut into pieces.
 
 mod batch;
+mod fields;
 mod header;
 mod reader;
 mod recover;

@@ -9,12 +9,13 @@
 
 use std::sync::Arc;
 
-use super::batch::{Batch, Checkpoint, Mapping, Recovery, RowPlace, Slot};
+use super::batch::{Batch, Checkpoint, Mapping, Recovery, RowPlace};
+use super::fields::unescape;
 use super::header::{self, HeaderError};
 use super::recover::Skip;
-use super::reject::{RAW_BYTES_MAX, Reason, Reject};
-use crate::check::{Checker, Stood, Value};
-use crate::split::{Mark, Marks, Splitter};
+use super::reject::{RAW_BYTES_MAX, Reject};
+use crate::check::Checker;
+use crate::split::{Marks, Splitter};
 use crate::target::{Header, OnBadRow, Target};
 
 /// Bytes taken by one push.
@@ -54,7 +55,7 @@ pub enum ReadError {
 #[derive(Debug)]
 pub struct Reader {
     pub(super) target: Target,
-    checker: Checker,
+    pub(super) checker: Checker,
     pub(super) splitter: Splitter,
     pub(super) marks: Marks,
     pub(super) batch: Batch,
@@ -78,7 +79,7 @@ pub struct Reader {
     full: bool,
     ended: bool,
     error: Option<ReadError>,
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
 }
 
 impl Reader {
@@ -419,67 +420,6 @@ impl Reader {
         }
     }
 
-    /// Checks the fields of one record and appends their slots.
-    fn fill(
-        &mut self,
-        start: usize,
-        fields: std::ops::Range<usize>,
-    ) -> Result<(), (Option<usize>, Reason)> {
-        let Self {
-            batch,
-            marks,
-            mapping: Some(mapping),
-            checker,
-            scratch,
-            target,
-            ..
-        } = self
-        else {
-            return Ok(());
-        };
-        let found = fields.len() + self.forgotten;
-        let expected = mapping.fields as usize;
-        if found != expected {
-            return Err((None, Reason::Columns { expected, found }));
-        }
-        let marks = &marks.fields[fields];
-        let quote = target.format().quote;
-        if matches!(target.format().header, Header::Present { .. })
-            && is_header(target, mapping, &batch.text, start, marks)
-        {
-            return Err((None, Reason::RepeatedHeader));
-        }
-        for (column, at) in mapping.columns.iter().enumerate() {
-            let Some(at) = *at else {
-                checker
-                    .missing(column)
-                    .map_err(|reason| (Some(column), reason))?;
-                batch.slots.push(Slot::NULL);
-                continue;
-            };
-            let at = at as usize;
-            let from = if at == 0 {
-                start
-            } else {
-                marks[at - 1].at() + 1
-            };
-            let slot = one_field(
-                checker,
-                column,
-                &batch.text,
-                from,
-                marks[at],
-                quote,
-                &mut batch.made,
-                scratch,
-            );
-            batch
-                .slots
-                .push(slot.map_err(|reason| (Some(column), reason))?);
-        }
-        Ok(())
-    }
-
     /// Ends the batch under way behind its last record and begins the next.
     fn cut(&mut self) -> Batch {
         let next = self.spare.take().unwrap_or_default();
@@ -512,117 +452,4 @@ impl Reader {
         self.batch.key = self.target.key();
         self.batch.columns = self.target.columns().len();
     }
-}
-
-/// A record whose fields are the names of its columns. One column alone may well hold its name.
-fn is_header(
-    target: &Target,
-    mapping: &Mapping,
-    text: &[u8],
-    start: usize,
-    marks: &[Mark],
-) -> bool {
-    let mut names = 0;
-    for (column, at) in target.columns().iter().zip(&mapping.columns) {
-        let Some(at) = *at else { continue };
-        let at = at as usize;
-        let from = if at == 0 {
-            start
-        } else {
-            marks[at - 1].at() + 1
-        };
-        let field = &text[from..marks[at].at()];
-        if field.len() < column.from.len() {
-            return false;
-        }
-        let bare = match target.format().quote {
-            Some(quote) if field.first() == Some(&quote) && field.len() >= 2 => {
-                &field[1..field.len() - 1]
-            }
-            _ => field,
-        };
-        if bare.trim_ascii() != column.from.as_bytes() {
-            return false;
-        }
-        names += 1;
-    }
-    names > 1
-}
-
-/// Unescapes and checks one field; hands back its place.
-#[inline]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the parts of one borrowed reader"
-)]
-fn one_field(
-    checker: &Checker,
-    column: usize,
-    text: &[u8],
-    from: usize,
-    end: Mark,
-    quote: Option<u8>,
-    made: &mut Vec<u8>,
-    scratch: &mut Vec<u8>,
-) -> Result<Slot, Reason> {
-    let raw = &text[from..end.at()];
-    let made_from = made.len();
-    let quoted = quote.is_some() && raw.first().copied() == quote;
-    let stood = Stood {
-        quoted,
-        odd: end.is_odd(),
-    };
-    let is_simple = !end.is_ragged() && raw.len() >= 2 && raw.last().copied() == quote;
-    let value = if !quoted {
-        checker.field(column, raw, stood, made)?
-    } else if is_simple {
-        match checker.field(column, &raw[1..raw.len() - 1], stood, made)? {
-            Value::Part { from, len } => Value::Part {
-                from: from + 1,
-                len,
-            },
-            other => other,
-        }
-    } else {
-        scratch.clear();
-        unescape(raw, quote, scratch);
-        match checker.field(column, scratch, stood, made)? {
-            Value::Part { from, len } => {
-                made.extend_from_slice(&scratch[from..from + len]);
-                Value::Made
-            }
-            other => other,
-        }
-    };
-    Ok(match value {
-        Value::Null => Slot::NULL,
-        Value::Part { from: inner, len } => Slot {
-            start: (from + inner) as u32,
-            len: len as u32,
-        },
-        Value::Made => Slot {
-            start: made_from as u32 | Slot::MADE,
-            len: (made.len() - made_from) as u32,
-        },
-    })
-}
-
-/// The text of a field as it is written, by the rules of [`crate::split`].
-pub(crate) fn unescape(raw: &[u8], quote: Option<u8>, out: &mut Vec<u8>) {
-    let Some(quote) = quote.filter(|quote| raw.first() == Some(quote)) else {
-        out.extend_from_slice(raw);
-        return;
-    };
-    let mut rest = &raw[1..];
-    while let Some(at) = memchr::memchr(quote, rest) {
-        out.extend_from_slice(&rest[..at]);
-        if rest.get(at + 1) != Some(&quote) {
-            // Closed; what follows is text, quotes too.
-            out.extend_from_slice(&rest[at + 1..]);
-            return;
-        }
-        out.push(quote);
-        rest = &rest[at + 2..];
-    }
-    out.extend_from_slice(rest);
 }
