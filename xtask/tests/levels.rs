@@ -22,6 +22,7 @@ const FENCES: [(&str, &[&str]); 6] = [
             "offloop-http",
             "offloop",
             "offloop-cli",
+            "offloop-ingest", // declarations and checkpoints are stored as they are
             "offloop-photos",
             "offloop-lab",
             "offloop-vault",
