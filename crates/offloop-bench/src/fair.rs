@@ -106,6 +106,7 @@ impl Filled {
             now: self.now(),
             jobs,
             records: Vec::new(),
+            request: None,
         };
         self.store.insert(batch).await?;
         Ok(())
@@ -113,6 +114,7 @@ impl Filled {
 
     async fn limit(&self, target: &str, limit: Limit) -> anyhow::Result<()> {
         let change = LimitChange {
+            origin: offloop_store::Origin::Api,
             now: self.now(),
             target: LimitTarget::parse(target)?,
             limit: Some(limit),

@@ -11,7 +11,9 @@ use bytes::Bytes;
 
 use crate::failure::clip;
 use crate::limits::{GROUP_FAILURE_BYTES_MAX, GROUP_FAILURES_KEPT};
-use crate::{FailureClass, JobId, JobState, NewJob, ParseJobIdError, TaskName, Timestamp};
+use crate::{
+    FailureClass, JobId, JobState, NewJob, ParseJobIdError, RequestKey, TaskName, Timestamp,
+};
 
 /// Which group. A UUID of version 7 from the same source as job ids: no job has the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -361,6 +363,7 @@ pub struct NewGroup {
     /// More members will come: it is not over before it is sealed.
     pub hold: bool,
     pub then: Option<Then>,
+    pub request: Option<RequestKey>,
 }
 
 /// A group on record.

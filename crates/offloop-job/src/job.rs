@@ -19,6 +19,14 @@ pub struct NewJob {
     pub idempotency: Option<IdempotencyKey>,
 }
 
+/// Names one request for several jobs, so that a repeated one is answered and not done again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    pub key: IdempotencyKey,
+    /// A hash of everything that makes two requests the same.
+    pub fingerprint: [u8; 16],
+}
+
 /// A job on record, with everything that is known of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {

@@ -30,7 +30,7 @@ pub use group::{
     NewGroup, OnFailure, Parent, Passage, Tally, Then, ThenOn, verdict as group_verdict,
 };
 pub use id::{JobId, JobIdSource, Lease, NodeId, ParseJobIdError};
-pub use job::{Attempt, Job, JobSummary, LogTail, NewJob, Progress, Usage};
+pub use job::{Attempt, Job, JobSummary, LogTail, NewJob, Progress, RequestKey, Usage};
 pub use limit::{Bucket, KeyTarget, Limit, LimitTable, LimitTarget, Rate, TargetError, targets_of};
 pub use mode::Mode;
 pub use name::{IdempotencyKey, NameError, QueueName, ScheduleName, Tag, TaskName, UniqueKey};

@@ -6,9 +6,10 @@
 use offloop_job::limits::{BATCH_JOBS_MAX, INPUTS_MAX};
 use offloop_job::{
     EventKind, Group, GroupId, Input, JobEvent, JobId, JobState, NewGroup, NewJob, Parent,
+    RequestKey,
 };
 use offloop_store::{
-    GroupChange, GroupCreated, GroupListRequest, GroupPage, InsertOutcome, MemberPage,
+    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, InsertOutcome, MemberPage,
     MemberRequest, StoreError,
 };
 
@@ -26,6 +27,8 @@ impl RuntimeHandle {
     /// Makes a group with its first members in one commit, at most 1,024 of them. Durable when
     /// answered. If one of them may not come in now (`max_queued`, `max_wait`), nothing is made; one
     /// that the store refuses (its queue is full, its key is held) is no member.
+    ///
+    /// With a request key that was there before nothing is made: see [`offloop_store::Asked`].
     pub async fn create_group(
         &self,
         group: NewGroup,
@@ -79,21 +82,46 @@ impl RuntimeHandle {
         Ok(made)
     }
 
-    /// No more members are promised.
-    pub async fn seal_group(&self, id: GroupId) -> Result<GroupChange, StoreError> {
-        let now = self.0.clock.now();
-        let change = self.0.engine.seal_group(now, id).await?;
+    /// Takes jobs in as one request with a key: if it was there before, it is answered with the jobs that
+    /// it made then.
+    pub async fn enqueue_once(
+        &self,
+        jobs: Vec<NewJob>,
+        request: RequestKey,
+    ) -> Result<Vec<InsertOutcome>, EnqueueError> {
+        enqueue::enqueue(&self.0, jobs, Vec::new(), Some(request)).await
+    }
+
+    /// No more members are promised. `actor`: who asks, for the audit log; nobody where it is a part of
+    /// making the group.
+    pub async fn seal_group(
+        &self,
+        id: GroupId,
+        actor: Option<&str>,
+    ) -> Result<GroupChange, StoreError> {
+        let change = self.0.engine.seal_group(self.order(id, actor)).await?;
         stir(&self.0);
         Ok(change)
     }
 
     /// Decides an open group as cancelled; its unfinished members are ended, and stopped where they
-    /// run.
-    pub async fn cancel_group(&self, id: GroupId) -> Result<GroupChange, StoreError> {
-        let now = self.0.clock.now();
-        let change = self.0.engine.cancel_group(now, id).await?;
+    /// run. `actor`: as for a seal.
+    pub async fn cancel_group(
+        &self,
+        id: GroupId,
+        actor: Option<&str>,
+    ) -> Result<GroupChange, StoreError> {
+        let change = self.0.engine.cancel_group(self.order(id, actor)).await?;
         stir(&self.0);
         Ok(change)
+    }
+
+    fn order(&self, id: GroupId, actor: Option<&str>) -> GroupOrder {
+        GroupOrder {
+            now: self.0.clock.now(),
+            id,
+            actor: actor.map(Into::into),
+        }
     }
 
     pub async fn group(&self, id: GroupId) -> Result<Option<Group>, QueryError> {

@@ -262,7 +262,7 @@ impl RuntimeHandle {
     /// Takes jobs in; they are durable when this answers. One outcome per job, in order. At most
     /// 1,024 jobs, all or (with an error) none.
     pub async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<InsertOutcome>, EnqueueError> {
-        enqueue::enqueue(&self.0, jobs, Vec::new()).await
+        enqueue::enqueue(&self.0, jobs, Vec::new(), None).await
     }
 
     /// The same, with rows of a pack in the same commit.
@@ -271,7 +271,7 @@ impl RuntimeHandle {
         jobs: Vec<NewJob>,
         records: Vec<RecordWrite>,
     ) -> Result<Vec<InsertOutcome>, EnqueueError> {
-        enqueue::enqueue(&self.0, jobs, records).await
+        enqueue::enqueue(&self.0, jobs, records, None).await
     }
 
     /// From now until a job of this task begins, by what waits before it; `None`: nothing is known of

@@ -2,12 +2,13 @@
 //!
 //! Engines hold jobs back; nothing here does. Must never: check a limit that a door has checked.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use offloop_job::limits::PAGE_ROWS_MAX;
 use offloop_job::{Limit, LimitTarget, QueueName};
 use offloop_store::{
-    AuditAsk, AuditPage, LimitChange, LimitPage, LimitSet, LimitStatus, LimitsAsk, StoreError,
+    AuditAsk, AuditPage, LimitChange, LimitPage, LimitSet, LimitStatus, LimitsAsk, Origin,
+    StoreError,
 };
 
 use crate::handle::{QueryError, RuntimeHandle, Shared};
@@ -27,6 +28,7 @@ impl RuntimeHandle {
             now: self.now(),
             target,
             limit,
+            origin: Origin::Api,
             actor: actor.into(),
         };
         let set = self.0.engine.set_limit(change).await?;
@@ -106,18 +108,53 @@ impl RuntimeHandle {
     }
 }
 
-/// Declared limits win over those that are stored for the same target; others stay.
+/// Declared limits win over those that are stored for the same target; what was declared before and is
+/// no more is removed, and what was set otherwise stays.
 pub(crate) async fn declare(shared: &Shared) -> Result<(), StoreError> {
     for (target, limit) in &shared.declared_limits {
         let change = LimitChange {
             now: shared.clock.now(),
             target: target.clone(),
             limit: Some(*limit),
+            origin: Origin::File,
             actor: BY_CONFIGURATION.into(),
         };
         if let LimitSet::Full { limit } = shared.engine.set_limit(change).await? {
             tracing::error!(%target, limit, "a declared limit is not in force: there are too many");
         }
     }
-    Ok(())
+    forget_undeclared(shared).await
+}
+
+async fn forget_undeclared(shared: &Shared) -> Result<(), StoreError> {
+    let declared: HashSet<_> = shared.declared_limits.iter().map(|one| &one.0).collect();
+    let mut after = None;
+    loop {
+        let now = shared.clock.now();
+        let ask = LimitsAsk {
+            now,
+            only: None,
+            after,
+            limit: PAGE_ROWS_MAX,
+        };
+        let page = shared.engine.limits(ask).await?;
+        for status in page.limits {
+            if status.origin != Origin::File || declared.contains(&status.target) {
+                continue;
+            }
+            tracing::info!(target = %status.target, "a limit that is not declared any more is removed");
+            let change = LimitChange {
+                now,
+                target: status.target,
+                limit: None,
+                origin: Origin::File,
+                actor: BY_CONFIGURATION.into(),
+            };
+            shared.engine.set_limit(change).await?;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
 }

@@ -342,6 +342,7 @@ fn a_job_of_a_dead_node_is_run_again_and_three_deaths_quarantine_it() {
             now,
             jobs: vec![lost],
             records: vec![],
+            request: None,
         }))
         .unwrap();
         let mut id = None;

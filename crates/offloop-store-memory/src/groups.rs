@@ -1,17 +1,18 @@
 //! Groups: their members' ends, their decision, and who must end because of it.
 
-use offloop_job::limits::{GROUP_MEMBERS_MAX, INPUT_BYTES_MAX, INPUTS_MAX};
+use offloop_job::limits::{GROUP_MEMBERS_MAX, IDEMPOTENCY_KEEP, INPUT_BYTES_MAX, INPUTS_MAX};
 use offloop_job::{
     Failures, FinalReason, Group, GroupId, GroupReason, GroupState, Input, JobId, JobState,
-    NewGroup, NewJob, Tally, Then, Timestamp, group_verdict,
+    NewGroup, NewJob, RequestKey, Tally, Then, Timestamp, group_verdict,
 };
 use offloop_store::{
-    Advanced, Cursor, Doomed, DoomedWhy, FollowOf, GroupChange, GroupCreated, GroupListRequest,
-    GroupPage, InsertOutcome, InsertRefusal, MemberPage, MemberRequest, News,
+    Advanced, Asked, Cursor, Doomed, DoomedWhy, FollowOf, GroupChange, GroupCreated,
+    GroupListRequest, GroupOrder, GroupPage, InsertOutcome, InsertRefusal, MemberPage,
+    MemberRequest, News,
 };
 
 use crate::insert::Room;
-use crate::state::{Row, State};
+use crate::state::{GroupRequest, Row, State};
 
 /// A group with what is not shown of it.
 pub(crate) struct Kept {
@@ -28,6 +29,10 @@ impl State {
         new: NewGroup,
         jobs: Vec<NewJob>,
     ) -> GroupCreated {
+        let request = new.request.clone();
+        if let Some(known) = request.as_ref().and_then(|key| self.known_group(now, key)) {
+            return known;
+        }
         let id = GroupId::new(self.ids.next_id(now));
         let then = new.then.as_ref();
         let group = Group {
@@ -59,38 +64,80 @@ impl State {
         let created = |outcome: &InsertOutcome| matches!(outcome, InsertOutcome::Created { .. });
         if !members.is_empty() && !new.hold && !members.iter().any(created) {
             self.groups.remove(&id);
-            let state = GroupState::Cancelled;
-            return GroupCreated { id, state, members };
+            return GroupCreated {
+                id,
+                state: GroupState::Cancelled,
+                members,
+                asked: Asked::First,
+            };
+        }
+        if let Some(RequestKey { key, fingerprint }) = request {
+            let made = GroupRequest {
+                at: now,
+                fingerprint,
+                made: id,
+            };
+            self.group_requests.insert(key, made);
         }
         self.judge(id, now);
         GroupCreated {
             id,
             state: self.groups[&id].group.state,
             members,
+            asked: Asked::First,
         }
     }
 
-    pub(crate) fn seal_group(&mut self, now: Timestamp, id: GroupId) -> GroupChange {
+    /// The answer to a request key that was used not long ago.
+    fn known_group(&self, now: Timestamp, asked: &RequestKey) -> Option<GroupCreated> {
+        let seen = self.group_requests.get(&asked.key)?;
+        if now.since(seen.at) >= IDEMPOTENCY_KEEP {
+            return None;
+        }
+        let state = self.groups.get(&seen.made).map(|kept| kept.group.state);
+        Some(GroupCreated {
+            id: seen.made,
+            state: state.unwrap_or_default(),
+            members: Vec::new(),
+            asked: if seen.fingerprint == asked.fingerprint {
+                Asked::Again
+            } else {
+                Asked::Otherwise
+            },
+        })
+    }
+
+    pub(crate) fn seal_group(&mut self, order: &GroupOrder) -> GroupChange {
+        let (now, id) = (order.now, order.id);
         let Some(kept) = self.groups.get_mut(&id) else {
             return GroupChange::Unknown;
         };
         if kept.group.state != GroupState::Open {
             return GroupChange::Decided(kept.group.state);
         }
-        kept.group.hold = false;
+        let held = std::mem::replace(&mut kept.group.hold, false);
         self.judge(id, now);
-        GroupChange::Done(self.groups[&id].group.state)
+        let state = self.groups[&id].group.state;
+        if let Some(entry) = order.entry("group.seal", state).filter(|_| held) {
+            self.note_change(entry);
+        }
+        GroupChange::Done(state)
     }
 
-    pub(crate) fn cancel_group(&mut self, now: Timestamp, id: GroupId) -> GroupChange {
+    pub(crate) fn cancel_group(&mut self, order: &GroupOrder) -> GroupChange {
+        let (now, id) = (order.now, order.id);
         let Some(kept) = self.groups.get(&id) else {
             return GroupChange::Unknown;
         };
         if kept.group.state != GroupState::Open {
             return GroupChange::Decided(kept.group.state);
         }
-        self.decide(id, GroupState::Cancelled, GroupReason::Asked, now);
-        GroupChange::Done(GroupState::Cancelled)
+        let state = GroupState::Cancelled;
+        self.decide(id, state, GroupReason::Asked, now);
+        if let Some(entry) = order.entry("group.cancel", state) {
+            self.note_change(entry);
+        }
+        GroupChange::Done(state)
     }
 
     /// Everything is done at once here: what is left is deadlines, and what there is to tell.

@@ -1,14 +1,16 @@
 //! Taking jobs in: idempotency key, group and parents, unique key, room in the queue.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offloop_job::limits::IDEMPOTENCY_KEEP;
 use offloop_job::{
-    History, JobId, JobOptions, JobState, Mode, NewJob, OnConflict, QueueName, Step, Timestamp,
+    History, JobId, JobOptions, JobState, Mode, NewJob, OnConflict, QueueName, RequestKey, Step,
+    Timestamp,
 };
 use offloop_store::{Gate, InsertBatch, InsertOutcome, InsertRefusal, SameAs};
 
-use crate::state::{Request, Row, State};
+use crate::state::{BatchRequest, Request, Row, State};
 
 /// Whether the queue's limit applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +21,64 @@ pub(crate) enum Room {
 
 impl State {
     pub(crate) fn insert(&mut self, batch: InsertBatch) -> Vec<InsertOutcome> {
-        let outcomes = self.insert_jobs(batch.now, batch.jobs);
+        let outcomes = match batch.request {
+            Some(request) => self.insert_request(batch.now, &request, batch.jobs),
+            None => self.insert_jobs(batch.now, batch.jobs),
+        };
         self.write_records(batch.now, &batch.records);
         outcomes
+    }
+
+    /// A batch with a key of its own: what an earlier one of that key made is its answer.
+    fn insert_request(
+        &mut self,
+        now: Timestamp,
+        asked: &RequestKey,
+        jobs: Vec<NewJob>,
+    ) -> Vec<InsertOutcome> {
+        let young = |seen: &&BatchRequest| now.since(seen.at) < IDEMPOTENCY_KEEP;
+        let seen = self.batch_requests.get(&asked.key).filter(young);
+        let Some(seen) = seen else {
+            let outcomes = self.insert_jobs(now, jobs);
+            self.remember_batch(now, asked, &outcomes);
+            return outcomes;
+        };
+        let (at, made) = (seen.at, seen.jobs.clone());
+        if seen.fingerprint != asked.fingerprint {
+            let first = made.values().next().copied();
+            let refusal = first.map(|holder| InsertRefusal::IdempotencyMismatch { holder });
+            let refused = refusal.into_iter().map(InsertOutcome::Refused);
+            return refused.cycle().take(jobs.len()).collect();
+        }
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        for (place, job) in jobs.into_iter().enumerate() {
+            let outcome = match made.get(&place) {
+                Some(id) => InsertOutcome::Existing {
+                    id: *id,
+                    same: SameAs::IdempotencyKey,
+                },
+                None => self.insert_one(now, job, &outcomes, Room::Checked),
+            };
+            outcomes.push(outcome);
+        }
+        self.remember_batch(at, asked, &outcomes);
+        outcomes
+    }
+
+    fn remember_batch(&mut self, at: Timestamp, asked: &RequestKey, outcomes: &[InsertOutcome]) {
+        let named = outcomes.iter().enumerate();
+        let jobs: BTreeMap<_, _> = named
+            .filter_map(|(place, outcome)| Some((place, outcome.job()?)))
+            .collect();
+        if jobs.is_empty() {
+            return;
+        }
+        let request = BatchRequest {
+            at,
+            fingerprint: asked.fingerprint,
+            jobs,
+        };
+        self.batch_requests.insert(asked.key.clone(), request);
     }
 
     pub(crate) fn insert_jobs(&mut self, now: Timestamp, jobs: Vec<NewJob>) -> Vec<InsertOutcome> {

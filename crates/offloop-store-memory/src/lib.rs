@@ -32,11 +32,11 @@ use offloop_job::{
 use offloop_store::{
     Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
     ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine, Gate,
-    GroupChange, GroupCreated, GroupListRequest, GroupPage, GroupStore, InsertBatch, InsertOutcome,
-    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
-    LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, Overdue, ProgressNote, Promoted,
-    PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome,
-    Settled, Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
+    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, GroupStore, InsertBatch,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
+    LimitStore, LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, ModeChange, Overdue,
+    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
+    Reply, ReviveOutcome, Settled, Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::state::State;
@@ -166,10 +166,13 @@ impl JobStore for MemoryStore {
         self.answer(|state| state.prune(rule))
     }
 
-    fn set_mode(&self, gate: Gate, mode: Mode) -> Reply<()> {
+    fn set_mode(&self, change: ModeChange) -> Reply<()> {
         self.answer(|state| {
-            state.wake |= mode != Mode::Paused;
-            state.modes.insert(gate, mode);
+            if let Some(entry) = change.entry(state.mode(&change.gate)) {
+                state.note_change(entry);
+            }
+            state.wake |= change.mode != Mode::Paused;
+            state.modes.insert(change.gate, change.mode);
         })
     }
 
@@ -192,12 +195,12 @@ impl GroupStore for MemoryStore {
         self.answer(|state| state.create_group(now, group, jobs))
     }
 
-    fn seal_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
-        self.answer(|state| state.seal_group(now, id))
+    fn seal_group(&self, order: GroupOrder) -> Reply<GroupChange> {
+        self.answer(|state| state.seal_group(&order))
     }
 
-    fn cancel_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
-        self.answer(|state| state.cancel_group(now, id))
+    fn cancel_group(&self, order: GroupOrder) -> Reply<GroupChange> {
+        self.answer(|state| state.cancel_group(&order))
     }
 
     fn advance(&self, now: Timestamp, _limit: u16) -> Reply<Advanced> {

@@ -4,7 +4,7 @@ use offloop_job::limits::LIMITS_MAX;
 use offloop_job::{JobState, LimitTarget, Timestamp, targets_of};
 use offloop_store::{
     AUDIT_ENTRIES_MAX, AuditAsk, AuditEntry, AuditPage, BlockedBy, LimitChange, LimitPage,
-    LimitSet, LimitStatus, LimitsAsk,
+    LimitSet, LimitStatus, LimitsAsk, Origin,
 };
 
 use crate::state::State;
@@ -74,14 +74,23 @@ impl State {
             now,
             target,
             limit,
+            origin,
             actor,
         } = change;
         let before = self.limits.get(&target).copied();
         if before == limit {
+            if limit.is_some() && origin == Origin::File {
+                self.declared_limits.insert(target);
+            }
             return LimitSet::Done { before };
         }
         if before.is_none() && self.limits.len() >= LIMITS_MAX {
             return LimitSet::Full { limit: LIMITS_MAX };
+        }
+        if limit.is_some() && origin == Origin::File {
+            self.declared_limits.insert(target.clone());
+        } else {
+            self.declared_limits.remove(&target);
         }
         let rates: Vec<_> = self.buckets.keys().map(|own| self.rate_of(own)).collect();
         self.limits.set(target.clone(), limit);
@@ -120,6 +129,11 @@ impl State {
             .map(|(target, limit)| LimitStatus {
                 target: target.clone(),
                 limit: *limit,
+                origin: if self.declared_limits.contains(target) {
+                    Origin::File
+                } else {
+                    Origin::Api
+                },
                 running: self.running_under(target),
                 blocked: (!target.is_each())
                     .then(|| self.blocked(target, ask.now))

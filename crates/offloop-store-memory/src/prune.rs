@@ -12,6 +12,10 @@ impl State {
     pub(crate) fn prune(&mut self, rule: PruneRule) -> PruneReport {
         self.idempotency
             .retain(|_, seen| rule.now.since(seen.at) < IDEMPOTENCY_KEEP);
+        self.batch_requests
+            .retain(|_, seen| rule.now.since(seen.at) < IDEMPOTENCY_KEEP);
+        self.group_requests
+            .retain(|_, seen| rule.now.since(seen.at) < IDEMPOTENCY_KEEP);
         self.forget_usage(rule.now);
         self.forget_buckets(rule.now);
         self.forget_periods(rule.now);

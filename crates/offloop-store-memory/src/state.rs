@@ -1,6 +1,6 @@
 //! What the store holds, and one job as it stands in it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,12 +26,16 @@ pub(crate) struct State {
     pub(crate) unique: BTreeMap<(TaskName, UniqueKey), Hold>,
     /// Independent of the job: a key that is young enough is answered even if the job is gone.
     pub(crate) idempotency: BTreeMap<IdempotencyKey, Request>,
+    pub(crate) batch_requests: BTreeMap<IdempotencyKey, BatchRequest>,
+    pub(crate) group_requests: BTreeMap<IdempotencyKey, GroupRequest>,
     /// Queues and tasks whose mode was ever set.
     pub(crate) modes: BTreeMap<Gate, Mode>,
     pub(crate) records: BTreeMap<(Collection, RecordKey), Record>,
     /// Independent of the jobs too.
     pub(crate) usage: BTreeMap<Place, UsageSum>,
     pub(crate) limits: LimitTable,
+    /// Those of the configuration.
+    pub(crate) declared_limits: BTreeSet<LimitTarget>,
     /// What was taken from rates, by concrete target.
     pub(crate) buckets: BTreeMap<LimitTarget, Bucket>,
     pub(crate) turns: BTreeMap<Flow, Turn>,
@@ -62,6 +66,21 @@ pub(crate) struct Request {
     pub(crate) at: Timestamp,
     pub(crate) made: JobId,
     pub(crate) job: NewJob,
+}
+
+/// What the key of a whole batch was used for.
+pub(crate) struct BatchRequest {
+    pub(crate) at: Timestamp,
+    pub(crate) fingerprint: [u8; 16],
+    /// By their places in the batch.
+    pub(crate) jobs: BTreeMap<usize, JobId>,
+}
+
+/// What the key of a group was used for.
+pub(crate) struct GroupRequest {
+    pub(crate) at: Timestamp,
+    pub(crate) fingerprint: [u8; 16],
+    pub(crate) made: GroupId,
 }
 
 /// Order in which ready jobs of one flow are served: priority, due time, id.
@@ -106,10 +125,13 @@ impl State {
             jobs: BTreeMap::new(),
             unique: BTreeMap::new(),
             idempotency: BTreeMap::new(),
+            batch_requests: BTreeMap::new(),
+            group_requests: BTreeMap::new(),
             modes: BTreeMap::new(),
             records: BTreeMap::new(),
             usage: BTreeMap::new(),
             limits: LimitTable::default(),
+            declared_limits: BTreeSet::new(),
             buckets: BTreeMap::new(),
             turns: BTreeMap::new(),
             turns_ended: 0,

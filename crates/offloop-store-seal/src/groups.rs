@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use offloop_job::{Group, GroupId, NewGroup, NewJob, Timestamp};
 use offloop_store::{
-    Advanced, BackendError, Doomed, GroupChange, GroupCreated, GroupListRequest, GroupPage,
-    GroupStore, MemberPage, MemberRequest, Reply, StoreError,
+    Advanced, BackendError, Doomed, GroupChange, GroupCreated, GroupListRequest, GroupOrder,
+    GroupPage, GroupStore, MemberPage, MemberRequest, Reply, StoreError,
 };
 
 use crate::cipher::Kind;
@@ -37,12 +37,12 @@ impl GroupStore for SealedStore {
         self.inner.create_group(now, group, jobs)
     }
 
-    fn seal_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
-        self.inner.seal_group(now, id)
+    fn seal_group(&self, order: GroupOrder) -> Reply<GroupChange> {
+        self.inner.seal_group(order)
     }
 
-    fn cancel_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
-        self.inner.cancel_group(now, id)
+    fn cancel_group(&self, order: GroupOrder) -> Reply<GroupChange> {
+        self.inner.cancel_group(order)
     }
 
     fn advance(&self, now: Timestamp, limit: u16) -> Reply<Advanced> {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use offloop_job::{FinalReason, JobId, Mode, NewJob, NodeId, RecordWrite, Timestamp};
+use offloop_job::{FinalReason, JobId, NewJob, NodeId, RecordWrite, Timestamp};
 use offloop_store::{
     Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, EndIdle,
-    EndIdleOutcome, Gate, InsertBatch, InsertOutcome, InsertRefusal, JobStore, Overdue,
+    EndIdleOutcome, InsertBatch, InsertOutcome, InsertRefusal, JobStore, ModeChange, Overdue,
     PayloadProblem, ProgressNote, Promoted, PruneReport, PruneRule, Reply, ReviveOutcome, Settled,
     Settlement, StoreError, Verdict,
 };
@@ -75,6 +75,7 @@ impl SealedStore {
                 now,
                 jobs: vec![again],
                 records: Vec::new(),
+                request: None,
             };
             let outcome = self.inner.insert(batch).await.ok()?.pop()?;
             if !is_mismatch(&outcome) {
@@ -105,7 +106,9 @@ impl JobStore for SealedStore {
             now,
             jobs: asked,
             records,
+            request,
         } = batch;
+        let whole = request.is_some() || asked.iter().any(|job| job.options.names_its_batch());
         let mut refused = Vec::with_capacity(asked.len());
         let mut jobs = Vec::with_capacity(asked.len());
         for job in &asked {
@@ -120,15 +123,20 @@ impl JobStore for SealedStore {
             );
         }
         let first = refused.iter().flatten().next().cloned();
-        if let Some(refusal) = first
-            && asked.iter().any(|job| job.options.names_its_batch())
-        {
+        if let Some(refusal) = first.filter(|_| whole) {
             // Places in the batch would lead elsewhere: all of it or nothing.
             let outcomes = vec![InsertOutcome::Refused(refusal); asked.len()];
             return Box::pin(async move { Ok(outcomes) });
         }
+        // A batch's own key does not depend on how its jobs are sealed.
+        let of_request = request.is_some();
         // Called now, not when somebody waits: calls keep their order.
-        let call = self.inner.insert(InsertBatch { now, jobs, records });
+        let call = self.inner.insert(InsertBatch {
+            now,
+            jobs,
+            records,
+            request,
+        });
         let store = self.clone();
         Box::pin(async move {
             let mut outcomes = call.await?.into_iter();
@@ -138,7 +146,7 @@ impl JobStore for SealedStore {
                     Some(refusal) => InsertOutcome::Refused(refusal),
                     None => outcomes.next().ok_or(StoreError::Broken { cause: None })?,
                 };
-                if is_mismatch(&outcome) {
+                if is_mismatch(&outcome) && !of_request {
                     let earlier = store.by_earlier_versions(now, job).await;
                     all.push(earlier.unwrap_or(outcome));
                 } else {
@@ -265,8 +273,8 @@ impl JobStore for SealedStore {
         self.inner.prune(rule)
     }
 
-    fn set_mode(&self, gate: Gate, mode: Mode) -> Reply<()> {
-        self.inner.set_mode(gate, mode)
+    fn set_mode(&self, change: ModeChange) -> Reply<()> {
+        self.inner.set_mode(change)
     }
 
     fn write_records(&self, now: Timestamp, writes: Vec<RecordWrite>) -> Reply<()> {

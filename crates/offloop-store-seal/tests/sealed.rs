@@ -41,6 +41,7 @@ fn insert(store: &dyn Engine, job: NewJob) -> InsertOutcome {
         now: Timestamp::from_millis(1_000),
         jobs: vec![job],
         records: Vec::new(),
+        request: None,
     };
     block_on(store.insert(batch)).unwrap().remove(0)
 }

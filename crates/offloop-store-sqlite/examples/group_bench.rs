@@ -70,12 +70,18 @@ fn ends(store: &SqliteStore, size: usize, grouped: bool) -> (Duration, usize) {
             now,
             jobs: vec![job.clone(); count],
             records: vec![],
+            request: None,
         };
         block_on(store.insert(batch)).unwrap();
         left -= count;
     }
     if let Some(id) = group {
-        block_on(store.seal_group(now, id)).unwrap();
+        block_on(store.seal_group(offloop_store::GroupOrder {
+            now,
+            id,
+            actor: None,
+        }))
+        .unwrap();
     }
     let (mut spent, mut commits, mut done) = (Duration::ZERO, 0, 0);
     while done < size {

@@ -115,6 +115,7 @@ impl Bench {
             now: self.now(),
             jobs: vec![Self::job(); jobs],
             records: Vec::new(),
+            request: None,
         }
     }
 
@@ -211,6 +212,7 @@ impl Bench {
                         now: base.plus(began.elapsed()),
                         jobs: vec![job.clone()],
                         records: Vec::new(),
+                        request: None,
                     };
                     store.insert(batch).await.expect("inserted");
                 }

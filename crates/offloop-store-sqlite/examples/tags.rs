@@ -42,6 +42,7 @@ fn batch(from: u64, tagged: bool) -> InsertBatch {
         now: Timestamp::from_millis(T0 + from),
         jobs: jobs.collect(),
         records: Vec::new(),
+        request: None,
     }
 }
 

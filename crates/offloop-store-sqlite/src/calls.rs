@@ -7,15 +7,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use offloop_job::{
-    Collection, GroupId, JobId, Mode, NewGroup, NewJob, NodeId, RecordWrite, ScheduleName,
-    Timestamp,
+    Collection, JobId, NewGroup, NewJob, NodeId, RecordWrite, ScheduleName, Timestamp,
 };
 use offloop_store::{
     Advanced, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed,
-    EndIdle, EndIdleOutcome, Fired, Firing, Gate, GroupChange, GroupCreated, InsertBatch,
-    InsertOutcome, LabelCount, LimitChange, LimitPage, LimitSet, LimitsAsk, Overdue, ProgressNote,
-    Promoted, PruneReport, PruneRule, PutOutcome, PutSchedule, Reply, ReviveOutcome, ScheduleRow,
-    Settled, Settlement, StoreError, Verdict, What,
+    EndIdle, EndIdleOutcome, Fired, Firing, GroupChange, GroupCreated, GroupOrder, InsertBatch,
+    InsertOutcome, LabelCount, LimitChange, LimitPage, LimitSet, LimitsAsk, ModeChange, Overdue,
+    ProgressNote, Promoted, PruneReport, PruneRule, PutOutcome, PutSchedule, Reply, ReviveOutcome,
+    ScheduleRow, Settled, Settlement, StoreError, Verdict, What,
 };
 use tokio::sync::oneshot;
 
@@ -81,14 +80,14 @@ pub(crate) enum Command {
     Delete(Call<Vec<JobId>, Vec<DeleteOutcome>>),
     Orphans(Call<(NodeId, u16), Vec<Claimed>>),
     Prune(Call<PruneRule, PruneReport>),
-    SetMode(Call<(Gate, Mode), ()>),
+    SetMode(Call<ModeChange, ()>),
     Records(Call<(Timestamp, Vec<RecordWrite>), ()>),
     Labels(Call<Collection, Vec<LabelCount>>),
     SetLimit(Call<LimitChange, LimitSet>),
     Limits(Call<LimitsAsk, LimitPage>),
     CreateGroup(Call<(Timestamp, NewGroup, Vec<NewJob>), GroupCreated>),
-    SealGroup(Call<(Timestamp, GroupId), GroupChange>),
-    CancelGroup(Call<(Timestamp, GroupId), GroupChange>),
+    SealGroup(Call<GroupOrder, GroupChange>),
+    CancelGroup(Call<GroupOrder, GroupChange>),
     Advance(Call<(Timestamp, u16), Advanced>),
     Doomed(Call<u16, Vec<Doomed>>),
     PutSchedule(Call<(Timestamp, PutSchedule), PutOutcome>),

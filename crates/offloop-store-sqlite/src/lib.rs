@@ -39,12 +39,12 @@ use offloop_job::{
 };
 use offloop_store::{
     Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
-    ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine, Gate,
-    GroupChange, GroupCreated, GroupListRequest, GroupPage, GroupStore, InsertBatch, InsertOutcome,
-    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
-    LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, Overdue, ProgressNote, Promoted,
-    PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome,
-    Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine,
+    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, GroupStore, InsertBatch,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
+    LimitStore, LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, ModeChange, Overdue,
+    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
+    Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 
 use crate::board::Board;
@@ -239,8 +239,8 @@ impl JobStore for SqliteStore {
         self.call(rule, Command::Prune)
     }
 
-    fn set_mode(&self, gate: Gate, mode: Mode) -> Reply<()> {
-        self.call((gate, mode), Command::SetMode)
+    fn set_mode(&self, change: ModeChange) -> Reply<()> {
+        self.call(change, Command::SetMode)
     }
 
     fn write_records(&self, now: Timestamp, writes: Vec<RecordWrite>) -> Reply<()> {
@@ -262,12 +262,12 @@ impl GroupStore for SqliteStore {
         self.call((now, group, jobs), Command::CreateGroup)
     }
 
-    fn seal_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
-        self.call((now, id), Command::SealGroup)
+    fn seal_group(&self, order: GroupOrder) -> Reply<GroupChange> {
+        self.call(order, Command::SealGroup)
     }
 
-    fn cancel_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange> {
-        self.call((now, id), Command::CancelGroup)
+    fn cancel_group(&self, order: GroupOrder) -> Reply<GroupChange> {
+        self.call(order, Command::CancelGroup)
     }
 
     fn advance(&self, now: Timestamp, limit: u16) -> Reply<Advanced> {

@@ -23,6 +23,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0008_schedules.sql"),
     include_str!("migrations/0009_keep.sql"),
     include_str!("migrations/0010_tags.sql"),
+    include_str!("migrations/0011_declared_limits.sql"),
 ];
 
 /// The version that this program reads and writes.

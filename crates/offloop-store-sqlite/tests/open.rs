@@ -29,6 +29,7 @@ fn batch(jobs: usize, payload_bytes: usize) -> InsertBatch {
         now: Timestamp::from_millis(T0),
         jobs: vec![job; jobs],
         records: Vec::new(),
+        request: None,
     }
 }
 

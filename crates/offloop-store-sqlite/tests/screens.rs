@@ -20,6 +20,7 @@ fn batch(queue: &str, jobs: usize) -> InsertBatch {
         now: Timestamp::from_millis(1_800_000_000_000),
         jobs: vec![job; jobs],
         records: Vec::new(),
+        request: None,
     }
 }
 
@@ -56,7 +57,13 @@ fn a_store_that_was_reopened_shows_its_queues_at_once() {
     let store = SqliteStore::open(options()).unwrap();
     block_on(store.insert(batch("q", 3))).unwrap();
     let gate = Gate::Queue(QueueName::parse("p").unwrap());
-    block_on(store.set_mode(gate, offloop_job::Mode::Paused)).unwrap();
+    let change = offloop_store::ModeChange {
+        now: Timestamp::from_millis(1),
+        gate,
+        mode: offloop_job::Mode::Paused,
+        actor: "test".into(),
+    };
+    block_on(store.set_mode(change)).unwrap();
     drop(store);
     let store = SqliteStore::open(options()).unwrap();
     assert_eq!(ready(&store), [("p".to_owned(), 0), ("q".to_owned(), 3)]);

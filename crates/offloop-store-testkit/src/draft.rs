@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offloop_job::{
-    IdempotencyKey, JobOptions, LogTail, NewJob, OnConflict, QueueName, RecordWrite, Tag, TaskName,
-    Timestamp, Unique, UniqueKey, UniqueScope, Usage,
+    IdempotencyKey, JobOptions, LogTail, NewJob, OnConflict, QueueName, RecordWrite, RequestKey,
+    Tag, TaskName, Timestamp, Unique, UniqueKey, UniqueScope, Usage,
 };
 use offloop_store::{AttemptReport, Claimed};
 
@@ -29,6 +29,14 @@ pub fn job(task: &str) -> NewJob {
         payload: Bytes::from_static(b"{}"),
         options: JobOptions::default(),
         idempotency: None,
+    }
+}
+
+/// A key of a request for several jobs; requests with another `body` are others.
+pub(crate) fn request(key: &str, body: u8) -> RequestKey {
+    RequestKey {
+        key: IdempotencyKey::parse(key).expect("an idempotency key"),
+        fingerprint: [body; 16],
     }
 }
 

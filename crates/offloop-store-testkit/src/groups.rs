@@ -6,7 +6,7 @@ use offloop_job::{
 };
 use offloop_store::{
     Advanced, Doomed, DoomedWhy, EndIdle, EndIdleOutcome, GroupChange, GroupCreated,
-    GroupListRequest, IdleEnd, MemberRequest, News,
+    GroupListRequest, GroupOrder, IdleEnd, MemberRequest, News,
 };
 
 use crate::store::{Store, created, wait};
@@ -14,6 +14,14 @@ use crate::{Draft, job};
 
 /// Pieces after which a case gives up.
 const PIECES_MAX: usize = 10_000;
+
+pub(crate) fn order(now: Timestamp, id: GroupId) -> GroupOrder {
+    GroupOrder {
+        now,
+        id,
+        actor: Some("test".into()),
+    }
+}
 
 impl Store<'_> {
     pub fn group_of(&self, now: Timestamp, group: NewGroup, jobs: Vec<NewJob>) -> GroupCreated {
@@ -33,11 +41,11 @@ impl Store<'_> {
     }
 
     pub fn seal(&self, now: Timestamp, id: GroupId) -> GroupChange {
-        wait(self.engine().seal_group(now, id))
+        wait(self.engine().seal_group(order(now, id)))
     }
 
     pub fn cancel_group(&self, now: Timestamp, id: GroupId) -> GroupChange {
-        wait(self.engine().cancel_group(now, id))
+        wait(self.engine().cancel_group(order(now, id)))
     }
 
     pub fn find_group(&self, id: GroupId) -> Option<Group> {

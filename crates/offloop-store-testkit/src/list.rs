@@ -237,6 +237,7 @@ macro_rules! conformance {
             ]
             modes: [
                 a_paused_task_takes_jobs_in_and_gives_none_out
+                every_change_of_a_mode_is_on_the_audit_log
                 a_job_is_given_out_only_if_neither_of_its_gates_is_shut
                 a_draining_queue_refuses_new_jobs_by_name
                 a_draining_task_refuses_new_jobs_in_every_queue
@@ -293,6 +294,7 @@ macro_rules! conformance {
                 a_deleted_schedule_leaves_its_jobs
                 firings_of_one_call_do_not_touch_each_other
                 every_change_of_a_schedule_is_on_the_audit_log
+                a_debounced_job_is_of_the_schedule_that_asked_last
             ]
             wake: [
                 a_new_ready_job_is_hinted_at
@@ -371,6 +373,7 @@ macro_rules! conformance {
                 limits_are_shown_with_what_runs_and_what_blocks
                 limits_come_page_by_page
                 every_change_is_on_the_audit_log_and_nothing_else
+                a_limit_is_of_who_set_it_last
                 a_paused_queue_uses_no_rate
                 pruning_gives_no_rate_anew
             ]
@@ -406,6 +409,7 @@ macro_rules! conformance {
             ]
             survives_limits: [
                 limits_and_their_log
+                whose_limits_they_are
                 jobs_that_ran_before_still_count
                 what_was_taken_from_a_rate
                 keys_still_take_turns
@@ -423,8 +427,17 @@ macro_rules! conformance {
                 a_job_may_take_the_key_that_the_end_lets_go
                 jobs_come_with_a_retry_too
             ]
+            requests: [
+                a_group_that_is_asked_for_again_is_not_made_again
+                a_group_that_was_not_made_leaves_its_key_free
+                the_key_of_a_group_is_forgotten_after_its_time
+                a_batch_that_is_sent_again_is_answered_and_not_done
+                the_key_of_a_batch_belongs_to_its_whole_request
+                what_a_batch_left_out_is_tried_again
+            ]
             groups: [
                 all_completes_with_its_last_member
+                orders_about_groups_are_on_the_audit_log
                 all_fails_with_its_first_failure_and_dooms_the_rest
                 all_settled_waits_for_every_end_however_it_came
                 race_is_decided_by_the_first_end_good_or_bad
@@ -484,6 +497,8 @@ macro_rules! conformance {
             ]
             survives_flow: [
                 an_open_group_and_its_counts
+                a_request_for_a_group
+                a_request_for_a_batch
                 a_decision_and_its_follow_up
                 the_follow_up_of_an_open_group
                 the_doomed_members_of_a_decided_group

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use offloop_job::{
     Failure, FailureClass, FinalReason, Job, JobId, JobState, JobSummary, Lease, Limit,
-    LimitTarget, Mode, NewJob, NodeId, QueueName, Rate, RecordKey, RecordWrite, Timestamp,
+    LimitTarget, Mode, NewJob, NodeId, QueueName, Rate, RecordKey, RecordWrite, RequestKey,
+    Timestamp,
 };
 use offloop_store::{
     AuditAsk, AuditEntry, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims,
     DeleteOutcome, EndIdle, EndIdleOutcome, Engine, Gate, IdleEnd, InsertBatch, InsertOutcome,
-    JobFilter, LimitChange, LimitSet, LimitStatus, LimitsAsk, ListRequest, Overdue, ProgressNote,
-    Promoted, PruneRule, QueueStatus, Record, RecordScan, Reply, ReviveOutcome, Settled,
-    Settlement, USAGE_ROWS_MAX, UsageAsk, UsageBy, UsageSums, Verdict, Want,
+    JobFilter, LimitChange, LimitSet, LimitStatus, LimitsAsk, ListRequest, ModeChange, Origin,
+    Overdue, ProgressNote, Promoted, PruneRule, QueueStatus, Record, RecordScan, Reply,
+    ReviveOutcome, Settled, Settlement, USAGE_ROWS_MAX, UsageAsk, UsageBy, UsageSums, Verdict,
+    Want,
 };
 
 use crate::{Kit, Setup, block_on, name, report};
@@ -81,7 +83,27 @@ impl<'a> Store<'a> {
         jobs: Vec<NewJob>,
         records: Vec<RecordWrite>,
     ) -> Vec<InsertOutcome> {
-        wait(self.engine.insert(InsertBatch { now, jobs, records }))
+        wait(self.engine.insert(InsertBatch {
+            now,
+            jobs,
+            records,
+            request: None,
+        }))
+    }
+
+    /// A batch with a key of its own.
+    pub fn insert_as(
+        &self,
+        now: Timestamp,
+        request: RequestKey,
+        jobs: Vec<NewJob>,
+    ) -> Vec<InsertOutcome> {
+        wait(self.engine.insert(InsertBatch {
+            now,
+            jobs,
+            records: vec![],
+            request: Some(request),
+        }))
     }
 
     pub fn insert_one(&self, now: Timestamp, job: NewJob) -> InsertOutcome {
@@ -252,11 +274,20 @@ impl<'a> Store<'a> {
 
     pub fn set_mode(&self, queue: &str, mode: Mode) {
         let queue = QueueName::parse(queue).expect("a queue's name");
-        wait(self.engine.set_mode(Gate::Queue(queue), mode));
+        self.shut(Gate::Queue(queue), mode);
     }
 
     pub fn set_task_mode(&self, task: &str, mode: Mode) {
-        wait(self.engine.set_mode(Gate::Task(name(task)), mode));
+        self.shut(Gate::Task(name(task)), mode);
+    }
+
+    fn shut(&self, gate: Gate, mode: Mode) {
+        wait(self.engine.set_mode(ModeChange {
+            now: crate::at(0),
+            gate,
+            mode,
+            actor: "test".into(),
+        }));
     }
 
     /// Tasks whose mode was ever set.
@@ -269,6 +300,10 @@ impl<'a> Store<'a> {
 
     /// `2` at once, `10/s burst 2`, `weight 3`, or some of them together; nothing removes it.
     pub fn limit(&self, target: &str, text: &str) -> LimitSet {
+        self.limit_by(Origin::Api, target, text)
+    }
+
+    pub fn limit_by(&self, origin: Origin, target: &str, text: &str) -> LimitSet {
         let mut limit = Limit::default();
         let mut words = text.split(' ').filter(|word| !word.is_empty());
         let number = |word: Option<&str>| word.and_then(|n| n.parse().ok()).expect("a number");
@@ -287,6 +322,7 @@ impl<'a> Store<'a> {
             now: crate::at(0),
             target: LimitTarget::parse(target).expect("a target"),
             limit: (limit != Limit::default()).then_some(limit),
+            origin,
             actor: "test".into(),
         }))
     }

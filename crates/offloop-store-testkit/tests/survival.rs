@@ -11,12 +11,12 @@ use offloop_job::{
 };
 use offloop_store::{
     Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
-    ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine, Gate,
-    GroupChange, GroupCreated, GroupListRequest, GroupPage, GroupStore, InsertBatch, InsertOutcome,
-    JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet, LimitStore,
-    LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, Overdue, ProgressNote, Promoted,
-    PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan, Reply, ReviveOutcome,
-    Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine,
+    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, GroupStore, InsertBatch,
+    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
+    LimitStore, LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, ModeChange, Overdue,
+    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
+    Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
 };
 use offloop_store::{
     Fired, Firing, LedgerAsk, LedgerPage, PutOutcome, PutSchedule, ScheduleRow, ScheduleStore,
@@ -50,7 +50,7 @@ impl JobStore for Handle {
         delete(jobs: Vec<JobId>) -> Vec<DeleteOutcome>;
         orphans(alive: NodeId, limit: u16) -> Vec<Claimed>;
         prune(rule: PruneRule) -> PruneReport;
-        set_mode(gate: Gate, mode: Mode) -> ();
+        set_mode(change: ModeChange) -> ();
         write_records(now: Timestamp, writes: Vec<RecordWrite>) -> ();
     }
 
@@ -63,8 +63,8 @@ impl JobStore for Handle {
 impl GroupStore for Handle {
     pass_on! {
         create_group(now: Timestamp, group: NewGroup, jobs: Vec<NewJob>) -> GroupCreated;
-        seal_group(now: Timestamp, id: GroupId) -> GroupChange;
-        cancel_group(now: Timestamp, id: GroupId) -> GroupChange;
+        seal_group(order: GroupOrder) -> GroupChange;
+        cancel_group(order: GroupOrder) -> GroupChange;
         advance(now: Timestamp, limit: u16) -> Advanced;
         doomed(now: Timestamp, limit: u16) -> Vec<Doomed>;
         group(id: GroupId) -> Option<Group>;

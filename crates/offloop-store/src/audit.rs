@@ -24,9 +24,9 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// Who: `api`, `config`, or what the caller called itself.
     pub actor: Box<str>,
-    /// What was changed: `queue:mail`, `key:acme`.
+    /// What was changed: `queue:mail`, `key:acme`, `schedule:nightly`, `group:0199...`.
     pub subject: Box<str>,
-    /// What was done: `limit.set`, `limit.remove`.
+    /// What was done: `limit.set`, `limit.remove`, `mode.set`, `schedule.put`, `group.cancel` and alike.
     pub action: Box<str>,
     /// `None`: there was nothing.
     pub before: Option<Box<str>>,

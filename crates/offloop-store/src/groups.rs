@@ -16,7 +16,7 @@ use offloop_job::{
     Group, GroupId, GroupState, JobId, JobState, NewGroup, NewJob, QueueName, TaskName, Timestamp,
 };
 
-use crate::{Cursor, InsertOutcome, InsertRefusal, Reply};
+use crate::{AuditEntry, Cursor, InsertOutcome, InsertRefusal, Reply};
 
 /// Dependents of one parent that are looked at in the commit of its end; more are left to
 /// [`GroupStore::advance`].
@@ -29,6 +29,10 @@ pub trait GroupStore: Send + Sync {
     /// that holds no member and is not held is decided at once; if members were asked for and none
     /// came to be, it is not made: its id names nothing.
     ///
+    /// With a [`offloop_job::RequestKey`] that was there before nothing is made, for less than
+    /// [`offloop_job::limits::IDEMPOTENCY_KEEP`]; see [`Asked`]. A key belongs to groups alone: jobs and
+    /// batches may have the same one.
+    ///
     /// More members come by [`crate::JobStore::insert`] with the option `group`.
     fn create_group(
         &self,
@@ -38,11 +42,12 @@ pub trait GroupStore: Send + Sync {
     ) -> Reply<GroupCreated>;
 
     /// No more members are promised: from now on it is over when all have ended. More may be added
-    /// until then.
-    fn seal_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange>;
+    /// until then. A group that is not held is left as it is.
+    /// On the audit log as `group.seal`.
+    fn seal_group(&self, order: GroupOrder) -> Reply<GroupChange>;
 
-    /// Decides an open group as cancelled.
-    fn cancel_group(&self, now: Timestamp, id: GroupId) -> Reply<GroupChange>;
+    /// Decides an open group as cancelled. On the audit log as `group.cancel`.
+    fn cancel_group(&self, order: GroupOrder) -> Reply<GroupChange>;
 
     /// A bounded piece of what ends have left to do: at most `limit` dependents are looked at, and
     /// groups past their deadline are failed. Tells what became of it, and what commits since the
@@ -70,7 +75,45 @@ pub trait GroupStore: Send + Sync {
 pub struct GroupCreated {
     pub id: GroupId,
     pub state: GroupState,
+    /// Empty unless it was made now.
     pub members: Vec<InsertOutcome>,
+    pub asked: Asked,
+}
+
+/// What its request key says of a request for a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// It is done now.
+    #[default]
+    First,
+    /// It was done before: the group is the one that it made, as it is now.
+    Again,
+    /// The key belongs to another request, which made the group; nothing was done.
+    Otherwise,
+}
+
+/// An order about one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupOrder {
+    pub now: Timestamp,
+    pub id: GroupId,
+    /// Who asks, for the audit log. `None`: it is a part of making the group, and not put there.
+    pub actor: Option<Box<str>>,
+}
+
+impl GroupOrder {
+    /// What the audit log says of it.
+    pub fn entry(&self, action: &str, after: GroupState) -> Option<AuditEntry> {
+        let actor = self.actor.clone()?;
+        Some(AuditEntry {
+            at: self.now,
+            actor,
+            subject: format!("group:{}", self.id).into(),
+            action: action.into(),
+            before: Some(GroupState::Open.as_str().into()),
+            after: Some(after.as_str().into()),
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

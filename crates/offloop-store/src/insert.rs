@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use offloop_job::{
-    GroupId, GroupState, JobId, JobState, NewJob, QueueName, RecordWrite, TaskName, Timestamp,
+    GroupId, GroupState, JobId, JobState, NewJob, QueueName, RecordWrite, RequestKey, TaskName,
+    Timestamp,
 };
 
 use crate::Gate;
@@ -14,6 +15,8 @@ pub struct InsertBatch {
     pub now: Timestamp,
     pub jobs: Vec<NewJob>,
     pub records: Vec<RecordWrite>,
+    /// Of all of it together; each job may have a key of its own as well.
+    pub request: Option<RequestKey>,
 }
 
 /// What became of one job of the batch. A refusal does not touch its neighbours.
@@ -34,6 +37,16 @@ pub enum InsertOutcome {
         same: SameAs,
     },
     Refused(InsertRefusal),
+}
+
+impl InsertOutcome {
+    /// The job that it names, made now or before.
+    pub const fn job(&self) -> Option<JobId> {
+        match self {
+            Self::Created { id, .. } | Self::Existing { id, .. } => Some(*id),
+            Self::Refused(_) => None,
+        }
+    }
 }
 
 /// By what an existing job was found.

@@ -26,10 +26,11 @@ pub use audit::{
 };
 pub use checkpoint::{Checkpoint, CheckpointOutcome};
 pub use error::{BackendError, StoreError};
-pub use gate::Gate;
+pub use gate::{Gate, ModeChange};
 pub use groups::{
-    Advanced, Doomed, DoomedWhy, FAN_OUT_AT_ONCE, FollowOf, GroupChange, GroupCreated,
-    GroupListRequest, GroupPage, GroupStore, MemberPage, MemberRequest, News, barred_message,
+    Advanced, Asked, Doomed, DoomedWhy, FAN_OUT_AT_ONCE, FollowOf, GroupChange, GroupCreated,
+    GroupListRequest, GroupOrder, GroupPage, GroupStore, MemberPage, MemberRequest, News,
+    barred_message,
 };
 pub use insert::{
     InsertBatch, InsertOutcome, InsertRefusal, NotAdmitted, NotAdmittedWhy, PayloadProblem, SameAs,
@@ -59,7 +60,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offloop_job::{
-    GroupId, History, Input, JobId, JobOptions, JobState, Lease, Mode, NewJob, NodeId, QueueName,
+    GroupId, History, Input, JobId, JobOptions, JobState, Lease, NewJob, NodeId, QueueName,
     RecordWrite, TaskName, Timestamp,
 };
 
@@ -71,6 +72,10 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     /// Takes jobs in, with rows of a pack in the same commit. One outcome per job, in order; each
     /// job sees what those before it in the batch did. The rows are written whatever becomes of
     /// the jobs.
+    ///
+    /// A batch with a [`offloop_job::RequestKey`] that was there before is answered with the jobs that were
+    /// made then ([`SameAs::IdempotencyKey`]); those of it that were not made are tried again. If the key
+    /// was given to another request, all of it is refused.
     ///
     /// Checked in this order: idempotency key, its group and the jobs it waits for, unique key,
     /// draining (the queue, then the task), room in the queue. Due at `run_at`, or now if that has passed. Only a created job takes an id.
@@ -158,8 +163,9 @@ pub trait JobStore: Send + Sync + fmt::Debug {
     /// bounded piece at a time.
     fn prune(&self, rule: PruneRule) -> Reply<PruneReport>;
 
-    /// Pauses, drains or opens a queue or a task; both may be unknown as yet. Durable when answered.
-    fn set_mode(&self, gate: Gate, mode: Mode) -> Reply<()>;
+    /// Pauses, drains or opens a queue or a task; both may be unknown as yet. Durable when answered. A
+    /// change is put on the audit log as `mode.set`; a call that changes nothing is not.
+    fn set_mode(&self, change: ModeChange) -> Reply<()>;
 
     /// Rows of packs without a job. Durable when answered.
     fn write_records(&self, now: Timestamp, writes: Vec<RecordWrite>) -> Reply<()>;

@@ -5,7 +5,7 @@
 
 use offloop_job::{Limit, LimitTarget, Timestamp};
 
-use crate::Reply;
+use crate::{Origin, Reply};
 
 /// Limits that change while jobs run.
 pub trait LimitStore {
@@ -15,6 +15,9 @@ pub trait LimitStore {
     /// A target whose rate is another one than before begins with nothing taken from it. The
     /// engine calls its wake hook: jobs may go now. A change is put on the audit log as
     /// `limit.set` or `limit.remove`; a call that changes nothing is not.
+    ///
+    /// A limit is of who set it last; where a door asks for what is there already it stays the
+    /// configuration's, and where the configuration does it becomes so.
     fn set_limit(&self, change: LimitChange) -> Reply<LimitSet>;
 
     /// Limits by their targets' order, one page.
@@ -27,6 +30,7 @@ pub struct LimitChange {
     pub target: LimitTarget,
     /// `None` removes it.
     pub limit: Option<Limit>,
+    pub origin: Origin,
     /// Who asks, for the audit log.
     pub actor: Box<str>,
 }
@@ -61,6 +65,7 @@ pub struct LimitPage {
 pub struct LimitStatus {
     pub target: LimitTarget,
     pub limit: Limit,
+    pub origin: Origin,
     /// Jobs that run under it. For a target that is for each key: of all keys that it governs.
     pub running: u64,
     /// What holds the next job back now. Of a target that is for each key nothing is told.

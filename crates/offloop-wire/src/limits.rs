@@ -20,6 +20,8 @@ pub struct LimitView {
     pub rate: Option<String>,
     pub burst: Option<u32>,
     pub weight: Option<u16>,
+    /// `api`, or `config`: declared there, and removed when it is declared no more.
+    pub origin: String,
     /// Jobs that run under it now.
     pub running: u64,
     /// `concurrency` or `rate`, if the next job may not start. Never told of `key:*`.

@@ -127,6 +127,7 @@ impl Alone {
             now: self.now(),
             jobs: vec![job; jobs],
             records: Vec::new(),
+            request: None,
         }
     }
 

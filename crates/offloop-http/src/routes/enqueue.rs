@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use offloop_job::{IdempotencyKey, JobId, NewJob};
+use offloop_job::{JobId, NewJob};
 use offloop_store::{InsertOutcome, InsertRefusal, NotAdmittedWhy};
 use offloop_wire::{FieldProblem, JobReader, JobView, new_job_json};
 
 use super::call::tell_pressure;
-use super::{Answer, bulk, json, json_bytes, location, no_job, wait};
+use super::{Answer, bulk, json, json_bytes, location, no_job, request_key, wait};
 use crate::body::collect;
 use crate::door::{Inner, is_set};
 use crate::problem::{Kind, Refusal, of_body, of_refusal};
@@ -179,13 +179,9 @@ async fn put(
 
 /// The header's key; the body may give the same, not another.
 fn take_key(job: &mut NewJob, headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(value) = headers.get("idempotency-key") else {
+    let Some(key) = request_key::key(headers)? else {
         return Ok(());
     };
-    // A structured-field string is quoted; a bare one is what most clients send.
-    let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
-    let key = IdempotencyKey::parse(text)
-        .map_err(|error| Kind::InvalidJob.say(format!("the header Idempotency-Key {error}")))?;
     if job.idempotency.as_ref().is_some_and(|own| *own != key) {
         let detail = "is not the same as the header Idempotency-Key; send one of them";
         let mut problem = Kind::InvalidJob.say(format!("idempotency_key {detail}"));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
-use offloop_store::InsertOutcome;
+use offloop_store::{InsertOutcome, SameAs};
 use offloop_wire::{FlowJob, FlowView, InputRow, InputsView, JobReader, read_flow};
 
+use super::request_key::request_key;
 use super::{Answer, job_id, json, no_job};
 use crate::body::collect;
 use crate::door::Inner;
@@ -15,11 +16,13 @@ use crate::problem::{Kind, of_body, of_enqueue, of_refusal};
 use crate::query::Query;
 
 /// One commit, each job behind those that it waits for. The answer is in the order of the request;
-/// 207 if some were not taken in (a unique key that is held), with whoever waits for them.
+/// 207 if some were not taken in (a unique key that is held), with whoever waits for them. 200 if its key
+/// says that all of it was made before.
 pub(super) async fn create(State(door): State<Arc<Inner>>, request: Request) -> Answer {
     Query::none(request.uri())?;
     let limit = door.config.group_bytes_max();
-    let collected = collect(request.into_body(), limit, &door.collecting).await?;
+    let (parts, body) = request.into_parts();
+    let collected = collect(body, limit, &door.collecting).await?;
     let now = door.handle.now();
     let flow = read_flow(&mut JobReader::new(), &collected.bytes, now)
         .map_err(|error| of_body(error, Kind::InvalidBody))?;
@@ -34,7 +37,10 @@ pub(super) async fn create(State(door): State<Arc<Inner>>, request: Request) -> 
             return Err(problem.into());
         }
     }
-    let outcomes = door.handle.enqueue(flow.jobs).await?;
+    let outcomes = match request_key(&parts.headers, &collected.bytes)? {
+        Some(request) => door.handle.enqueue_once(flow.jobs, request).await?,
+        None => door.handle.enqueue(flow.jobs).await?,
+    };
     drop(collected);
     let refused = |outcome: &InsertOutcome| matches!(outcome, InsertOutcome::Refused(_));
     if let Some(InsertOutcome::Refused(first)) = outcomes.first()
@@ -42,8 +48,14 @@ pub(super) async fn create(State(door): State<Arc<Inner>>, request: Request) -> 
     {
         return Err(of_refusal(first).into());
     }
+    let before = |outcome: &InsertOutcome| {
+        let same = SameAs::IdempotencyKey;
+        matches!(outcome, InsertOutcome::Existing { same: how, .. } if *how == same)
+    };
     let status = if outcomes.iter().any(refused) {
         StatusCode::MULTI_STATUS
+    } else if outcomes.iter().all(before) {
+        StatusCode::OK
     } else {
         StatusCode::CREATED
     };

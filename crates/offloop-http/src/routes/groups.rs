@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt as _};
 use http_body_util::BodyExt as _;
 use offloop_job::limits::PAGE_ROWS_MAX;
 use offloop_job::{GroupId, GroupState, NewGroup};
-use offloop_store::{GroupChange, GroupListRequest, InsertOutcome, InsertRefusal, MemberRequest};
+use offloop_store::{
+    Asked, GroupChange, GroupListRequest, InsertOutcome, InsertRefusal, MemberRequest,
+};
 use offloop_wire::{BulkSummary, FlowJob, GroupList, GroupView, JobReader, MemberRow, read_group};
 use serde::Serialize;
 
 use super::enqueue::{Media, media};
 use super::flows::flow_job;
+use super::limits::BY_API;
+use super::request_key::{key, request_key};
 use super::{Answer, bulk, json};
 use crate::body::{self, collect};
 use crate::door::Inner;
@@ -46,8 +50,16 @@ pub(super) async fn create(State(door): State<Arc<Inner>>, request: Request) -> 
     let media = media(request.headers())?;
     Query::none(request.uri())?;
     match media {
-        Media::One => create_whole(&door, request.into_body()).await,
+        Media::One => {
+            let (parts, body) = request.into_parts();
+            create_whole(&door, &parts.headers, body).await
+        }
         Media::Many => {
+            if key(request.headers())?.is_some() {
+                let detail = "the header Idempotency-Key is for a group in one JSON body; give each line a \
+                              key of its own (`idempotency_key`)";
+                return Err(Kind::InvalidParameter.say(detail).into());
+            }
             // On a task of its own: a caller that hangs up must not leave half a group open.
             let made = tokio::spawn(create_by_lines(door, request.into_body())).await;
             made.unwrap_or_else(|_| Err(Kind::Internal.say("the group could not be made").into()))
@@ -56,16 +68,29 @@ pub(super) async fn create(State(door): State<Arc<Inner>>, request: Request) -> 
 }
 
 /// One commit. 207 if some members were not taken in (their queue is full, their unique key is
-/// held): the group is made of the others.
-async fn create_whole(door: &Inner, body: Body) -> Answer {
+/// held): the group is made of the others. 200 with the group as it is now if its key says that it was
+/// made before.
+async fn create_whole(door: &Inner, headers: &HeaderMap, body: Body) -> Answer {
     let limit = door.config.group_bytes_max();
     let collected = collect(body, limit, &door.collecting).await?;
     let now = door.handle.now();
-    let (group, jobs) = read_group(&mut JobReader::new(), &collected.bytes, now, false)
+    let (mut group, jobs) = read_group(&mut JobReader::new(), &collected.bytes, now, false)
         .map_err(|error| of_body(error, Kind::InvalidBody))?;
     check_then(door, &group)?;
+    group.request = request_key(headers, &collected.bytes)?;
     let made = door.handle.create_group(group, jobs).await?;
     drop(collected);
+    match made.asked {
+        Asked::First => {}
+        Asked::Again => return answer(door, made.id, Rest::default(), StatusCode::OK).await,
+        Asked::Otherwise => {
+            let detail = format!(
+                "Idempotency-Key: was used for group {} with another body; use a new key",
+                made.id
+            );
+            return Err(Kind::IdempotencyMismatch.say(detail).into());
+        }
+    }
     let is_refused = |outcome: &InsertOutcome| !matches!(outcome, InsertOutcome::Created { .. });
     if !made.members.iter().any(is_refused) {
         return answer(door, made.id, Rest::default(), StatusCode::CREATED).await;
@@ -115,7 +140,7 @@ async fn create_by_lines(door: Arc<Inner>, mut body: Body) -> Answer {
     let rest = Body::from_stream(first.chain(body.into_data_stream()));
     let (summary, whole) = bulk::members(Arc::clone(&door), rest, id).await?;
     if !whole || (summary.accepted == 0 && !hold) {
-        door.handle.cancel_group(id).await?;
+        door.handle.cancel_group(id, None).await?;
         let broken = summary.errors.into_iter().next_back();
         let mut problem = match broken {
             Some(broken) => broken.error,
@@ -125,7 +150,7 @@ async fn create_by_lines(door: Arc<Inner>, mut body: Body) -> Answer {
         return Err(problem.into());
     }
     if !hold {
-        door.handle.seal_group(id).await?;
+        door.handle.seal_group(id, None).await?;
     }
     let rest = Rest {
         jobs: None,
@@ -265,7 +290,7 @@ pub(super) async fn seal(
 ) -> Answer {
     Query::none(&uri)?;
     let id = group_id(&id)?;
-    let change = door.handle.seal_group(id).await?;
+    let change = door.handle.seal_group(id, Some(BY_API)).await?;
     changed(&door, id, change).await
 }
 
@@ -276,7 +301,7 @@ pub(super) async fn cancel(
 ) -> Answer {
     Query::none(&uri)?;
     let id = group_id(&id)?;
-    let change = door.handle.cancel_group(id).await?;
+    let change = door.handle.cancel_group(id, Some(BY_API)).await?;
     changed(&door, id, change).await
 }
 

@@ -6,7 +6,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
 use offloop_job::LimitTarget;
 use offloop_job::limits::PAGE_ROWS_MAX;
-use offloop_store::{AuditAsk, AuditEntry, BlockedBy, LimitSet, LimitStatus};
+use offloop_store::{AuditAsk, AuditEntry, BlockedBy, LimitSet, LimitStatus, Origin};
 use offloop_wire::{AuditList, AuditView, LimitList, LimitView, format_time, read_limit};
 
 use super::{Answer, empty, json};
@@ -16,7 +16,7 @@ use crate::problem::{Kind, Refusal, of_body};
 use crate::query::Query;
 
 /// Who changed what came by this door.
-const BY_API: &str = "api";
+pub(super) const BY_API: &str = "api";
 const BODY_BYTES_MAX: usize = 4 << 10;
 const LIMIT_DEFAULT: u16 = 100;
 
@@ -134,6 +134,10 @@ pub(super) fn view(status: &LimitStatus) -> LimitView {
         rate: limit.rate.map(|rate| rate.to_string()),
         burst: limit.rate.map(|rate| rate.burst),
         weight: limit.weight,
+        origin: match status.origin {
+            Origin::Api => "api".into(),
+            Origin::File => "config".into(),
+        },
         running: status.running,
         blocked_by,
         blocked_until,

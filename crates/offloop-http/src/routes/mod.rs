@@ -17,6 +17,7 @@ pub(crate) mod openapi;
 mod pages;
 mod pulse;
 mod queues;
+mod request_key;
 mod schedules;
 mod session;
 mod stream;

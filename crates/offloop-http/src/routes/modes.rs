@@ -7,6 +7,7 @@ use axum::http::{StatusCode, Uri};
 use offloop_job::{Mode, QueueName};
 use offloop_store::{Gate, QueueCounts, QueueStatus};
 
+use super::limits::BY_API;
 use super::queues::{row, task_row};
 use super::{Answer, json};
 use crate::door::Inner;
@@ -45,7 +46,7 @@ async fn set_queue(door: &Inner, name: &str, uri: &Uri, mode: Mode) -> Answer {
     let name = QueueName::parse(name)
         .map_err(|error| Kind::InvalidParameter.say(format!("the queue's name {error}")))?;
     door.handle
-        .set_mode(Gate::Queue(name.clone()), mode)
+        .set_mode(Gate::Queue(name.clone()), mode, BY_API)
         .await?;
     let found = door.handle.queues().await?;
     let now = door.handle.now();
@@ -73,7 +74,8 @@ async fn set_task(door: &Inner, name: &str, uri: &Uri, mode: Mode) -> Answer {
         return Err(Kind::NotFound.say(detail).into());
     };
     let name = task.info.name.clone();
-    door.handle.set_mode(Gate::Task(name), mode).await?;
+    let gate = Gate::Task(name);
+    door.handle.set_mode(gate, mode, BY_API).await?;
     let modes = door.handle.task_modes().await?;
     json(StatusCode::OK, &task_row(task, &modes))
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, soon};
+use crate::support::{Answer, Server, soon};
 
 async fn group(server: &Server, body: &str) -> Value {
     let answer = server.post("/v1/groups", body).await;
@@ -307,4 +307,90 @@ async fn groups_are_listed_and_unknown_ones_are_not_found() {
         .get("/v1/groups?state=done")
         .await
         .is_problem(400, "invalid-parameter");
+}
+
+async fn keyed(server: &Server, path: &str, key: &str, body: &str) -> Answer {
+    let headers = format!("content-type: application/json\r\nidempotency-key: {key}\r\n");
+    server.send("POST", path, &headers, body.as_bytes()).await
+}
+
+#[tokio::test]
+async fn a_group_whose_answer_was_lost_is_not_made_twice() {
+    let server = Server::start().await;
+    let body = r#"{"rule":"all","jobs":[{"task":"hold"},{"task":"hold"}]}"#;
+    let first = keyed(&server, "/v1/groups", "k1", body).await;
+    assert_eq!(first.status, 201, "{first:?}");
+    let again = keyed(&server, "/v1/groups", "\"k1\"", body).await;
+    assert_eq!(
+        (again.status, &again.json()["id"]),
+        (200, &first.json()["id"])
+    );
+    let other = body.replace("all", "any");
+    keyed(&server, "/v1/groups", "k1", &other)
+        .await
+        .is_problem(422, "idempotency-mismatch");
+    let jobs = server.get("/v1/jobs").await.json();
+    assert_eq!(jobs["jobs"].as_array().unwrap().len(), 2);
+    let lines = "{\"rule\":\"all\"}\n{\"task\":\"noop\"}\n";
+    let headers = "content-type: application/x-ndjson\r\nidempotency-key: k2\r\n";
+    server
+        .send("POST", "/v1/groups", headers, lines.as_bytes())
+        .await
+        .is_problem(400, "invalid-parameter");
+}
+
+#[tokio::test]
+async fn a_flow_whose_answer_was_lost_is_not_made_twice() {
+    let server = Server::start().await;
+    let body = r#"{"jobs":[{"ref":"a","task":"hold"},{"task":"noop","after":["a"]}]}"#;
+    let first = keyed(&server, "/v1/flows", "k1", body).await;
+    assert_eq!(first.status, 201, "{first:?}");
+    let again = keyed(&server, "/v1/flows", "k1", body).await;
+    assert_eq!(again.status, 200, "{again:?}");
+    for place in 0..2 {
+        let (first, again) = (first.json(), again.json());
+        assert_eq!(again["jobs"][place]["existing"], first["jobs"][place]["id"]);
+    }
+    let other = body.replace("noop", "echo");
+    keyed(&server, "/v1/flows", "k1", &other)
+        .await
+        .is_problem(422, "idempotency-mismatch");
+    let jobs = server.get("/v1/jobs").await.json();
+    assert_eq!(jobs["jobs"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn orders_about_groups_and_queues_are_on_the_audit_log() {
+    let server = Server::start().await;
+    let held = group(&server, r#"{"hold":true,"jobs":[{"task":"hold"}]}"#).await;
+    let path = format!("/v1/groups/{}", held["id"].as_str().unwrap());
+    server.post(&format!("{path}/seal"), "").await;
+    server.post(&format!("{path}/cancel"), "").await;
+    server.post("/v1/queues/mail/pause", "").await;
+    server.post("/v1/tasks/echo/drain", "").await;
+    let lines = "{\"rule\":\"all\"}\n{\"task\":\"noop\"}\n";
+    let headers = "content-type: application/x-ndjson\r\n";
+    let made = server
+        .send("POST", "/v1/groups", headers, lines.as_bytes())
+        .await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let log = server.get("/v1/audit").await.json();
+    let told = log["entries"].as_array().unwrap().iter().map(|entry| {
+        let text = |key: &str| entry[key].as_str().unwrap().to_owned();
+        assert_eq!(text("actor"), "api");
+        (text("action"), text("subject"))
+    });
+    let subject = format!("group:{}", held["id"].as_str().unwrap());
+    let want = [
+        ("mode.set", "task:echo"),
+        ("mode.set", "queue:mail"),
+        ("group.cancel", &subject),
+        ("group.seal", &subject),
+    ];
+    let want = want.map(|(action, subject)| (action.to_owned(), subject.to_owned()));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        want,
+        "what a door does by itself is no order"
+    );
 }

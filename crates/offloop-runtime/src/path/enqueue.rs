@@ -5,7 +5,8 @@
 
 use offloop_job::limits::{BATCH_JOBS_MAX, PAYLOAD_BYTES_MAX};
 use offloop_job::{
-    EventKind, JobEvent, JobState, NewJob, OptionProblem, RecordWrite, TaskName, Timestamp,
+    EventKind, JobEvent, JobState, NewJob, OptionProblem, QueueName, RecordWrite, RequestKey,
+    TaskName, Timestamp,
 };
 use offloop_store::{InsertBatch, InsertOutcome, InsertRefusal, SameAs, StoreError, is_sealed};
 
@@ -98,6 +99,7 @@ pub(crate) async fn enqueue(
     shared: &Shared,
     jobs: Vec<NewJob>,
     records: Vec<RecordWrite>,
+    request: Option<RequestKey>,
 ) -> Result<Vec<InsertOutcome>, EnqueueError> {
     if shared.is_closing() {
         return Err(EnqueueError::ShuttingDown);
@@ -113,12 +115,12 @@ pub(crate) async fn enqueue(
     }
     let unfit = payload::refusals(shared, &jobs).await;
     if unfit.iter().all(Option::is_none) {
-        return admit(shared, jobs, records).await;
+        return admit(shared, jobs, records, request).await;
     }
-    if jobs.iter().any(|job| job.options.names_its_batch()) {
+    if request.is_some() || names_places(&jobs) {
         return Err(whole(unfit));
     }
-    let outcomes = admit(shared, without(jobs, &unfit), records).await?;
+    let outcomes = admit(shared, without(jobs, &unfit), records, None).await?;
     Ok(merged(unfit, outcomes))
 }
 
@@ -142,10 +144,16 @@ fn merged(
     merged.collect()
 }
 
+/// Left out of a batch, the others would have other places.
+fn names_places(jobs: &[NewJob]) -> bool {
+    jobs.iter().any(|job| job.options.names_its_batch())
+}
+
 async fn admit(
     shared: &Shared,
     jobs: Vec<NewJob>,
     records: Vec<RecordWrite>,
+    request: Option<RequestKey>,
 ) -> Result<Vec<InsertOutcome>, EnqueueError> {
     let now = shared.clock.now();
     if jobs
@@ -158,14 +166,14 @@ async fn admit(
     }
     let (coming, refusals) = shared.backlog.admit(shared, &jobs, now);
     if refusals.iter().all(Option::is_none) {
-        let outcomes = insert(shared, jobs, records, now).await;
+        let outcomes = insert(shared, jobs, records, request, now).await;
         drop(coming);
         return outcomes;
     }
-    if jobs.iter().any(|job| job.options.names_its_batch()) {
+    if request.is_some() || names_places(&jobs) {
         return Err(whole(refusals));
     }
-    let outcomes = insert(shared, without(jobs, &refusals), records, now).await?;
+    let outcomes = insert(shared, without(jobs, &refusals), records, None, now).await?;
     drop(coming);
     Ok(merged(refusals, outcomes))
 }
@@ -190,27 +198,30 @@ fn fill_in(shared: &Shared, jobs: &mut [NewJob]) {
     }
 }
 
+/// What its events and its timer need of a job that is about to be given away.
+fn name_of(job: &NewJob, now: Timestamp) -> (TaskName, QueueName, Timestamp) {
+    let options = &job.options;
+    (job.task.clone(), options.queue.clone(), options.due(now))
+}
+
 async fn insert(
     shared: &Shared,
     mut jobs: Vec<NewJob>,
     records: Vec<RecordWrite>,
+    request: Option<RequestKey>,
     now: Timestamp,
 ) -> Result<Vec<InsertOutcome>, EnqueueError> {
     fill_in(shared, &mut jobs);
-    let names: Vec<_> = jobs
-        .iter()
-        .map(|job| {
-            (
-                job.task.clone(),
-                job.options.queue.clone(),
-                job.options.due(now),
-            )
-        })
-        .collect();
+    let names: Vec<_> = jobs.iter().map(|job| name_of(job, now)).collect();
     let coming = shared.hub.coming(now);
     let outcomes = shared
         .engine
-        .insert(InsertBatch { now, jobs, records })
+        .insert(InsertBatch {
+            now,
+            jobs,
+            records,
+            request,
+        })
         .await?;
 
     let mut events = Vec::with_capacity(outcomes.len());

@@ -7,14 +7,15 @@ use offloop_job::{
     NewJob, Tally, Then, ThenOn, Timestamp, group_verdict,
 };
 use offloop_store::{
-    Advanced, Doomed, DoomedWhy, FollowOf, GroupChange, GroupCreated, InsertOutcome, InsertRefusal,
-    News, PruneRule, codec,
+    Advanced, Asked, Doomed, DoomedWhy, FollowOf, GroupChange, GroupCreated, GroupOrder,
+    InsertOutcome, InsertRefusal, News, PruneRule, codec,
 };
 use rusqlite::OptionalExtension;
 
 use super::Desk;
 use super::insert::Room;
 use super::prune::cutoff;
+use super::requests::Whole;
 use crate::errors::Failure;
 use crate::index::{GroupRow, Row};
 use crate::tables::{LiveRow, ms, options, payload_blob, read_blob};
@@ -37,6 +38,9 @@ impl Desk<'_> {
         new: &NewGroup,
         jobs: &[NewJob],
     ) -> Result<GroupCreated, Failure> {
+        if let Some(known) = self.known_group(now, new)? {
+            return Ok(known);
+        }
         let id = GroupId::new(self.index.ids.next_id(now));
         self.index.last_row = id.order();
         let then = new.then.as_ref();
@@ -58,16 +62,7 @@ impl Desk<'_> {
         self.write_group(&group)?;
         self.index.groups.add(group);
         if let Some(Then { job, .. }) = then {
-            let options = &job.options;
-            let sql = "INSERT INTO group_thens VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-            self.conn.prepare_cached(sql)?.execute((
-                id.order() as i64,
-                options.queue.as_str(),
-                options.priority,
-                options.run_at.map(ms),
-                codec::encode(options),
-                &*job.payload,
-            ))?;
+            self.keep_then(id, job)?;
         }
         let mut members: Vec<InsertOutcome> = Vec::with_capacity(jobs.len());
         let refusal = self.no_room_for_all(jobs);
@@ -84,8 +79,16 @@ impl Desk<'_> {
         let created = |outcome: &InsertOutcome| matches!(outcome, InsertOutcome::Created { .. });
         if !members.is_empty() && !new.hold && !members.iter().any(created) {
             self.unmake(id)?;
-            let state = GroupState::Cancelled;
-            return Ok(GroupCreated { id, state, members });
+            return Ok(GroupCreated {
+                id,
+                state: GroupState::Cancelled,
+                members,
+                asked: Asked::First,
+            });
+        }
+        if let Some(request) = &new.request {
+            let made = JobId::from_parts(id.order(), id.random());
+            self.remember_whole(now, Whole::Group, request, made)?;
         }
         self.judge(now, id)?;
         let state = self.index.groups.group(id).map(|group| group.state);
@@ -93,7 +96,41 @@ impl Desk<'_> {
             id,
             state: state.unwrap_or_default(),
             members,
+            asked: Asked::First,
         })
+    }
+
+    /// The answer to a request key that was used not long ago.
+    fn known_group(&self, now: Timestamp, new: &NewGroup) -> Result<Option<GroupCreated>, Failure> {
+        let Some(request) = &new.request else {
+            return Ok(None);
+        };
+        let Some(seen) = self.whole_request(now, Whole::Group, request)? else {
+            return Ok(None);
+        };
+        let id = GroupId::from_parts(seen.made.order(), seen.made.random());
+        let (same, other) = (Asked::Again, Asked::Otherwise);
+        Ok(Some(GroupCreated {
+            id,
+            state: self.group_state(id)?.unwrap_or_default(),
+            members: Vec::new(),
+            asked: if seen.same { same } else { other },
+        }))
+    }
+
+    /// The follow-up is kept beside its group.
+    fn keep_then(&self, id: GroupId, job: &NewJob) -> Result<(), Failure> {
+        let options = &job.options;
+        let sql = "INSERT INTO group_thens VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        self.conn.prepare_cached(sql)?.execute((
+            id.order() as i64,
+            options.queue.as_str(),
+            options.priority,
+            options.run_at.map(ms),
+            codec::encode(options),
+            &*job.payload,
+        ))?;
+        Ok(())
     }
 
     /// As if it had never been asked for.
@@ -110,32 +147,33 @@ impl Desk<'_> {
         Ok(())
     }
 
-    pub(super) fn seal_group(
-        &mut self,
-        now: Timestamp,
-        id: GroupId,
-    ) -> Result<GroupChange, Failure> {
+    pub(super) fn seal_group(&mut self, order: &GroupOrder) -> Result<GroupChange, Failure> {
+        let (now, id) = (order.now, order.id);
         if let Some(change) = self.not_open(id)? {
             return Ok(change);
         }
-        if let Some(group) = self.index.groups.change(id) {
-            group.hold = false;
-        }
+        let group = self.index.groups.change(id);
+        let held = group.is_some_and(|group| std::mem::replace(&mut group.hold, false));
         self.judge(now, id)?;
         let state = self.index.groups.group(id).map(|group| group.state);
-        Ok(GroupChange::Done(state.unwrap_or_default()))
+        let state = state.unwrap_or_default();
+        if let Some(entry) = order.entry("group.seal", state).filter(|_| held) {
+            self.note_change(entry)?;
+        }
+        Ok(GroupChange::Done(state))
     }
 
-    pub(super) fn cancel_group(
-        &mut self,
-        now: Timestamp,
-        id: GroupId,
-    ) -> Result<GroupChange, Failure> {
+    pub(super) fn cancel_group(&mut self, order: &GroupOrder) -> Result<GroupChange, Failure> {
+        let (now, id) = (order.now, order.id);
         if let Some(change) = self.not_open(id)? {
             return Ok(change);
         }
-        self.decide(now, id, GroupState::Cancelled, GroupReason::Asked)?;
-        Ok(GroupChange::Done(GroupState::Cancelled))
+        let state = GroupState::Cancelled;
+        self.decide(now, id, state, GroupReason::Asked)?;
+        if let Some(entry) = order.entry("group.cancel", state) {
+            self.note_change(entry)?;
+        }
+        Ok(GroupChange::Done(state))
     }
 
     fn not_open(&self, id: GroupId) -> Result<Option<GroupChange>, Failure> {

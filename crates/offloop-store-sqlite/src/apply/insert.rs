@@ -26,16 +26,27 @@ pub(super) enum Room {
 
 impl Desk<'_> {
     pub(super) fn insert(&mut self, batch: &InsertBatch) -> Result<Vec<InsertOutcome>, Failure> {
-        let mut outcomes = Vec::with_capacity(batch.jobs.len());
-        if let Some(refusal) = self.no_room_for_all(&batch.jobs) {
-            self.write_records(batch.now, &batch.records)?;
-            return Ok(vec![InsertOutcome::Refused(refusal); batch.jobs.len()]);
+        let outcomes = match &batch.request {
+            Some(request) => self.insert_request(batch, request)?,
+            None => self.insert_jobs(batch.now, &batch.jobs)?,
+        };
+        self.write_records(batch.now, &batch.records)?;
+        Ok(outcomes)
+    }
+
+    pub(super) fn insert_jobs(
+        &mut self,
+        now: Timestamp,
+        jobs: &[NewJob],
+    ) -> Result<Vec<InsertOutcome>, Failure> {
+        if let Some(refusal) = self.no_room_for_all(jobs) {
+            return Ok(vec![InsertOutcome::Refused(refusal); jobs.len()]);
         }
-        for job in &batch.jobs {
-            let outcome = self.insert_one(batch.now, job, &outcomes, Room::Checked)?;
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let outcome = self.insert_one(now, job, &outcomes, Room::Checked)?;
             outcomes.push(outcome);
         }
-        self.write_records(batch.now, &batch.records)?;
         Ok(outcomes)
     }
 

@@ -2,7 +2,9 @@
 
 use offloop_job::limits::LIMITS_MAX;
 use offloop_job::{Limit, LimitTarget};
-use offloop_store::{AUDIT_ENTRIES_MAX, AuditEntry, LimitChange, LimitPage, LimitSet, LimitsAsk};
+use offloop_store::{
+    AUDIT_ENTRIES_MAX, AuditEntry, LimitChange, LimitPage, LimitSet, LimitsAsk, Origin,
+};
 
 use super::Desk;
 use crate::errors::Failure;
@@ -13,14 +15,23 @@ impl Desk<'_> {
         let LimitChange { target, limit, .. } = change;
         let table = &self.index.gates.table;
         let before = table.get(target).copied();
+        let declared = limit.is_some() && change.origin == Origin::File;
         if before == *limit {
+            if declared && self.index.gates.declared.insert(target.clone()) {
+                self.write_limit(target, limit.as_ref(), declared)?;
+            }
             return Ok(LimitSet::Done { before });
         }
         if before.is_none() && table.len() >= LIMITS_MAX {
             return Ok(LimitSet::Full { limit: LIMITS_MAX });
         }
-        self.write_limit(target, limit.as_ref())?;
+        self.write_limit(target, limit.as_ref(), declared)?;
         self.index.set_limit(target, *limit);
+        if declared {
+            self.index.gates.declared.insert(target.clone());
+        } else {
+            self.index.gates.declared.remove(target);
+        }
         let text = |limit: Limit| limit.to_string().into();
         self.note_change(AuditEntry {
             at: change.now,
@@ -39,14 +50,19 @@ impl Desk<'_> {
         Ok(LimitSet::Done { before })
     }
 
-    fn write_limit(&self, target: &LimitTarget, limit: Option<&Limit>) -> Result<(), Failure> {
+    fn write_limit(
+        &self,
+        target: &LimitTarget,
+        limit: Option<&Limit>,
+        declared: bool,
+    ) -> Result<(), Failure> {
         let target = target.to_string();
         let Some(limit) = limit else {
             let sql = "DELETE FROM limits WHERE target = ?1";
             self.conn.prepare_cached(sql)?.execute([target])?;
             return Ok(());
         };
-        let sql = "INSERT OR REPLACE INTO limits VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let sql = "INSERT OR REPLACE INTO limits VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let rate = limit.rate.as_ref();
         self.conn.prepare_cached(sql)?.execute((
             target,
@@ -55,6 +71,7 @@ impl Desk<'_> {
             rate.map(|rate| rate.per.as_millis() as i64),
             rate.map(|rate| rate.burst),
             limit.weight,
+            declared,
         ))?;
         Ok(())
     }

@@ -14,6 +14,7 @@ mod insert;
 mod limits;
 mod prune;
 mod records;
+mod requests;
 mod schedules;
 mod settle;
 mod tags;
@@ -21,7 +22,7 @@ mod unique;
 mod usage;
 
 use offloop_job::{Collection, Mode, QueueName, TaskName};
-use offloop_store::{Gate, LabelCount, StoreError};
+use offloop_store::{Gate, LabelCount, ModeChange, StoreError};
 use rusqlite::Connection;
 
 use crate::calls::Command;
@@ -95,7 +96,7 @@ impl<'c> Desk<'c> {
             Command::Delete(call) => call.work(|jobs| each(jobs, |id| self.delete(*id))),
             Command::Orphans(call) => call.work(|(alive, limit)| self.orphans(alive, *limit)),
             Command::Prune(call) => call.work(|rule| self.prune(*rule)),
-            Command::SetMode(call) => call.work(|(gate, mode)| self.set_mode(gate, *mode)),
+            Command::SetMode(call) => call.work(|change| self.set_mode(change)),
             Command::Records(call) => call.work(|(now, writes)| self.write_records(*now, writes)),
             Command::Labels(call) => call.work(|collection| Ok(self.labels(collection))),
 
@@ -103,8 +104,8 @@ impl<'c> Desk<'c> {
             Command::Limits(call) => call.work(|ask| Ok(self.limits(ask))),
 
             Command::CreateGroup(call) => call.work(|(now, group, jobs)| self.create_group(*now, group, jobs)),
-            Command::SealGroup(call) => call.work(|(now, id)| self.seal_group(*now, *id)),
-            Command::CancelGroup(call) => call.work(|(now, id)| self.cancel_group(*now, *id)),
+            Command::SealGroup(call) => call.work(|order| self.seal_group(order)),
+            Command::CancelGroup(call) => call.work(|order| self.cancel_group(order)),
             Command::Advance(call) => call.work(|(now, limit)| self.advance(*now, *limit)),
             Command::Doomed(call) => call.work(|limit| self.doomed(*limit)),
 
@@ -177,19 +178,28 @@ impl<'c> Desk<'c> {
         Ok(id)
     }
 
-    fn set_mode(&mut self, gate: &Gate, mode: Mode) -> Result<(), Failure> {
+    fn set_mode(&mut self, change: &ModeChange) -> Result<(), Failure> {
+        let (gate, mode) = (&change.gate, change.mode);
         let sql = match gate {
             Gate::Queue(_) => "INSERT OR REPLACE INTO queues VALUES (?1, ?2)",
             Gate::Task(_) => "INSERT OR REPLACE INTO tasks VALUES (?1, ?2)",
         };
         let mut write = self.conn.prepare_cached(sql)?;
         write.execute((gate.name(), mode as u8))?;
+        let before;
         match gate {
             Gate::Queue(queue) => {
                 let at = self.index.queue_at(queue);
+                before = self.index.queues[at].mode.unwrap_or_default();
                 self.index.set_queue_mode(at, mode);
             }
-            Gate::Task(task) => self.index.set_task_mode(task, mode),
+            Gate::Task(task) => {
+                before = self.index.task_mode(task);
+                self.index.set_task_mode(task, mode);
+            }
+        }
+        if let Some(entry) = change.entry(before) {
+            self.note_change(entry)?;
         }
         self.wake |= mode != Mode::Paused;
         Ok(())

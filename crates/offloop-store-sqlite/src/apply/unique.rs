@@ -158,6 +158,7 @@ impl Desk<'_> {
             codec::encode(options),
             inline.then_some(&*job.payload),
         ))?;
+        self.move_schedule(id, &own, options)?;
         self.forget_tags_of(row, &own.tags)?;
         self.note_tags(row, &options.tags)?;
         self.hold_unique(now, unique, options, id)?;
@@ -167,6 +168,24 @@ impl Desk<'_> {
         self.index.add_idle(row, spot, idle, expires_at);
         let same = SameAs::Debounced;
         Ok(InsertOutcome::Existing { id, same })
+    }
+
+    /// The job is of the schedule that asked last.
+    fn move_schedule(
+        &mut self,
+        id: JobId,
+        before: &JobOptions,
+        after: &JobOptions,
+    ) -> Result<(), Failure> {
+        let made_by = |options: &JobOptions| options.schedule.as_ref().map(|by| by.name.clone());
+        if made_by(before) == made_by(after) {
+            return Ok(());
+        }
+        self.schedule_job_ended(id.order())?;
+        match made_by(after) {
+            Some(name) => self.schedule_job_began(id, &name),
+            None => Ok(()),
+        }
     }
 
     /// Periods that are over.

@@ -91,6 +91,7 @@ impl Child {
             now: self.now(),
             jobs: vec![job; jobs],
             records: Vec::new(),
+            request: None,
         };
         match block_on(self.store.insert(batch)) {
             Err(error) => {

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use offloop_job::{
     Bucket, KeyTarget, Limit, LimitTable, LimitTarget, Rate, Tag, TaskName, Timestamp,
 };
-use offloop_store::{BlockedBy, LimitStatus};
+use offloop_store::{BlockedBy, LimitStatus, Origin};
 
 use super::flows::FlowId;
 use super::{Index, LineId, Picked, ReadyKey, Row, Spot};
@@ -18,6 +18,8 @@ use super::{Index, LineId, Picked, ReadyKey, Row, Spot};
 #[derive(Debug, Default)]
 pub(crate) struct Gates {
     pub(crate) table: LimitTable,
+    /// Those of the configuration.
+    pub(crate) declared: HashSet<LimitTarget>,
     /// By concrete target; one that is not here is full.
     buckets: HashMap<LimitTarget, Bucket>,
     /// Changed in this transaction.
@@ -371,6 +373,11 @@ impl Index {
         LimitStatus {
             target: target.clone(),
             limit: *limit,
+            origin: if self.gates.declared.contains(target) {
+                Origin::File
+            } else {
+                Origin::Api
+            },
             running,
             blocked: blocked.filter(|_| !target.is_each()),
         }

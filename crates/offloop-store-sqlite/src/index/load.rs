@@ -122,8 +122,9 @@ impl Index {
     }
 
     fn load_limits(&mut self, conn: &Connection) -> Result<(), OpenError> {
-        let mut query =
-            conn.prepare("SELECT target, concurrency, units, per_ms, burst, weight FROM limits")?;
+        let mut query = conn.prepare(
+            "SELECT target, concurrency, units, per_ms, burst, weight, declared FROM limits",
+        )?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
             let target = row.get_ref(0)?.as_str().map_err(damaged)?;
@@ -142,6 +143,9 @@ impl Index {
                 rate,
                 weight: row.get(5)?,
             };
+            if row.get(6)? {
+                self.gates.declared.insert(target.clone());
+            }
             self.gates.load(target, limit);
         }
         let mut query = conn.prepare("SELECT target, at, level FROM buckets")?;

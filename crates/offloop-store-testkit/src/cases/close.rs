@@ -19,6 +19,7 @@ pub fn refuses_what_comes_after(kit: &Kit) {
         now: at(1),
         jobs: vec![job("t")],
         records: vec![],
+        request: None,
     }));
     is_refused(engine.claim(ClaimRequest {
         now: at(1),
@@ -40,6 +41,7 @@ pub fn answers_what_came_before(kit: &Kit) {
         now: at(0),
         jobs: vec![job("t")],
         records: vec![],
+        request: None,
     };
     let replies: Vec<_> = (0..20).map(|_| engine.insert(batch())).collect();
     wait(engine.close());

@@ -502,3 +502,42 @@ pub fn decided_groups_are_pruned_by_their_age(kit: &Kit) {
     assert!(store.find_group(done).is_none() && store.members(done, 9).is_empty());
     assert_eq!(store.group_state(open), GroupState::Open);
 }
+
+pub fn orders_about_groups_are_on_the_audit_log(kit: &Kit) {
+    let store = kit.open();
+    let (one, _) = store.group_with(at(0), held(GroupRule::All), 1);
+    let (two, _) = store.group_with(at(0), rule(GroupRule::All), 1);
+    let empty = store.group_of(at(0), held(GroupRule::All), vec![]).id;
+    let quiet = store.group_of(at(0), held(GroupRule::All), vec![]).id;
+    for _ in 0..2 {
+        store.seal(at(1), one);
+        store.seal(at(1), two); // nothing was promised
+        store.seal(at(1), empty);
+        store.cancel_group(at(2), two);
+    }
+    let order = offloop_store::GroupOrder {
+        actor: None,
+        ..crate::groups::order(at(3), quiet)
+    };
+    crate::store::wait(store.engine().cancel_group(order));
+    let log = store.audit(None);
+    let told: Vec<_> = log
+        .iter()
+        .rev()
+        .map(|(_, entry)| {
+            assert_eq!(
+                (&*entry.actor, entry.before.as_deref()),
+                ("test", Some("open"))
+            );
+            let what = (&*entry.action, entry.after.as_deref().unwrap_or_default());
+            (entry.subject.to_string(), entry.at, what)
+        })
+        .collect();
+    let named = |id: GroupId| format!("group:{id}");
+    let want = [
+        (named(one), at(1), ("group.seal", "open")),
+        (named(empty), at(1), ("group.seal", "completed")),
+        (named(two), at(2), ("group.cancel", "cancelled")),
+    ];
+    assert_eq!(told, want);
+}

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use offloop_job::{FailureClass, JobId, JobState};
-use offloop_store::{BlockedBy, Claimed, IdleEnd, LimitSet, Verdict};
+use offloop_store::{BlockedBy, Claimed, IdleEnd, LimitSet, Origin, Verdict};
 
 use crate::store::{COMPLETED, want};
 use crate::{Draft, Kit, Store, at, job};
@@ -354,6 +354,36 @@ pub fn every_change_is_on_the_audit_log_and_nothing_else(kit: &Kit) {
     store.limit("key:c", "1");
     let of_a = store.audit(Some("key:a"));
     assert_eq!(of_a, log);
+}
+
+pub fn a_limit_is_of_who_set_it_last(kit: &Kit) {
+    let store = kit.open();
+    let (file, api) = (Origin::File, Origin::Api);
+    let origins = || {
+        let shown = store.limits(at(0)).into_iter();
+        shown.map(|status| status.origin).collect::<Vec<_>>()
+    };
+    store.limit_by(file, "key:a", "1");
+    store.limit_by(api, "key:b", "1");
+    assert_eq!(origins(), [file, api]);
+    let entries = store.audit(None).len();
+    store.limit_by(api, "key:a", "1");
+    store.limit_by(file, "key:b", "1");
+    assert_eq!(
+        origins(),
+        [file, file],
+        "the configuration takes over what is so already"
+    );
+    assert_eq!(store.audit(None).len(), entries, "no limit has changed");
+    store.limit_by(api, "key:a", "2");
+    assert_eq!(origins(), [api, file]);
+    store.limit_by(file, "key:b", "");
+    store.limit_by(api, "key:b", "1");
+    assert_eq!(
+        origins(),
+        [api, api],
+        "nothing is left of one that was removed"
+    );
 }
 
 pub fn a_paused_queue_uses_no_rate(kit: &Kit) {

@@ -21,6 +21,7 @@ pub mod prune;
 pub mod query;
 pub mod queues;
 pub mod records;
+pub mod requests;
 pub mod revive;
 pub mod schedules;
 mod schedules_kit;

@@ -146,3 +146,30 @@ pub fn the_last_mode_counts_and_is_shown(kit: &Kit) {
         "the line of a paused task is paused"
     );
 }
+
+pub fn every_change_of_a_mode_is_on_the_audit_log(kit: &Kit) {
+    let store = kit.open();
+    store.set_mode("a", Mode::Open);
+    store.set_mode("a", Mode::Paused);
+    store.set_mode("a", Mode::Paused);
+    store.set_task_mode("a", Mode::Draining);
+    store.set_mode("a", Mode::Draining);
+    store.set_mode("a", Mode::Open);
+    let log = store.audit(None);
+    let told: Vec<_> = log
+        .iter()
+        .rev()
+        .map(|(_, entry)| {
+            assert_eq!((&*entry.action, &*entry.actor), ("mode.set", "test"));
+            let texts = (entry.before.as_deref(), entry.after.as_deref());
+            (&*entry.subject, texts)
+        })
+        .collect();
+    let want = [
+        ("queue:a", (Some("open"), Some("paused"))),
+        ("task:a", (Some("open"), Some("draining"))),
+        ("queue:a", (Some("paused"), Some("draining"))),
+        ("queue:a", (Some("draining"), Some("open"))),
+    ];
+    assert_eq!(told, want);
+}

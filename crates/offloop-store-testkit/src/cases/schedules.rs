@@ -452,3 +452,28 @@ pub fn every_change_of_a_schedule_is_on_the_audit_log(kit: &Kit) {
         [at(99), at(2), at(0)]
     );
 }
+
+pub fn a_debounced_job_is_of_the_schedule_that_asked_last(kit: &Kit) {
+    let store = kit.open();
+    let quiet = OnConflict::Debounce(Duration::from_millis(10));
+    let asked = |by: Option<&str>| {
+        let mut job = crate::job("t").unique("k", UniqueScope::UntilFinished, quiet);
+        let made_by = |name| offloop_job::ScheduledBy {
+            name: called(name),
+            due_at: at(0),
+        };
+        job.options.schedule = by.map(made_by).map(Box::new);
+        job
+    };
+    let id = store.add(at(0), asked(Some("a")));
+    for by in [Some("b"), None, Some("b")] {
+        store.insert_one(at(1), asked(by));
+        let live = ["a", "b"].map(|name| live(&store, name));
+        let want = [vec![], by.map(|_| id).into_iter().collect()];
+        assert_eq!(live, want, "{by:?} asked last");
+    }
+    store.promote(at(11));
+    let claimed = store.claim_one(at(11));
+    store.finish(at(12), &claimed, COMPLETED);
+    assert!(live(&store, "b").is_empty() && live(&store, "a").is_empty());
+}

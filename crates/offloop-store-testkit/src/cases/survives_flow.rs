@@ -1,12 +1,12 @@
 //! What the next process finds of groups and dependencies. Passed by engines that leave nothing.
 
 use offloop_job::{GroupRule, GroupState, JobState, OnFailure, ThenOn};
-use offloop_store::{FAN_OUT_AT_ONCE, GroupChange, InsertOutcome, Settlement};
+use offloop_store::{Asked, FAN_OUT_AT_ONCE, GroupChange, InsertOutcome, Settlement};
 
 use crate::cases::survives::across;
 use crate::groups::{after, behind, held, member_of, rule, then};
 use crate::store::{COMPLETED, EXHAUSTED, created, settlement};
-use crate::{Kit, at, job};
+use crate::{Kit, Store, at, job};
 
 pub fn an_open_group_and_its_counts(kit: &Kit) {
     across(
@@ -190,6 +190,53 @@ pub fn dependents_that_were_not_told_yet(kit: &Kit) {
         |store, ()| {
             store.news(at(3));
             assert_eq!(store.claim_ids(at(4)).len(), count, "each once");
+        },
+    );
+}
+
+pub fn a_request_for_a_group(kit: &Kit) {
+    let asked = |body| offloop_job::NewGroup {
+        request: Some(crate::draft::request("a", body)),
+        ..held(GroupRule::All)
+    };
+    across(
+        kit,
+        |store| store.group_of(at(0), asked(1), vec![job("t")]).id,
+        |store, id| {
+            let again = store.group_of(at(1), asked(1), vec![job("t")]);
+            assert_eq!((again.id, again.asked), (id, Asked::Again));
+            let other = store.group_of(at(1), asked(2), vec![job("t")]);
+            assert_eq!((other.id, other.asked), (id, Asked::Otherwise));
+            assert_eq!(store.all_ids().len(), 1);
+        },
+    );
+}
+
+pub fn a_request_for_a_batch(kit: &Kit) {
+    let send = |store: &Store<'_>, now, body| {
+        let request = crate::draft::request("a", body);
+        store.insert_as(at(now), request, vec![job("t"), behind(&[0])])
+    };
+    across(
+        kit,
+        |store| send(store, 0, 1),
+        |store, made| {
+            let ids = made.iter().map(created).collect::<Vec<_>>();
+            let again = send(store, 1, 1);
+            let found: Vec<_> = again.iter().filter_map(InsertOutcome::job).collect();
+            assert_eq!(found, ids);
+            assert!(
+                again
+                    .iter()
+                    .all(|one| matches!(one, InsertOutcome::Existing { .. }))
+            );
+            let other = send(store, 1, 2);
+            assert!(
+                other
+                    .iter()
+                    .all(|one| matches!(one, InsertOutcome::Refused(_)))
+            );
+            assert_eq!(store.all_ids().len(), 2);
         },
     );
 }

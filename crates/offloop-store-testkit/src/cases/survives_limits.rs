@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use offloop_job::{OnConflict, UniqueScope};
-use offloop_store::{InsertOutcome, SameAs};
+use offloop_store::{InsertOutcome, Origin, SameAs};
 
 use crate::cases::survives::across;
 use crate::store::COMPLETED;
@@ -114,5 +114,18 @@ pub fn a_debounced_job_and_who_has_its_key(kit: &Kit) {
         store.promote(at(240));
         let claimed = store.claim_one(at(240));
         assert_eq!((claimed.id, &claimed.payload[..]), (second, &b"4"[..]));
+    });
+}
+
+pub fn whose_limits_they_are(kit: &Kit) {
+    let set = |store: &Store<'_>| {
+        store.limit_by(Origin::File, "queue:default", "2");
+        store.limit_by(Origin::Api, "task:t", "2");
+        store.limit_by(Origin::File, "task:t", "2");
+        store.limit_by(Origin::Api, "key:a", "1");
+        store.limits(at(0))
+    };
+    across(kit, set, |store, limits| {
+        assert_eq!(store.limits(at(0)), limits);
     });
 }

@@ -10,8 +10,8 @@ use offloop_job::{
     RetryPolicy, Tag, TaskName, Then, ThenOn, Timestamp, UniqueScope, Usage,
 };
 use offloop_store::{
-    AttemptReport, Claimed, Gate, JobFilter, LimitChange, PruneRule, Settlement, UsageAsk, UsageBy,
-    Verdict,
+    AttemptReport, Claimed, Gate, JobFilter, LimitChange, Origin, PruneRule, Settlement, UsageAsk,
+    UsageBy, Verdict,
 };
 
 use super::plan::{Ask, Call, Draw, End, LimitDraw, Row, Verb};
@@ -64,6 +64,11 @@ pub(super) fn limit_change(now: Timestamp, target: u8, limit: Option<&LimitDraw>
     };
     LimitChange {
         now,
+        origin: if target.is_multiple_of(3) {
+            Origin::File
+        } else {
+            Origin::Api
+        },
         target: match target {
             0 | 1 => LimitTarget::Queue(queue(number)),
             2 | 3 => LimitTarget::Task(task(number)),
@@ -150,6 +155,7 @@ pub(super) fn new_group(
             on: ThenOn::ALL[usize::from(on) % 3],
             job: crate::job("report").queue("slow"),
         }),
+        request: None,
     }
 }
 

@@ -11,6 +11,7 @@ use super::draw;
 use super::plan::Flow;
 use super::same::Told;
 use super::world::{PAGES_MAX, World, by_id, same, wait};
+use crate::groups::order;
 
 impl World<'_> {
     pub(super) fn flow(&mut self, flow: &Flow) -> Told<()> {
@@ -37,11 +38,11 @@ impl World<'_> {
             }
             Flow::Seal(back) => {
                 let now = self.now;
-                self.change(*back, |engine, id| engine.seal_group(now, id))
+                self.change(*back, |engine, id| engine.seal_group(order(now, id)))
             }
             Flow::Cancel(back) => {
                 let now = self.now;
-                self.change(*back, |engine, id| engine.cancel_group(now, id))
+                self.change(*back, |engine, id| engine.cancel_group(order(now, id)))
             }
             Flow::Advance => self.advance(),
             Flow::Doomed => self.doomed(),

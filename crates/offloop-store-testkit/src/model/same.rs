@@ -8,8 +8,8 @@ use offloop_job::{
     Parent,
 };
 use offloop_store::{
-    Advanced, Claimed, Doomed, DoomedWhy, EndIdleOutcome, FollowOf, GroupCreated, InsertOutcome,
-    InsertRefusal, News, Overdue, ReviveOutcome,
+    Advanced, AuditPage, Claimed, Doomed, DoomedWhy, EndIdleOutcome, FollowOf, GroupCreated,
+    InsertOutcome, InsertRefusal, News, Overdue, ReviveOutcome,
 };
 
 /// An answer of the engine in the oracle's words, or why it cannot be.
@@ -130,6 +130,17 @@ impl Names {
         self.own_groups.get(&id).copied().unwrap_or(id)
     }
 
+    /// Subjects name groups by ids of the engine's own.
+    pub(super) fn audit(&self, mut theirs: AuditPage) -> Told<AuditPage> {
+        for (_, entry) in &mut theirs.entries {
+            if let Some(id) = entry.subject.strip_prefix("group:") {
+                let id: GroupId = id.parse().map_err(|error| format!("{error:?}"))?;
+                entry.subject = format!("group:{}", self.group_id(id)?).into();
+            }
+        }
+        Ok(theirs)
+    }
+
     pub(super) fn group_created(
         &mut self,
         ours: &GroupCreated,
@@ -141,6 +152,7 @@ impl Names {
             id: ours.id,
             state: theirs.state,
             members: self.inserted(&ours.members, theirs.members)?,
+            asked: theirs.asked,
         })
     }
 

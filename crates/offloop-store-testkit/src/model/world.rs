@@ -7,8 +7,8 @@ use std::time::Duration;
 use offloop_job::{GroupId, JobId, JobSummary, Mode, NewJob, QueueName, Timestamp};
 use offloop_store::{
     AuditAsk, Checkpoint, ClaimRequest, Claimed, EndIdle, Engine, IdleEnd, InsertBatch,
-    InsertOutcome, JobFilter, JobQuery as _, LimitsAsk, ListRequest, ProgressNote, PruneRule,
-    Record, RecordScan, Reply, Settlement, UsageBy, Want,
+    InsertOutcome, JobFilter, JobQuery as _, LimitsAsk, ListRequest, ModeChange, ProgressNote,
+    PruneRule, Record, RecordScan, Reply, Settlement, UsageBy, Want,
 };
 use offloop_store_memory::{MemoryOptions, MemoryStore};
 
@@ -141,7 +141,13 @@ impl World<'_> {
             Call::Orphans { alive } => self.orphans(*alive),
             Call::Prune { .. } => self.prune(&draw::prune_rule(now, call)),
             Call::Mode(gate, mode) => {
-                self.agree(|engine| engine.set_mode(draw::gate(*gate), draw::mode(*mode)))
+                let change = ModeChange {
+                    now,
+                    gate: draw::gate(*gate),
+                    mode: draw::mode(*mode),
+                    actor: "somebody".into(),
+                };
+                self.agree(|engine| engine.set_mode(change.clone()))
             }
             Call::Write(rows) => {
                 self.agree(|engine| engine.write_records(now, draw::records(rows)))
@@ -195,6 +201,7 @@ impl World<'_> {
             now: self.now,
             jobs,
             records: draw::records(rows),
+            request: None,
         };
         let theirs = batch(own.collect());
         let insert = |engine: &dyn Engine, batch| engine.insert(batch);
@@ -472,7 +479,9 @@ impl World<'_> {
             before: None,
             limit: 500,
         };
-        self.agree(|engine| engine.audit(ask.clone()))
+        let ask = |engine: &dyn Engine, ()| engine.audit(ask.clone());
+        let (ours, theirs) = self.both((), (), ask)?;
+        same(&ours, &self.names.audit(theirs)?)
     }
 
     /// A promotion need not outlive the process, so both promote again, at the latest time that
