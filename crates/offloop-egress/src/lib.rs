@@ -10,9 +10,11 @@
 //! was not checked.
 
 mod address;
+mod lookup;
 mod policy;
 mod target;
 
 pub use address::{Forbidden, Net, NetError};
-pub use policy::{EgressError, Policy, Resolve, Resolving, SystemResolver};
+pub use lookup::SystemResolver;
+pub use policy::{EgressError, Policy, Resolve, Resolving};
 pub use target::{Host, Target, URL_BYTES_MAX};

@@ -308,7 +308,7 @@ impl Lane for IoLane {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
-            .max_blocking_threads(4) // name lookups of clients; CPU work has its own lane
+            .max_blocking_threads(8) // name lookups of clients (egress bounds its own); CPU work has its own lane
             .thread_name(format!("offloop-{}", self.shared.name))
             .enable_all()
             .build()

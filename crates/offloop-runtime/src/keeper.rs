@@ -477,7 +477,7 @@ impl Keeper {
             if let Some(by) = &over.claimed.options.schedule {
                 self.shared.schedules.job_ended(&by.name);
             }
-            events.push(settle::event(&over.claimed, &over.settlement, now));
+            events.push(settle::event(&over.claimed, &over.settlement, settled, now));
         }
         self.shared.hub.publish(events);
     }

@@ -7,7 +7,7 @@ use offloop_job::{
 };
 use offloop_store::{
     Advanced, Asked, Cursor, Doomed, DoomedWhy, FollowOf, GroupChange, GroupCreated,
-    GroupListRequest, GroupOrder, GroupPage, InsertOutcome, InsertRefusal, MemberPage,
+    GroupListRequest, GroupOrder, GroupPage, Heard, InsertOutcome, InsertRefusal, MemberPage,
     MemberRequest, News,
 };
 
@@ -307,7 +307,17 @@ impl State {
     }
 
     pub(crate) fn stirs(&self) -> bool {
-        !self.news.is_empty() || !self.doomed(1).is_empty()
+        !self.news.is_empty() || !self.unheard.is_empty() || !self.doomed(1).is_empty()
+    }
+
+    pub(crate) fn heard(&mut self, now: Timestamp, end: Heard) {
+        if !self.unheard.remove(&end.id) {
+            return;
+        }
+        self.write_records(now, &end.records);
+        for job in end.follow {
+            self.follow(now, job, FollowOf::Job(end.id), Room::Checked);
+        }
     }
 
     pub(crate) fn group(&self, id: GroupId) -> Option<Group> {

@@ -103,6 +103,7 @@ impl State {
             return DeleteOutcome::NotFinal(row.state);
         }
         self.jobs.remove(&id);
+        self.unheard.remove(&id);
         DeleteOutcome::Deleted
     }
 }

@@ -149,6 +149,7 @@ impl State {
         }
         if let Some(replaced) = replaced {
             self.end(replaced, Step::Cancel, now);
+            self.unheard.insert(replaced);
         }
         self.create(now, job, &asked, replaced)
     }

@@ -32,11 +32,12 @@ use offloop_job::{
 use offloop_store::{
     Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
     ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine, Gate,
-    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, GroupStore, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
-    LimitStore, LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, ModeChange, Overdue,
-    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
-    Reply, ReviveOutcome, Settled, Settlement, StoreError, UsageAsk, UsageSums, Wake, WakeHook,
+    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, GroupStore, Heard,
+    InsertBatch, InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage,
+    LimitSet, LimitStore, LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest,
+    ModeChange, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record,
+    RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement, StoreError, UsageAsk,
+    UsageSums, Wake, WakeHook,
 };
 
 use crate::state::State;
@@ -209,6 +210,17 @@ impl GroupStore for MemoryStore {
 
     fn doomed(&self, _now: Timestamp, limit: u16) -> Reply<Vec<Doomed>> {
         self.answer(|state| state.doomed(limit))
+    }
+
+    fn unheard(&self, limit: u16) -> Reply<Vec<JobId>> {
+        self.answer(|state| {
+            let unheard = state.unheard.iter().copied();
+            unheard.take(usize::from(limit)).collect()
+        })
+    }
+
+    fn heard(&self, now: Timestamp, ends: Vec<Heard>) -> Reply<()> {
+        self.answer(|state| ends.into_iter().for_each(|end| state.heard(now, end)))
     }
 
     fn stirred(&self) -> bool {

@@ -24,6 +24,7 @@ impl State {
         let piece = doomed.len().min(rule.rows_per_call as usize);
         for id in &doomed[..piece] {
             self.jobs.remove(id);
+            self.unheard.remove(id);
         }
         PruneReport {
             deleted: piece as u64,

@@ -23,6 +23,7 @@ impl State {
         if row.state != JobState::Running {
             return Settled::Already(row.state);
         }
+        let asked_to_end = end.verdict.step().edge().1.is_final();
         let verdict = row.heed_cancel(end.verdict);
         let Ok(state) = row.state.after(verdict.step()) else {
             return Settled::Stale;
@@ -40,6 +41,9 @@ impl State {
         self.wake |= state == JobState::Ready;
         if state.is_final() {
             self.ended(end.id, now);
+            if !asked_to_end {
+                self.unheard.insert(end.id);
+            }
         }
         self.write_records(now, &end.records);
         for job in end.follow {

@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<GroupId, Kept>,
     /// What was not told yet.
     pub(crate) news: Vec<News>,
+    /// Ends that nobody was asked about.
+    pub(crate) unheard: BTreeSet<JobId>,
     pub(crate) schedules: BTreeMap<ScheduleName, Scheduled>,
     pub(crate) ids: JobIdSource,
     pub(crate) last_lease: u64,
@@ -139,6 +141,7 @@ impl State {
             audit_number: 0,
             groups: BTreeMap::new(),
             news: Vec::new(),
+            unheard: BTreeSet::new(),
             schedules: BTreeMap::new(),
             ids: JobIdSource::new(0, options.id_seed),
             last_lease: 0,

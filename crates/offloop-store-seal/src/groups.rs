@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use offloop_job::{Group, GroupId, NewGroup, NewJob, Timestamp};
+use offloop_job::{Group, GroupId, JobId, NewGroup, NewJob, Timestamp};
 use offloop_store::{
     Advanced, BackendError, Doomed, GroupChange, GroupCreated, GroupListRequest, GroupOrder,
-    GroupPage, GroupStore, MemberPage, MemberRequest, Reply, StoreError,
+    GroupPage, GroupStore, Heard, MemberPage, MemberRequest, Reply, StoreError,
 };
 
 use crate::cipher::Kind;
 use crate::engine::{SealedStore, Seals};
+use crate::jobs::follow;
 
 /// Messages of failures are cut short there, so some cannot be opened any more.
 fn group(seals: &Seals, group: &mut Group) {
@@ -58,6 +59,17 @@ impl GroupStore for SealedStore {
             }
             Ok(jobs)
         })
+    }
+
+    fn unheard(&self, limit: u16) -> Reply<Vec<JobId>> {
+        self.inner.unheard(limit)
+    }
+
+    fn heard(&self, now: Timestamp, mut ends: Vec<Heard>) -> Reply<()> {
+        for end in &mut ends {
+            follow(&self.seals, &mut end.follow);
+        }
+        self.inner.heard(now, ends)
     }
 
     fn stirred(&self) -> bool {

@@ -25,7 +25,7 @@ fn refusal(job: &NewJob, error: &CipherError) -> InsertRefusal {
 }
 
 /// Jobs that come with an end: one that cannot be sealed is left out, never written in clear.
-fn follow(seals: &Seals, jobs: &mut Vec<NewJob>) {
+pub(crate) fn follow(seals: &Seals, jobs: &mut Vec<NewJob>) {
     jobs.retain_mut(|job| match seals.job(job, None) {
         Ok(()) => true,
         Err(error) => {

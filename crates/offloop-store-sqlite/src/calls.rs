@@ -11,10 +11,10 @@ use offloop_job::{
 };
 use offloop_store::{
     Advanced, Checkpoint, CheckpointOutcome, ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed,
-    EndIdle, EndIdleOutcome, Fired, Firing, GroupChange, GroupCreated, GroupOrder, InsertBatch,
-    InsertOutcome, LabelCount, LimitChange, LimitPage, LimitSet, LimitsAsk, ModeChange, Overdue,
-    ProgressNote, Promoted, PruneReport, PruneRule, PutOutcome, PutSchedule, Reply, ReviveOutcome,
-    ScheduleRow, Settled, Settlement, StoreError, Verdict, What,
+    EndIdle, EndIdleOutcome, Fired, Firing, GroupChange, GroupCreated, GroupOrder, Heard,
+    InsertBatch, InsertOutcome, LabelCount, LimitChange, LimitPage, LimitSet, LimitsAsk,
+    ModeChange, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, PutOutcome, PutSchedule,
+    Reply, ReviveOutcome, ScheduleRow, Settled, Settlement, StoreError, Verdict, What,
 };
 use tokio::sync::oneshot;
 
@@ -90,6 +90,8 @@ pub(crate) enum Command {
     CancelGroup(Call<GroupOrder, GroupChange>),
     Advance(Call<(Timestamp, u16), Advanced>),
     Doomed(Call<u16, Vec<Doomed>>),
+    Unheard(Call<u16, Vec<JobId>>),
+    Heard(Call<(Timestamp, Vec<Heard>), ()>),
     PutSchedule(Call<(Timestamp, PutSchedule), PutOutcome>),
     DeleteSchedule(Call<(Timestamp, ScheduleName, Box<str>), Option<ScheduleRow>>),
     Fire(Call<(Timestamp, Vec<Firing>), Vec<Fired>>),
@@ -123,6 +125,8 @@ macro_rules! each {
             Command::CancelGroup($call) => $body,
             Command::Advance($call) => $body,
             Command::Doomed($call) => $body,
+            Command::Unheard($call) => $body,
+            Command::Heard($call) => $body,
             Command::PutSchedule($call) => $body,
             Command::DeleteSchedule($call) => $body,
             Command::Fire($call) => $body,
@@ -163,6 +167,7 @@ impl Command {
                 | Self::Labels(_)
                 | Self::Limits(_)
                 | Self::Doomed(_)
+                | Self::Unheard(_)
                 | Self::LiveJobs(_)
         )
     }
@@ -192,8 +197,8 @@ impl Command {
         match self {
             Self::CreateGroup(call) => (call.ask.2.len() + 1, jobs(&call.ask.2)),
             Self::Insert(call) => {
-                let rows = call.ask.jobs.len() + call.ask.records.len();
-                (rows, jobs(&call.ask.jobs) + records(&call.ask.records))
+                let (new, rows) = (&call.ask.jobs, &call.ask.records);
+                (new.len() + rows.len(), jobs(new) + records(rows))
             }
             Self::Settle(call) => {
                 let ends = call.ask.1.iter().map(|end| {
@@ -221,6 +226,10 @@ impl Command {
                 let ends = call.ask.1.iter();
                 let ends = ends.map(|end| records(&end.records) + jobs(&end.follow) + 512);
                 (call.ask.1.len(), ends.sum())
+            }
+            Self::Heard(call) => {
+                let size = |end: &Heard| records(&end.records) + jobs(&end.follow) + 64;
+                (call.ask.1.len(), call.ask.1.iter().map(size).sum())
             }
             Self::Advance(call) => (call.ask.1.into(), usize::from(call.ask.1) * 128),
             Self::Records(call) => (call.ask.1.len(), records(&call.ask.1)),

@@ -40,11 +40,12 @@ use offloop_job::{
 use offloop_store::{
     Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
     ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine,
-    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, GroupStore, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
-    LimitStore, LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, ModeChange, Overdue,
-    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
-    Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, GroupStore, Heard,
+    InsertBatch, InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage,
+    LimitSet, LimitStore, LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest,
+    ModeChange, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record,
+    RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake,
+    WakeHook,
 };
 
 use crate::board::Board;
@@ -276,6 +277,14 @@ impl GroupStore for SqliteStore {
 
     fn doomed(&self, _now: Timestamp, limit: u16) -> Reply<Vec<Doomed>> {
         self.call(limit, Command::Doomed)
+    }
+
+    fn unheard(&self, limit: u16) -> Reply<Vec<JobId>> {
+        self.call(limit, Command::Unheard)
+    }
+
+    fn heard(&self, now: Timestamp, ends: Vec<Heard>) -> Reply<()> {
+        self.call((now, ends), Command::Heard)
     }
 
     fn stirred(&self) -> bool {

@@ -6,7 +6,7 @@ use offloop_job::{
 };
 use offloop_store::{
     Advanced, Doomed, DoomedWhy, EndIdle, EndIdleOutcome, GroupChange, GroupCreated,
-    GroupListRequest, GroupOrder, IdleEnd, MemberRequest, News,
+    GroupListRequest, GroupOrder, Heard, IdleEnd, MemberRequest, News,
 };
 
 use crate::store::{Store, created, wait};
@@ -133,6 +133,12 @@ impl Store<'_> {
         let mut running = vec![];
         for _ in 0..PIECES_MAX {
             self.news(now);
+            let unheard = self.unheard().into_iter().map(|id| Heard {
+                id,
+                records: vec![],
+                follow: vec![],
+            });
+            wait(self.engine().heard(now, unheard.collect()));
             let found = self.doomed(now, 100);
             if found.is_empty() && !self.engine().stirred() {
                 return running;
@@ -206,4 +212,20 @@ pub(crate) fn behind(places: &[u16]) -> NewJob {
 
 pub(crate) fn member_of(group: GroupId) -> NewJob {
     job("t").with(|options| options.group = Some(group))
+}
+
+impl Store<'_> {
+    pub fn unheard(&self) -> Vec<JobId> {
+        wait(self.engine().unheard(100))
+    }
+
+    /// A job of task `next` follows.
+    pub fn hear(&self, now: Timestamp, id: JobId) {
+        let end = Heard {
+            id,
+            records: vec![crate::record("k", "l", "1")],
+            follow: vec![job("next")],
+        };
+        wait(self.engine().heard(now, vec![end]));
+    }
 }

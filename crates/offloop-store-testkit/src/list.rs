@@ -419,6 +419,9 @@ macro_rules! conformance {
             follow: [
                 a_job_comes_with_the_end_in_one_commit
                 a_job_comes_with_an_idle_end_too
+                the_end_of_a_replaced_job_is_heard_of
+                a_cancel_that_meets_another_verdict_is_heard_of
+                what_is_heard_twice_follows_once
                 nothing_comes_with_an_idle_end_that_was_not_applied
                 nothing_comes_with_a_stale_settlement
                 nothing_comes_twice_with_a_repeated_settlement
@@ -499,6 +502,7 @@ macro_rules! conformance {
                 an_open_group_and_its_counts
                 a_request_for_a_group
                 a_request_for_a_batch
+                ends_that_nobody_has_heard_of
                 a_decision_and_its_follow_up
                 the_follow_up_of_an_open_group
                 the_doomed_members_of_a_decided_group

@@ -12,11 +12,12 @@ use offloop_job::{
 use offloop_store::{
     Advanced, AuditAsk, AuditPage, AuditStore, Capability, Checkpoint, CheckpointOutcome,
     ClaimRequest, Claimed, Claims, DeleteOutcome, Doomed, EndIdle, EndIdleOutcome, Engine,
-    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, GroupStore, InsertBatch,
-    InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage, LimitSet,
-    LimitStore, LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest, ModeChange, Overdue,
-    ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record, RecordPage, RecordScan,
-    Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake, WakeHook,
+    GroupChange, GroupCreated, GroupListRequest, GroupOrder, GroupPage, GroupStore, Heard,
+    InsertBatch, InsertOutcome, JobPage, JobQuery, JobStore, LabelCount, LimitChange, LimitPage,
+    LimitSet, LimitStore, LimitsAsk, LineStatus, ListRequest, MemberPage, MemberRequest,
+    ModeChange, Overdue, ProgressNote, Promoted, PruneReport, PruneRule, QueueStatus, Record,
+    RecordPage, RecordScan, Reply, ReviveOutcome, Settled, Settlement, UsageAsk, UsageSums, Wake,
+    WakeHook,
 };
 use offloop_store::{
     Fired, Firing, LedgerAsk, LedgerPage, PutOutcome, PutSchedule, ScheduleRow, ScheduleStore,
@@ -67,6 +68,8 @@ impl GroupStore for Handle {
         cancel_group(order: GroupOrder) -> GroupChange;
         advance(now: Timestamp, limit: u16) -> Advanced;
         doomed(now: Timestamp, limit: u16) -> Vec<Doomed>;
+        unheard(limit: u16) -> Vec<JobId>;
+        heard(now: Timestamp, ends: Vec<Heard>) -> ();
         group(id: GroupId) -> Option<Group>;
         groups(ask: GroupListRequest) -> GroupPage;
         members(ask: MemberRequest) -> MemberPage;

@@ -13,7 +13,8 @@
 
 use bytes::Bytes;
 use offloop_job::{
-    Group, GroupId, GroupState, JobId, JobState, NewGroup, NewJob, QueueName, TaskName, Timestamp,
+    Group, GroupId, GroupState, JobId, JobState, NewGroup, NewJob, QueueName, RecordWrite,
+    TaskName, Timestamp,
 };
 
 use crate::{AuditEntry, Cursor, InsertOutcome, InsertRefusal, Reply};
@@ -59,7 +60,17 @@ pub trait GroupStore: Send + Sync {
     /// again while [`GroupStore::stirred`].
     fn doomed(&self, now: Timestamp, limit: u16) -> Reply<Vec<Doomed>>;
 
-    /// A hint, answered at once: [`GroupStore::advance`] or [`GroupStore::doomed`] has something.
+    /// Jobs that ended where nobody could be asked what follows from it: replaced by another one with
+    /// their unique key, or settled for another life while their cancel was marked. In no certain order,
+    /// and again until [`GroupStore::heard`]; also after a restart.
+    fn unheard(&self, limit: u16) -> Reply<Vec<JobId>>;
+
+    /// What follows from such ends, in one commit. Of a job that is not among them nothing is taken: it was
+    /// heard before.
+    fn heard(&self, now: Timestamp, ends: Vec<Heard>) -> Reply<()>;
+
+    /// A hint, answered at once: [`GroupStore::advance`], [`GroupStore::doomed`] or [`GroupStore::unheard`]
+    /// has something.
     fn stirred(&self) -> bool;
 
     fn group(&self, id: GroupId) -> Reply<Option<Group>>;
@@ -90,6 +101,16 @@ pub enum Asked {
     Again,
     /// The key belongs to another request, which made the group; nothing was done.
     Otherwise,
+}
+
+/// What follows from an end that had to be heard of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heard {
+    pub id: JobId,
+    /// Rows of a pack.
+    pub records: Vec<RecordWrite>,
+    /// As [`crate::Settlement::follow`].
+    pub follow: Vec<NewJob>,
 }
 
 /// An order about one group.

@@ -29,7 +29,7 @@ pub use error::{BackendError, StoreError};
 pub use gate::{Gate, ModeChange};
 pub use groups::{
     Advanced, Asked, Doomed, DoomedWhy, FAN_OUT_AT_ONCE, FollowOf, GroupChange, GroupCreated,
-    GroupListRequest, GroupOrder, GroupPage, GroupStore, MemberPage, MemberRequest, News,
+    GroupListRequest, GroupOrder, GroupPage, GroupStore, Heard, MemberPage, MemberRequest, News,
     barred_message,
 };
 pub use insert::{

@@ -58,7 +58,7 @@ impl WebhooksOptions {
             per_host: 4,
             disable_after: Duration::from_secs(5 * 24 * 3600),
             tasks: HashMap::new(),
-            resolver: Arc::new(SystemResolver),
+            resolver: Arc::new(SystemResolver::default()),
         }
     }
 }

@@ -12,7 +12,7 @@ use offloop_job::{
     StopReason, Timestamp, Usage, decide,
 };
 use offloop_lane::{Ended, Gone, Proof};
-use offloop_store::{AttemptReport, Claimed, Settlement, Verdict};
+use offloop_store::{AttemptReport, Claimed, Settled, Settlement, Verdict};
 
 use crate::hooks::FinalEnd;
 
@@ -195,14 +195,25 @@ pub(crate) fn unbegun(claimed: &Claimed, reason: StopReason) -> Ended {
     }
 }
 
-/// What subscribers hear once it is committed.
-pub(crate) fn event(claimed: &Claimed, settlement: &Settlement, now: Timestamp) -> JobEvent {
+/// What subscribers hear once it is committed. A cancel that was marked meanwhile has made an end of
+/// what was to be another life.
+pub(crate) fn event(
+    claimed: &Claimed,
+    settlement: &Settlement,
+    settled: Settled,
+    now: Timestamp,
+) -> JobEvent {
     let class = settlement
         .report
         .failure
         .as_ref()
         .map_or(FailureClass::Error, |f| f.class);
+    let cancelled = match settled {
+        Settled::Done(state) | Settled::Already(state) => state == JobState::Cancelled,
+        Settled::Stale => false,
+    };
     let kind = match settlement.verdict {
+        _ if cancelled => EventKind::Cancelled,
         Verdict::Completed { .. } => EventKind::Completed,
         Verdict::Retry { due } => EventKind::Retrying { class, due_at: due },
         Verdict::Snooze { due } => EventKind::Snoozed { due_at: due },

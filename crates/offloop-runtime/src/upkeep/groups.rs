@@ -2,7 +2,7 @@
 //! stopped where they run. The engine keeps the list; a killed server finds it again.
 
 use offloop_job::{EventKind, FailureClass, JobEvent, JobState, StopReason, Timestamp};
-use offloop_store::{Doomed, DoomedWhy, EndIdle, EndIdleOutcome, IdleEnd, News, StoreError};
+use offloop_store::{Doomed, DoomedWhy, EndIdle, EndIdleOutcome, Heard, IdleEnd, News, StoreError};
 use std::sync::atomic::Ordering;
 
 use crate::ends;
@@ -41,8 +41,9 @@ pub(crate) async fn settle_others(shared: &Shared) -> Result<Others, StoreError>
         let advanced = shared.engine.advance(now, ADVANCE_BATCH).await?;
         others.next_deadline = advanced.next_deadline;
         tell(shared, now, advanced.news);
+        let heard = hear(shared, now).await?;
         let doomed = shared.engine.doomed(now, DOOMED_BATCH).await?;
-        let idle = doomed.is_empty();
+        let idle = doomed.is_empty() && !heard;
         others.stuck = !end(shared, now, doomed).await?;
         if others.stuck || (idle && !advanced.more && !shared.engine.stirred()) {
             break;
@@ -91,6 +92,39 @@ fn tell(shared: &Shared, now: Timestamp, news: Vec<News>) {
     if let Some(due) = due {
         shared.due_at(due);
     }
+}
+
+/// Asks what follows from ends of which nobody was asked; whether there were any.
+async fn hear(shared: &Shared, now: Timestamp) -> Result<bool, StoreError> {
+    let unheard = shared.engine.unheard(DOOMED_BATCH).await?;
+    if unheard.is_empty() {
+        return Ok(false);
+    }
+    let mut ends = Vec::with_capacity(unheard.len());
+    for id in unheard {
+        let job = shared.engine.job(id).await?;
+        let mut end = Heard {
+            id,
+            records: Vec::new(),
+            follow: Vec::new(),
+        };
+        // One that was deleted or given another life meanwhile has no end any more.
+        if let Some(job) = job.filter(|job| job.summary.state.is_final()) {
+            let (task, state) = (&job.summary.task, job.summary.state);
+            end.records = shared.final_records(&FinalEnd {
+                id,
+                task,
+                payload: &job.payload,
+                state,
+                failure: None,
+            });
+            let at = job.summary.finished_at.unwrap_or(now);
+            end.follow = ends::idle(shared, id, task, state, at).await?;
+        }
+        ends.push(end);
+    }
+    shared.engine.heard(now, ends).await?;
+    Ok(true)
 }
 
 /// Whether it did anything, if there was anything to do.

@@ -52,13 +52,13 @@ pub(crate) async fn rescue(shared: &Shared) -> Result<(), StoreError> {
             .count();
         let settled = shared.engine.settle(now, settlements.clone()).await?;
         let ends = orphans.iter().zip(&settlements).zip(settled);
+        let events = ends
+            .clone()
+            .map(|((claimed, end), settled)| settle::event(claimed, end, settled, now));
+        let events: Vec<_> = events.collect();
         let ends = ends.map(|((claimed, end), settled)| (&claimed.task, end, settled));
         shared.meters.count(std::time::Instant::now(), ends);
-        let events = orphans
-            .iter()
-            .zip(&settlements)
-            .map(|(o, s)| settle::event(o, s, now));
-        shared.hub.publish(events.collect());
+        shared.hub.publish(events);
         rescued += orphans.len();
         if quarantined > 0 {
             tracing::warn!(

@@ -2,10 +2,11 @@
 
 use offloop_job::limits::KEEP_MIN;
 use offloop_job::{FailureClass, FinalReason, JobId, JobState, Step, Timestamp};
-use offloop_store::{AttemptReport, barred_message, codec};
+use offloop_store::{AttemptReport, FollowOf, Heard, barred_message, codec};
 
 use super::Desk;
 use super::groups::MemberEnd;
+use super::insert::Room;
 use crate::errors::Failure;
 use crate::index::{LineId, ReadyKey, Row, unique_hash};
 use crate::tables::{INLINE_BYTES_MAX, LiveRow, bytes, micros, ms, result_blob, size, write_blob};
@@ -176,6 +177,44 @@ impl Desk<'_> {
             self.count_member(end.at, group, &member)?;
         }
         self.pass_on(end.at, id, end.state)
+    }
+
+    /// An end that nobody was asked about: somebody will be.
+    pub(super) fn note_unheard(&mut self, id: JobId) -> Result<(), Failure> {
+        let sql = "INSERT OR REPLACE INTO unheard VALUES (?1, ?2)";
+        let row = (id.order() as i64, id.random() as i64);
+        self.conn.prepare_cached(sql)?.execute(row)?;
+        self.index.groups.unheard.insert(id);
+        Ok(())
+    }
+
+    pub(super) fn unheard(&self, limit: u16) -> Vec<JobId> {
+        let unheard = self.index.groups.unheard.iter().copied();
+        unheard.take(usize::from(limit)).collect()
+    }
+
+    /// Whether it was among them.
+    pub(super) fn forget_unheard(&mut self, id: JobId) -> Result<bool, Failure> {
+        if !self.index.groups.unheard.remove(&id) {
+            return Ok(false);
+        }
+        let sql = "DELETE FROM unheard WHERE job = ?1";
+        self.conn
+            .prepare_cached(sql)?
+            .execute([id.order() as i64])?;
+        Ok(true)
+    }
+
+    pub(super) fn heard(&mut self, now: Timestamp, ends: &[Heard]) -> Result<(), Failure> {
+        for end in ends {
+            if self.forget_unheard(end.id)? {
+                self.write_records(now, &end.records)?;
+                for job in &end.follow {
+                    self.follow(now, job, FollowOf::Job(end.id), Room::Checked)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A live job's row, if it is this very job's.

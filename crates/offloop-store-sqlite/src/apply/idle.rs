@@ -172,6 +172,7 @@ impl Desk<'_> {
     pub(super) fn delete(&mut self, id: JobId) -> Result<DeleteOutcome, Failure> {
         if self.final_state(id)?.is_some() {
             self.forget(id.order())?;
+            self.forget_unheard(id)?;
             meta::write(self.conn, meta::LAST_ROW, self.index.last_row)?;
             return Ok(DeleteOutcome::Deleted);
         }

@@ -119,6 +119,7 @@ impl Desk<'_> {
         }
         if let Some(replaced) = replaced {
             self.end_idle_job(now, replaced, Step::Cancel)?;
+            self.note_unheard(replaced)?;
         }
         if after.is_empty() {
             return self.create(now, job, &job.options, unique, replaced);

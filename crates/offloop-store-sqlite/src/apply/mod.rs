@@ -108,6 +108,8 @@ impl<'c> Desk<'c> {
             Command::CancelGroup(call) => call.work(|order| self.cancel_group(order)),
             Command::Advance(call) => call.work(|(now, limit)| self.advance(*now, *limit)),
             Command::Doomed(call) => call.work(|limit| self.doomed(*limit)),
+            Command::Unheard(call) => call.work(|limit| Ok(self.unheard(*limit))),
+            Command::Heard(call) => call.work(|(now, ends)| self.heard(*now, ends)),
 
             Command::PutSchedule(call) => call.work(|(now, put)| self.put_schedule(*now, put)),
             Command::DeleteSchedule(call) => call.work(|(now, name, actor)| self.delete_schedule(*now, name, actor)),

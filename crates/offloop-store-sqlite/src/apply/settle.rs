@@ -55,6 +55,9 @@ impl Desk<'_> {
                 self.end_job(now, row, &held, &live, last, &end.report)?
             }
         };
+        if state.is_final() && !end.verdict.step().edge().1.is_final() {
+            self.note_unheard(end.id)?;
+        }
         self.hot.unclaim.execute([row as i64])?;
         self.wake |= self.index.end_frees(held.spot);
         self.index.remove_running(held.spot);

@@ -48,6 +48,8 @@ pub(crate) struct Groups {
     pub(crate) parents: HashMap<Row, u32>,
     pub(crate) fan_outs: VecDeque<FanOut>,
     pub(crate) barred: BTreeMap<Row, JobId>,
+    /// Ends that nobody was asked about.
+    pub(crate) unheard: std::collections::BTreeSet<offloop_job::JobId>,
     news: VecDeque<News>,
 }
 
@@ -177,6 +179,7 @@ impl Groups {
         !self.news.is_empty()
             || !self.fan_outs.is_empty()
             || !self.barred.is_empty()
+            || !self.unheard.is_empty()
             || self.sweeps.values().any(|sweep| !sweep.clean)
     }
 }

@@ -262,6 +262,9 @@ fn mode(code: u8) -> Result<Mode, OpenError> {
 /// Groups that are not over, edges, and what is not worked off.
 fn load_groups(conn: &Connection) -> Result<Groups, OpenError> {
     let mut groups = Groups::default();
+    let mut query = conn.prepare("SELECT job, rnd FROM unheard")?;
+    let rows = query.query_map([], |row| Ok(JobId::from_parts(row.get(0)?, row.get(1)?)))?;
+    groups.unheard = rows.collect::<Result<_, _>>()?;
     let left = "completed + failed + cancelled + expired < total";
     let mut query = conn.prepare(&format!("{GROUP} WHERE state = 0 OR {left}"))?;
     for group in query.query_map([], read_group)? {

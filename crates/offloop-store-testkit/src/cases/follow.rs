@@ -2,8 +2,8 @@
 
 use offloop_job::{FailureClass, JobState, NewJob, OnConflict, UniqueScope};
 use offloop_store::{
-    Claimed, EndIdle, EndIdleOutcome, FollowOf, IdleEnd, InsertRefusal, News, Settled, Settlement,
-    Verdict,
+    Claimed, DeleteOutcome, EndIdle, EndIdleOutcome, FollowOf, IdleEnd, InsertRefusal, News,
+    Settled, Settlement, Verdict,
 };
 
 use crate::store::{COMPLETED, EXHAUSTED, settlement};
@@ -163,4 +163,60 @@ pub fn jobs_come_with_a_retry_too(kit: &Kit) {
         Settled::Done(JobState::Scheduled)
     );
     assert_eq!(followers(&store), 1);
+}
+
+pub fn the_end_of_a_replaced_job_is_heard_of(kit: &Kit) {
+    let store = kit.open();
+    let asked = || job("t").unique("k", UniqueScope::UntilFinished, OnConflict::Replace);
+    let first = store.add(at(0), asked());
+    assert!(store.unheard().is_empty() && !store.engine().stirred());
+    store.add(at(1), asked());
+    assert_eq!(store.unheard(), [first]);
+    assert!(store.engine().stirred(), "somebody is asked soon");
+    store.hear(at(2), first);
+    assert!(store.unheard().is_empty());
+    assert_eq!(followers(&store), 1);
+}
+
+pub fn a_cancel_that_meets_another_verdict_is_heard_of(kit: &Kit) {
+    for verdict in [
+        Verdict::HandBack,
+        Verdict::Retry { due: at(9) },
+        Verdict::Snooze { due: at(9) },
+    ] {
+        let store = kit.open();
+        let claimed = store.start(at(0));
+        store.cancel(at(1), claimed.id);
+        let end = settlement(&claimed, verdict);
+        let cancelled = Settled::Done(JobState::Cancelled);
+        assert_eq!(store.settle_one(at(2), end), cancelled);
+        assert_eq!(store.unheard(), [claimed.id]);
+        store.hear(at(3), claimed.id);
+        assert_eq!(followers(&store), 1);
+    }
+    // Who settles knows of these.
+    for verdict in [COMPLETED, Verdict::Abort] {
+        let store = kit.open();
+        let claimed = store.start(at(0));
+        store.cancel(at(1), claimed.id);
+        store.settle_one(at(2), settlement(&claimed, verdict));
+        assert!(store.unheard().is_empty());
+    }
+}
+
+pub fn what_is_heard_twice_follows_once(kit: &Kit) {
+    let store = kit.open();
+    let asked = || job("t").unique("k", UniqueScope::UntilFinished, OnConflict::Replace);
+    let first = store.add(at(0), asked());
+    let second = store.add(at(1), asked());
+    for _ in 0..2 {
+        store.hear(at(2), first);
+        store.hear(at(2), second);
+    }
+    assert_eq!(followers(&store), 1);
+    // One that was deleted has no end to hear of.
+    store.add(at(3), asked());
+    assert_eq!(store.unheard(), [second]);
+    assert_eq!(store.delete(&[second]), [DeleteOutcome::Deleted]);
+    assert!(store.unheard().is_empty());
 }

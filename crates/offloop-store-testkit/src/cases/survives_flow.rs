@@ -1,12 +1,12 @@
 //! What the next process finds of groups and dependencies. Passed by engines that leave nothing.
 
-use offloop_job::{GroupRule, GroupState, JobState, OnFailure, ThenOn};
+use offloop_job::{GroupRule, GroupState, JobState, OnConflict, OnFailure, ThenOn, UniqueScope};
 use offloop_store::{Asked, FAN_OUT_AT_ONCE, GroupChange, InsertOutcome, Settlement};
 
 use crate::cases::survives::across;
 use crate::groups::{after, behind, held, member_of, rule, then};
 use crate::store::{COMPLETED, EXHAUSTED, created, settlement};
-use crate::{Kit, Store, at, job};
+use crate::{Draft, Kit, Store, at, job};
 
 pub fn an_open_group_and_its_counts(kit: &Kit) {
     across(
@@ -237,6 +237,28 @@ pub fn a_request_for_a_batch(kit: &Kit) {
                     .all(|one| matches!(one, InsertOutcome::Refused(_)))
             );
             assert_eq!(store.all_ids().len(), 2);
+        },
+    );
+}
+
+pub fn ends_that_nobody_has_heard_of(kit: &Kit) {
+    let asked = || {
+        let (scope, rule) = (UniqueScope::UntilFinished, OnConflict::Replace);
+        job("t").unique("k", scope, rule)
+    };
+    across(
+        kit,
+        |store| {
+            let ids = [0, 1, 2].map(|now| store.add(at(now), asked()));
+            store.hear(at(3), ids[0]);
+            ids
+        },
+        |store, ids| {
+            assert_eq!(store.unheard(), [ids[1]]);
+            assert!(store.engine().stirred());
+            store.hear(at(4), ids[1]);
+            assert_eq!(store.claim(at(5), &["next"], 9).len(), 2);
+            assert!(store.unheard().is_empty());
         },
     );
 }
