@@ -102,6 +102,11 @@ enum Command {
     /// Show what operators changed at run time: who, when, from what to what
     #[command(after_help = "Example:\n  offloop audit --subject queue:mail")]
     Audit(commands::limits::AuditArgs),
+    /// Call the URLs of a list: bounded, retried within a budget, and never inside
+    #[command(
+        after_help = "Examples:\n  offloop fetch urls.txt --limit 50\n  offloop fetch calls.ndjson --out answers.ndjson --retries 5 --hedge p95\n  generate-urls | offloop fetch - --deadline 5min --json"
+    )]
+    Fetch(commands::fetch::Args),
     /// Scan a folder of photos and convert them, with a progress bar
     #[command(after_help = "Example:\n  offloop scan ~/Pictures")]
     Scan(commands::scan::Args),
@@ -157,6 +162,7 @@ fn main() -> ExitCode {
         Command::Usage(args) => commands::usage::run(&args),
         Command::Limits(args) => commands::limits::run(&args),
         Command::Audit(args) => commands::limits::audit(&args),
+        Command::Fetch(args) => commands::fetch::run(&args),
         Command::Scan(args) => commands::scan::run(&args),
         Command::Lab(args) => commands::lab::run(&args),
         Command::LabWarm => commands::lab::warm(),

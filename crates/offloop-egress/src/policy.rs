@@ -22,6 +22,8 @@ pub struct Policy {
     pub http: bool,
     /// Ports; default 443 and 8443, and 80 and 8080 with plain HTTP.
     pub ports: Vec<u16>,
+    /// Every port: for a person who fetches what he named himself. Never for URLs of others.
+    pub any_port: bool,
     /// Ranges of one's own networks that may be connected to. Link-local addresses and the metadata
     /// services of clouds never are.
     pub allow: Vec<Net>,
@@ -32,6 +34,7 @@ impl Default for Policy {
         Self {
             http: false,
             ports: vec![443, 8443],
+            any_port: false,
             allow: Vec::new(),
         }
     }
@@ -61,6 +64,8 @@ pub enum EgressError {
     },
     #[error("cannot be reached")]
     Connect(#[source] io::Error),
+    #[error("does not speak TLS as it should")]
+    Tls(#[source] io::Error),
     #[error("was not reached within {0:?}")]
     Late(Duration),
 }
@@ -97,11 +102,7 @@ impl Policy {
             let what = format!("it has {len} bytes; the limit is {URL_BYTES_MAX}");
             return Err(EgressError::Form(what));
         }
-        // What readers disagree on is refused, not guessed.
-        let odd = |c: char| c.is_control() || c.is_whitespace() || c == '\\';
-        if let Some(found) = text.chars().find(|c| odd(*c)) {
-            return Err(EgressError::Form(format!("it holds {found:?}")));
-        }
+        refuse_odd(text)?;
         let url = url::Url::parse(text).map_err(|error| EgressError::Form(error.to_string()))?;
         let tls = match url.scheme() {
             "https" => true,
@@ -121,7 +122,8 @@ impl Policy {
             None => return Err(EgressError::Form("it names no host".into())),
         };
         let port = url.port_or_known_default().unwrap_or_default();
-        if !self.ports.contains(&port) {
+        let known = self.ports.contains(&port) || (self.any_port && port != 0);
+        if !known {
             return Err(EgressError::Port(port));
         }
         if let Host::Address(address) = host {
@@ -137,6 +139,27 @@ impl Policy {
             port,
             path: path.into(),
         })
+    }
+
+    /// Where an answer of `from` sends its caller on to: taken apart and checked as any URL is, and never
+    /// from https to http.
+    pub fn follow(&self, from: &Target, location: &str) -> Result<Target, EgressError> {
+        if location.len() > URL_BYTES_MAX {
+            let len = location.len();
+            let what = format!("it has {len} bytes; the limit is {URL_BYTES_MAX}");
+            return Err(EgressError::Form(what));
+        }
+        // A reader of URLs drops tabs and ends of lines where it joins: they are told before that.
+        refuse_odd(location)?;
+        let scheme = if from.tls { "https" } else { "http" };
+        let base = format!("{scheme}://{}{}", from.authority(), from.path);
+        let joined = url::Url::parse(&base).and_then(|base| base.join(location));
+        let joined = joined.map_err(|error| EgressError::Form(error.to_string()))?;
+        let target = self.target(joined.as_str())?;
+        if from.tls && !target.tls {
+            return Err(EgressError::Form("it leads from https to http".into()));
+        }
+        Ok(target)
     }
 
     /// Whether this address may be connected to.
@@ -199,6 +222,15 @@ impl Policy {
         }
         let none = || io::Error::new(io::ErrorKind::NotFound, "it has no address");
         Err(EgressError::Connect(last.unwrap_or_else(none)))
+    }
+}
+
+/// What readers disagree on is refused, not guessed.
+fn refuse_odd(text: &str) -> Result<(), EgressError> {
+    let odd = |c: char| c.is_control() || c.is_whitespace() || c == '\\';
+    match text.chars().find(|c| odd(*c)) {
+        Some(found) => Err(EgressError::Form(format!("it holds {found:?}"))),
+        None => Ok(()),
     }
 }
 

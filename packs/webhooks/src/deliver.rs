@@ -84,7 +84,7 @@ pub(crate) async fn deliver(
         );
         return Err(TaskError::invalid(message));
     }
-    let target = shared.sender.policy.target(&delivery.url);
+    let target = shared.sender.policy().target(&delivery.url);
     let target = target.map_err(|error| TaskError::invalid(format!("the URL {error}")))?;
     let failing = shared.health.is_failing(&id);
     let most = if failing { 1 } else { shared.per_host };

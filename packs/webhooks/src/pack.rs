@@ -100,7 +100,7 @@ impl Shared {
 
     /// What is wrong with a webhook, if anything.
     fn problem(&self, webhook: &Webhook) -> Option<(&'static str, String)> {
-        if let Err(error) = self.sender.policy.target(&webhook.url) {
+        if let Err(error) = self.sender.policy().target(&webhook.url) {
             return Some(("webhook/url", error.to_string()));
         }
         if webhook.on.is_empty() {
@@ -138,7 +138,7 @@ impl EndHook for Hook {
         let Some(webhook) = webhook.filter(|webhook| webhook.on.contains(end.state)) else {
             return Vec::new();
         };
-        let target = shared.sender.policy.target(&webhook.url);
+        let target = shared.sender.policy().target(&webhook.url);
         let host = target.map(|target| target.authority()).unwrap_or_default();
         let job = delivery(&shared.task, &shared.queue, end, webhook, &host);
         job.into_iter().collect()

@@ -5,8 +5,6 @@
 //!
 //! Must never: connect by a name, or wait without a limit.
 
-use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +14,10 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use offloop::egress::{EgressError, Host, Policy, Resolve, Target};
+use offloop::egress::{Connector, EgressError, Policy, Resolve, Target, TlsSetupError};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
-/// Of it all, the connection may take so much.
+/// Of it all, the connection may take so much, with its handshake.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Of an answer's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -42,8 +37,6 @@ pub(crate) struct Answer {
 pub(crate) enum SendError {
     #[error("the URL {0}")]
     Egress(#[from] EgressError),
-    #[error("TLS with the receiver failed: {0}")]
-    Tls(io::Error),
     #[error("the receiver's HTTP broke: {0}")]
     Http(hyper::Error),
     #[error("the secret {0} is not in the folder any more")]
@@ -57,40 +50,25 @@ pub(crate) enum SendError {
 /// Who sends.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    pub(crate) policy: Policy,
-    pub(crate) resolver: Arc<dyn Resolve>,
+    connector: Connector,
     /// From the first look at its name to the head of its answer.
     pub(crate) within: Duration,
-    tls: Arc<ClientConfig>,
 }
 
 impl Sender {
-    /// `extra`: certificates beside the system's.
     pub(crate) fn new(
         policy: Policy,
         resolver: Arc<dyn Resolve>,
         within: Duration,
-    ) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        let system = rustls_native_certs::load_native_certs();
-        for problem in &system.errors {
-            tracing::warn!(%problem, "some certificates of the system cannot be read");
-        }
-        let (_, unread) = roots.add_parsable_certificates(system.certs);
-        if unread > 0 {
-            tracing::debug!(unread, "certificates that no library reads");
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    ) -> Result<Self, TlsSetupError> {
         Ok(Self {
-            policy,
-            resolver,
+            connector: Connector::new(policy, resolver)?,
             within,
-            tls: Arc::new(config),
         })
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        self.connector.policy()
     }
 
     /// Posts JSON.
@@ -111,21 +89,7 @@ impl Sender {
         request: Request<Full<Bytes>>,
     ) -> Result<Answer, SendError> {
         let within = CONNECT_WITHIN.min(self.within);
-        let stream = self.policy.connect(target, &*self.resolver, within).await?;
-        if !target.is_tls() {
-            return exchange(stream, request).await;
-        }
-        let name = match target.host() {
-            Host::Name(name) => DnsName::try_from(name.to_string())
-                .map(ServerName::DnsName)
-                .map_err(|error| SendError::Tls(io::Error::other(error)))?,
-            Host::Address(address) => ServerName::IpAddress(IpAddr::into(*address)),
-        };
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
-        let stream = connector
-            .connect(name, stream)
-            .await
-            .map_err(SendError::Tls)?;
+        let stream = self.connector.connect(target, within).await?;
         exchange(stream, request).await
     }
 }

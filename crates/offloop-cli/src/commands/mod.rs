@@ -3,6 +3,7 @@
 mod args;
 pub(crate) mod call;
 pub(crate) mod check;
+pub(crate) mod fetch;
 pub(crate) mod groups;
 pub(crate) mod job;
 pub(crate) mod jobs;

@@ -1,0 +1,293 @@
+//! One connection, and one question on it at a time.
+//!
+//! The connection is driven by whoever uses it, not by a task of its own: a call that is dropped takes
+//! its socket with it, and one that lies in the pool costs nothing until it is looked at.
+//!
+//! Must never: read more of an answer than its limit, or call an answer whole that was cut.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper::header::{self, HeaderMap};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use offloop::egress::Stream;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::call::{Answer, Keep};
+
+/// Of an answer's head, and what is read ahead of a body.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+const HEADERS_MAX: usize = 128;
+/// Believed of a promised length before its bytes have come.
+const PROMISED_BYTES_MAX: u64 = 64 << 10;
+
+/// Counts what comes, so that "not one byte of an answer" is known and not guessed.
+#[derive(Debug)]
+struct Metered {
+    stream: Stream,
+    read: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let came = buf.filled().len() - before;
+        if came > 0 {
+            self.read.fetch_add(came as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Why there is no whole answer.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// Not one byte of it came. `unsent`: of the question, nothing was sent either.
+    NoAnswer {
+        what: String,
+        unsent: bool,
+    },
+    /// It began and broke off.
+    Cut(String),
+    /// It is no HTTP.
+    Protocol(String),
+    TooLarge,
+}
+
+/// A whole answer, its head, and whether the connection may be used again.
+pub(crate) struct Exchanged {
+    pub(crate) answer: Answer,
+    pub(crate) headers: HeaderMap,
+}
+
+type Asked = Request<Full<Bytes>>;
+
+/// An open connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    sender: SendRequest<Full<Bytes>>,
+    connection: Pin<Box<Connection<TokioIo<Metered>, Full<Bytes>>>>,
+    read: Arc<AtomicU64>,
+    ended: bool,
+}
+
+impl Conn {
+    pub(crate) async fn open(stream: Stream) -> Result<Self, hyper::Error> {
+        let read = Arc::new(AtomicU64::new(0));
+        let io = TokioIo::new(Metered {
+            stream,
+            read: Arc::clone(&read),
+        });
+        let mut builder = http1::Builder::new();
+        builder
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX);
+        let (sender, connection) = builder.handshake(io).await?;
+        Ok(Self {
+            sender,
+            connection: Box::pin(connection),
+            read,
+            ended: false,
+        })
+    }
+
+    /// Lets the connection go on while something on it is waited for.
+    async fn drive<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        std::future::poll_fn(|cx| {
+            if !self.ended && self.connection.as_mut().poll(cx).is_ready() {
+                self.ended = true;
+            }
+            future.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Whether it may be asked again: looked at once, without waiting.
+    pub(crate) async fn is_idle(&mut self) -> bool {
+        self.drive(std::future::ready(())).await;
+        !self.ended && self.sender.is_ready()
+    }
+
+    /// Asks, and reads the whole answer, at most `bytes_max` of its body.
+    pub(crate) async fn exchange(
+        &mut self,
+        request: Asked,
+        keep: Keep,
+        bytes_max: u64,
+    ) -> Result<Exchanged, Broken> {
+        let begun = Instant::now();
+        let before = self.read.load(Ordering::Relaxed);
+        let sent = self.sender.try_send_request(request);
+        let response = match self.drive(sent).await {
+            Ok(response) => response,
+            Err(mut error) => {
+                let unsent = error.take_message().is_some();
+                let silent = self.read.load(Ordering::Relaxed) == before;
+                return Err(broken(&error.into_error(), silent, unsent));
+            }
+        };
+        self.read_answer(response, keep, bytes_max, begun).await
+    }
+
+    async fn read_answer(
+        &mut self,
+        response: Response<Incoming>,
+        keep: Keep,
+        bytes_max: u64,
+        begun: Instant,
+    ) -> Result<Exchanged, Broken> {
+        let (head, mut body) = response.into_parts();
+        let promised = body.size_hint().lower();
+        if promised > bytes_max {
+            return Err(Broken::TooLarge);
+        }
+        let mut kept = BytesMut::new();
+        if keep == Keep::Bytes {
+            kept.reserve(promised.min(PROMISED_BYTES_MAX) as usize);
+        }
+        let mut digest = (keep != Keep::Nothing).then(Sha256::new);
+        let mut len = 0_u64;
+        while let Some(frame) = self.drive(body.frame()).await {
+            let frame = frame.map_err(|error| broken(&error, false, false))?;
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
+            len += data.len() as u64;
+            if len > bytes_max {
+                return Err(Broken::TooLarge);
+            }
+            if let Some(digest) = &mut digest {
+                digest.update(data);
+            }
+            if keep == Keep::Bytes {
+                kept.extend_from_slice(data);
+            }
+        }
+        let content_type = head.headers.get(header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|text| text.to_str().ok());
+        let answer = Answer {
+            status: head.status.as_u16(),
+            content_type: content_type.map(|text| text.chars().take(128).collect()),
+            body: kept.freeze(),
+            body_bytes: len,
+            sha256: digest.map(|digest| digest.finalize().into()),
+            wall: begun.elapsed(),
+        };
+        Ok(Exchanged {
+            answer,
+            headers: head.headers,
+        })
+    }
+}
+
+fn broken(error: &hyper::Error, silent: bool, unsent: bool) -> Broken {
+    let what = told(error);
+    if error.is_parse() {
+        return Broken::Protocol(what);
+    }
+    if silent {
+        Broken::NoAnswer { what, unsent }
+    } else {
+        Broken::Cut(what)
+    }
+}
+
+/// The error with its causes, each once.
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// A connection that waits for its next question.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    pub(crate) conn: Conn,
+    /// Its peer may close it from then on.
+    pub(crate) until: Duration,
+}
+
+/// How long a connection lies idle: somewhat less than its peer keeps it, and where that does not say,
+/// less than the usual five seconds.
+pub(crate) fn idle_time(peer: Option<Duration>) -> Duration {
+    const UNKNOWN: Duration = Duration::from_secs(4);
+    const LONGEST: Duration = Duration::from_secs(60);
+    const MARGIN: Duration = Duration::from_secs(1);
+    match peer {
+        None => UNKNOWN,
+        Some(peer) if peer <= MARGIN * 2 => peer / 2,
+        Some(peer) => peer.saturating_sub(MARGIN).min(LONGEST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_let_go_before_its_peer_lets_it_go() {
+        for (peer, want) in [
+            (None, 4_000),
+            (Some(5), 4_000),
+            (Some(1), 500),
+            (Some(0), 0),
+            (Some(72), 60_000),
+        ] {
+            let found = idle_time(peer.map(Duration::from_secs));
+            assert_eq!(found, Duration::from_millis(want), "{peer:?}");
+        }
+    }
+}

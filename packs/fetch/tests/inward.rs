@@ -1,0 +1,181 @@
+//! Two hundred URLs, redirects and names that want to lead inside, and servers inside that nobody may
+//! reach.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod support;
+#[path = "../../../crates/offloop-egress/tests/support/urls.rs"]
+mod urls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hyper::header::{HeaderName, HeaderValue};
+use offloop::egress::{Policy, Resolve, Resolving};
+use offloop_fetch::{
+    BreakerRule, BudgetRule, Call, Cause, Client, ClientOptions, RetryRule, Settings,
+};
+use support::{SOON, Server, run};
+use tokio::net::TcpListener;
+
+/// Listeners inside, all on one port, and who came.
+struct Canaries {
+    port: u16,
+    seen: Arc<AtomicUsize>,
+}
+
+impl Canaries {
+    async fn start() -> Self {
+        let seen = Arc::<AtomicUsize>::default();
+        let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        let mut all = vec![first];
+        for other in ["127.0.0.2", "127.127.127.127", "[::1]"] {
+            all.extend(TcpListener::bind(format!("{other}:{port}")).await);
+        }
+        for listener in all {
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                while listener.accept().await.is_ok() {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        Self { port, seen }
+    }
+
+    /// They do see who comes: the control of every test here.
+    async fn see(&self) {
+        let before = self.seen.load(Ordering::SeqCst);
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await;
+        let seen = async {
+            while self.seen.load(Ordering::SeqCst) == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, seen).await.unwrap();
+        drop(stream.unwrap());
+    }
+}
+
+/// Names lead home at each look: every second time to the door that is allowed, else inside.
+#[derive(Debug, Default)]
+struct Turning(AtomicUsize);
+
+impl Resolve for Turning {
+    fn resolve<'a>(&'a self, name: &'a str, port: u16) -> Resolving<'a> {
+        let turn = self.0.fetch_add(1, Ordering::SeqCst);
+        let one = |last: u8| SocketAddr::from(([127, 0, 0, last], port));
+        let found = match name {
+            "mixed.example" => vec![one(9), one(1)],
+            "turning.example" if turn.is_multiple_of(2) => vec![one(9)],
+            _ => vec![one(1)],
+        };
+        Box::pin(async move { Ok::<_, io::Error>(found) })
+    }
+}
+
+fn guarded(door: &Server, canaries: &Canaries) -> Client {
+    Client::new(ClientOptions {
+        policy: Policy {
+            http: true,
+            ports: vec![80, 443, door.at.port(), canaries.port],
+            allow: vec!["127.0.0.9/32".parse().unwrap()],
+            ..Policy::default()
+        },
+        resolver: Arc::new(Turning::default()),
+        // Every URL is tried on its own merits.
+        breaker: BreakerRule {
+            calls: u32::MAX,
+            ..BreakerRule::default()
+        },
+        budget: BudgetRule::default(),
+        seed: 1,
+    })
+    .unwrap()
+}
+
+fn once() -> Settings {
+    Settings {
+        retry: RetryRule {
+            max: 2,
+            base: std::time::Duration::from_millis(1),
+            ..RetryRule::default()
+        },
+        ..Settings::default()
+    }
+}
+
+#[tokio::test]
+async fn no_url_leads_inside_however_it_is_written() {
+    let door = Server::at("127.0.0.9:0").await;
+    let canaries = Canaries::start().await;
+    let client = guarded(&door, &canaries);
+    let all = urls::urls(canaries.port);
+    assert!(all.len() >= 200, "{}", all.len());
+    let calls = all.iter().map(|url| Call::get(url.as_str())).collect();
+    let (done, _) = run(&client, once(), calls).await;
+    assert_eq!(done.len(), all.len());
+    for done in &done {
+        let refused = done.outcome.as_ref().unwrap_err();
+        let by_its_form = matches!(refused.cause, Cause::Url | Cause::Forbidden | Cause::Name);
+        assert!(by_its_form, "{}: {refused}", done.url);
+    }
+    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
+    canaries.see().await;
+}
+
+#[tokio::test]
+async fn no_redirect_leads_inside_from_a_server_that_may_be_called() {
+    let door = Server::at("127.0.0.9:0").await;
+    let canaries = Canaries::start().await;
+    let client = guarded(&door, &canaries);
+    let calls: Vec<_> = urls::urls(canaries.port)
+        .iter()
+        .filter_map(|url| {
+            let mut call = door.call("/to");
+            let to = HeaderValue::from_bytes(url.as_bytes()).ok()?;
+            call.headers.insert(HeaderName::from_static("x-to"), to);
+            Some(call)
+        })
+        .collect();
+    assert!(calls.len() >= 200, "{}", calls.len());
+    let asked = calls.len();
+    let (done, _) = run(&client, once(), calls).await;
+    let refused = done.iter().filter(|done| {
+        let failure = done.outcome.as_ref().err();
+        failure.is_some_and(|failure| {
+            matches!(
+                failure.cause,
+                Cause::Redirect | Cause::Forbidden | Cause::Url | Cause::Name
+            )
+        })
+    });
+    // A few are no redirects at all: an empty Location, or a path of the door's own.
+    assert!(refused.count() >= asked - 5);
+    assert!(door.seen.count("/to") >= asked, "the door was asked");
+    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
+    canaries.see().await;
+}
+
+#[tokio::test]
+async fn a_name_that_changes_its_answer_is_checked_at_each_connection() {
+    let door = Server::at("127.0.0.9:0").await;
+    let canaries = Canaries::start().await;
+    for round in 0..20 {
+        // Nothing is remembered from client to client, so that each looks the name up.
+        let client = guarded(&door, &canaries);
+        for name in ["turning.example", "mixed.example", "inside.example"] {
+            let mut ports = [canaries.port, door.at.port()];
+            ports.rotate_left(round % 2);
+            for port in ports {
+                let calls = vec![Call::get(format!("http://{name}:{port}/ok")); 3];
+                run(&client, once(), calls).await;
+            }
+        }
+    }
+    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
+    assert!(door.seen.count("/ok") > 0, "the allowed door was reached");
+    canaries.see().await;
+}
