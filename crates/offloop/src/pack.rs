@@ -10,7 +10,7 @@ use offloop_lane::Lane;
 use offloop_lane_process::Host;
 use offloop_pulse::Pulse;
 use offloop_runtime::{
-    CallSettings, EndHook, RuntimeBuilder, RuntimeHandle, TaskDefaults, TaskHook,
+    CallSettings, EndHook, PayloadCheck, RuntimeBuilder, RuntimeHandle, TaskDefaults, TaskHook,
 };
 use offloop_store_seal::Cipher;
 
@@ -41,6 +41,7 @@ pub(crate) struct Additions {
     hooks: Vec<(TaskName, Arc<dyn TaskHook>)>,
     end_hooks: Vec<Arc<dyn EndHook>>,
     defaults: Vec<(TaskName, TaskDefaults)>,
+    checks: Vec<(TaskName, Arc<dyn PayloadCheck>)>,
     /// Who has the keys of sealed jobs.
     pub(crate) cipher: Option<Arc<dyn Cipher>>,
 }
@@ -56,6 +57,9 @@ impl Additions {
         }
         for hook in self.end_hooks {
             builder = builder.end_hook(hook);
+        }
+        for (task, check) in self.checks {
+            builder = builder.payload_check(task, check);
         }
         builder
     }
@@ -105,6 +109,11 @@ impl Setup<'_> {
     /// Limits of a task's jobs where they name none. What an operator says of the task wins.
     pub fn defaults(&mut self, task: TaskName, defaults: TaskDefaults) {
         self.more.defaults.push((task, defaults));
+    }
+
+    /// What payloads a task takes: asked at the door.
+    pub fn payload_check(&mut self, task: TaskName, check: Arc<dyn PayloadCheck>) {
+        self.more.checks.push((task, check));
     }
 
     /// Who has the keys for tasks whose jobs are sealed. The last pack that says so wins.

@@ -165,7 +165,7 @@ impl Client {
     ) -> Result<Exchanged, Failure> {
         let host = &hop.place.host;
         let permit = host.breaker.permit(self.now()).map_err(|not_now| {
-            let message = format!("{} does nothing but fail, and is left alone", host.origin);
+            let message = host.says("does nothing but fail, and is left alone");
             Failure::new(Cause::BreakerOpen, message, Again::NotNow(not_now.0))
         })?;
         let asked = tokio::time::timeout_at(until.into(), self.ask(hop, bounds, cost)).await;
@@ -176,9 +176,13 @@ impl Client {
         let asked = asked.map_err(late).and_then(|asked| asked);
         match &asked {
             Ok(exchanged) if exchanged.answer.status < 500 => permit.good(self.now()),
-            Ok(_) => permit.bad(self.now()),
+            Ok(exchanged) => {
+                host.remember(&format!("answered {}", exchanged.answer.status));
+                permit.bad(self.now());
+            }
             Err(failure) => match failure.cause {
                 Cause::Connect | Cause::Tls | Cause::Timeout | Cause::Reset | Cause::Protocol => {
+                    host.remember(&failure.message);
                     permit.bad(self.now());
                 }
                 Cause::TooLarge => permit.good(self.now()),
@@ -196,11 +200,11 @@ impl Client {
         let mut pooled = host.take(self.now()).await;
         loop {
             let reused = pooled.is_some();
+            cost.calls.fetch_add(1, Ordering::Relaxed);
             let mut conn = match pooled.take() {
                 Some(conn) => conn,
                 None => self.connect(hop).await?,
             };
-            cost.calls.fetch_add(1, Ordering::Relaxed);
             let request = hop.request()?;
             let exchanged = conn
                 .exchange(request, bounds.keep, bounds.response_bytes_max)

@@ -24,6 +24,8 @@ pub(crate) struct Host {
     pub(crate) breaker: Arc<Breaker>,
     budget: Mutex<Budget>,
     idle: Mutex<Vec<Idle>>,
+    /// What went wrong last.
+    last: Mutex<Option<Box<str>>>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -37,6 +39,22 @@ impl Host {
             breaker: Arc::new(Breaker::new(breaker)),
             budget: Mutex::new(Budget::new(budget)),
             idle: Mutex::default(),
+            last: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn remember(&self, what: &str) {
+        let mut last = lock(&self.last);
+        if last.as_deref() != Some(what) {
+            *last = Some(what.into());
+        }
+    }
+
+    /// A sentence about this host, with what went wrong last.
+    pub(crate) fn says(&self, what: &str) -> String {
+        match &*lock(&self.last) {
+            Some(last) => format!("{} {what}; the last time: {last}", self.origin),
+            None => format!("{} {what}", self.origin),
         }
     }
 

@@ -86,6 +86,9 @@ impl Default for PlanLimits {
 /// Bodies in memory at a time: so many bytes each unless the job says otherwise.
 const RESPONSE_BYTES_DEFAULT: u64 = 1 << 20;
 
+/// Of an answer that becomes part of another job's payload.
+const TASK_BYTES_MAX: u64 = 512 << 10;
+
 /// Reads a payload. `check`: what is wrong with a URL.
 pub fn read_plan(
     payload: &[u8],
@@ -114,8 +117,16 @@ fn plan(
     problems: &mut Problems,
 ) -> Option<Plan> {
     let fields = Fields::of(value, "", PLAN_FIELDS, problems)?;
-    let settings = plan_settings(&fields, limits, problems);
     let on_result = on_result(&fields, problems);
+    let limits = match &on_result {
+        // The body is part of a payload.
+        Some(OnResult::Task(_)) => PlanLimits {
+            response_bytes: limits.response_bytes.min(TASK_BYTES_MAX),
+            ..limits
+        },
+        _ => limits,
+    };
+    let settings = plan_settings(&fields, limits, problems);
     let calls = calls(&fields, check, problems);
     let on_result = on_result?;
     Some(Plan {

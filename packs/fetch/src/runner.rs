@@ -195,6 +195,14 @@ impl Runner {
         &self.tally
     }
 
+    /// A success came to nothing after all: its answer could not be kept.
+    pub(crate) fn spoil(&mut self, cause: Cause, bytes: u64) {
+        self.tally.spoil(cause, bytes);
+        if self.settings.rule != Rule::AllSettled {
+            self.decided = Some(false);
+        }
+    }
+
     /// Counts an item that came to its end before this list was taken up again. `cause`: none for a
     /// success.
     pub fn recall(&mut self, status: Option<u16>, cause: Option<Cause>, bytes: u64) {
@@ -202,6 +210,10 @@ impl Runner {
         if self.decided.is_none() {
             self.decided = self.settings.rule.decided_by(cause.is_none());
         }
+    }
+
+    pub fn rule(&self) -> Rule {
+        self.settings.rule
     }
 
     pub fn client(&self) -> &Client {
@@ -441,13 +453,10 @@ impl Runner {
             return self.too_late(item, None);
         }
         if at > since + self.settings.patience {
-            let origin = &item.place.host.origin;
-            let message = match why {
-                Cause::BreakerOpen => {
-                    format!("{origin} does nothing but fail, and did not come back in time")
-                }
-                _ => format!("{origin} fails so often that its retries are used up"),
-            };
+            let message = item.place.host.says(match why {
+                Cause::BreakerOpen => "does nothing but fail, and did not come back in time",
+                _ => "fails so often that its retries are used up",
+            });
             let mut failure = Failure::for_good(why, message);
             failure.answer = item.last.take().and_then(|last| last.answer);
             return self.finish(item.done(Err(failure)));

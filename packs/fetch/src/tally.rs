@@ -32,7 +32,7 @@ pub struct Tally {
     pub failed: u64,
     /// Ended by the rule before they came to an end of their own.
     pub cancelled: u64,
-    /// Calls that were made: tries, replays and hedges.
+    /// Calls that were made or tried to be: tries, their redirects, replays and hedges.
     pub calls: u64,
     pub retries: u64,
     pub replays: u64,
@@ -118,6 +118,14 @@ impl Tally {
 
     fn fail(&mut self, cause: Cause) {
         *self.causes.entry(cause.as_str()).or_default() += 1;
+    }
+
+    /// A success is none.
+    pub(crate) fn spoil(&mut self, cause: Cause, bytes: u64) {
+        self.ok = self.ok.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.failed += 1;
+        self.fail(cause);
     }
 
     /// What an item came to before this list was taken up again.

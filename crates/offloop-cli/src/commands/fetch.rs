@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use offloop::egress::{Net, Policy, SystemResolver};
+use offloop::egress::{EgressError, Forbidden, Net, Policy, SystemResolver};
 use offloop::runtime::clock::{Clock as _, SystemClock};
 use offloop_fetch::{
     BreakerRule, BudgetRule, Call, Client, ClientOptions, Hedge, Keep, RetryRule, Rule, Runner,
@@ -129,8 +129,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (runner, failures, whole) = runtime.block_on(fetch(args, &client, listed, out, total))?;
     let refused = refused.load(Ordering::Acquire);
     let tally = runner.tally();
+    let settled = args.rule != Rule::AllSettled || tally.failed == 0;
+    let good = whole && runner.verdict() && settled && refused == 0;
     if args.json {
-        let mut summary = summary_json(tally, &client, runner.verdict() && whole);
+        let mut summary = summary_json(tally, &client, good);
         summary.insert("refused_lines".into(), refused.into());
         summary.insert("interrupted".into(), (!whole).into());
         summary.insert(
@@ -143,8 +145,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         table(&runner, &client, &failures, refused);
     }
     // The process ends here, also where the reader still waits for its pipe.
-    let settled = args.rule != Rule::AllSettled || tally.failed == 0;
-    let good = whole && runner.verdict() && settled && refused == 0;
     Ok(if good {
         ExitCode::SUCCESS
     } else {
@@ -199,9 +199,9 @@ fn read(
     refused: &AtomicU64,
 ) {
     let check = |url: &str| match client.check(url) {
-        Err(error) if matches!(error, offloop::egress::EgressError::Forbidden { .. }) => {
-            Err(format!("{error}; --allow-private names such a network"))
-        }
+        Err(error @ EgressError::Forbidden { why, .. }) if why != Forbidden::Metadata => Err(
+            format!("{error}; --allow-private names networks of your own"),
+        ),
         checked => checked.map_err(|error| error.to_string()),
     };
     let mut input = BufReader::new(input);
@@ -237,11 +237,13 @@ fn read(
         match read_line(text, &check) {
             None => {}
             Some(Err(problems)) => {
-                for problem in problems {
-                    let name = problem.pointer.trim_start_matches('/').to_owned();
-                    let gap = if name.is_empty() { "" } else { ": " };
-                    refuse(number, &format!("{name}{gap}{}", problem.message));
-                }
+                let told = problems.iter().map(|problem| {
+                    let name = problem.pointer.trim_start_matches('/');
+                    let gap = if name.is_empty() { "" } else { " " };
+                    format!("{name}{gap}{}", problem.message)
+                });
+                let told: Vec<_> = told.collect();
+                refuse(number, &told.join("; "));
             }
             Some(Ok(call)) => {
                 if calls.blocking_send((index, call)).is_err() {

@@ -9,7 +9,9 @@ use anyhow::Context;
 use offloop::http::{Door, DoorConfig};
 use offloop::lane_process::ProcessSpec;
 use offloop::lane_remote::{GRACE_DEFAULT, RemoteTask};
+use offloop::runtime::clock::{Clock as _, SystemClock};
 use offloop::{Builder, Server, ShutdownReport, TaskDefaults, TaskInfo};
+use offloop_fetch::{FetchOptions, FetchPack};
 use offloop_photos::{PhotosOptions, PhotosPack};
 use offloop_vault::{VaultOptions, VaultPack};
 use offloop_webhooks::{WebhooksOptions, WebhooksPack};
@@ -120,6 +122,12 @@ pub(crate) fn build(config: &Config) -> Builder {
     }
     if let Some(webhooks) = &config.webhooks {
         builder = builder.pack(WebhooksPack::new(webhook_options(webhooks)));
+    }
+    if let Some(fetch) = &config.fetch {
+        builder = builder.pack(FetchPack::new(FetchOptions {
+            seed: SystemClock.now().as_millis() ^ (u64::from(std::process::id()) << 44),
+            ..fetch.clone()
+        }));
     }
     builder
 }

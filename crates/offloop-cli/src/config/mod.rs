@@ -3,6 +3,7 @@
 //!
 //! Defaults -> `offloop.toml` -> `OFFLOOP_*` -> flags; the later wins.
 
+mod fetch;
 mod limits;
 mod raw;
 mod resolve;

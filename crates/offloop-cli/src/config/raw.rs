@@ -7,6 +7,7 @@ use anyhow::bail;
 use serde::Deserialize;
 
 use super::Flags;
+use super::fetch::RawFetch;
 use super::units::{Size, Span};
 use super::webhooks::{RawWebhook, RawWebhooks};
 
@@ -216,6 +217,8 @@ pub(crate) struct RawPacks {
     pub(crate) vault: RawVault,
     #[serde(default)]
     pub(crate) webhooks: RawWebhooks,
+    #[serde(default)]
+    pub(crate) fetch: RawFetch,
 }
 
 #[derive(Debug, Default, Deserialize)]

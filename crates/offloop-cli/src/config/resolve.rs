@@ -8,7 +8,9 @@ use std::time::Duration;
 use offloop::lane_process::Cgroups;
 use offloop::pulse::PulseConfig;
 use offloop::{Limit, LimitTarget, RuntimeConfig, ScheduleName, ScheduleSpec, ShutdownPlan};
+use offloop_fetch::FetchOptions;
 
+use super::fetch::fetch;
 use super::limits::limits;
 use super::raw::{RawAdmission, RawConfig, RawPhotos, RawPulse, RawRetention, RawServer, RawVault};
 use super::schedules::schedule;
@@ -52,6 +54,7 @@ pub(crate) struct Config {
     pub(crate) photos: Option<PhotosConfig>,
     pub(crate) vault: Option<VaultConfig>,
     pub(crate) webhooks: Option<WebhooksConfig>,
+    pub(crate) fetch: Option<FetchOptions>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +180,7 @@ impl RawConfig {
             photos,
             vault,
             webhooks,
+            fetch: fetch(&self.packs.fetch, &mut problems),
         };
         if problems.0.is_empty() {
             Ok(config)

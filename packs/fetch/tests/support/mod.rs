@@ -215,12 +215,13 @@ async fn answer(
         return false;
     }
     let path = asked.path.strip_prefix('/').unwrap_or_default();
-    let (what, rest) = path.split_once('/').unwrap_or((path, ""));
+    let (what, rest) = path.split_once(['/', '?']).unwrap_or((path, ""));
     match what {
         "echo" => say(stream, &ok(&String::from_utf8_lossy(&asked.body))).await,
         "header" => say(stream, &ok(asked.headers.get(rest).map_or("-", |v| v))).await,
         "delay" => {
-            tokio::time::sleep(Duration::from_millis(rest.parse().unwrap())).await;
+            let ms = rest.split('?').next().unwrap().parse().unwrap();
+            tokio::time::sleep(Duration::from_millis(ms)).await;
             say(stream, &ok("ok")).await
         }
         "hang" => {

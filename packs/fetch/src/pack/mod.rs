@@ -1,0 +1,217 @@
+//! The pack: a lane of its own, the task `fetch`, rows of what is done, and routes.
+//!
+//! `task` makes a job's calls, `rows` is what it keeps over a restart, `files` where whole bodies lie,
+//! `routes` takes lists. Built on the facade alone.
+
+mod files;
+mod group;
+mod routes;
+mod rows;
+mod task;
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use offloop::egress::{EgressError, Policy, Resolve, SystemResolver};
+use offloop::http::PackRoutes;
+use offloop::job::NameError;
+use offloop::lane_io::IoLane;
+use offloop::store::PayloadProblem;
+use offloop::{
+    Pack, PackError, PayloadCheck, QueueName, RuntimeHandle, Setup, TaskError, TaskInfo, TaskName,
+};
+
+use crate::breaker::BreakerRule;
+use crate::budget::BudgetRule;
+use crate::client::{Client, ClientOptions};
+use crate::plan::{OnResult, PlanLimits, read_plan};
+use files::Files;
+
+/// The task, and the queue that its jobs of groups wait in.
+pub const TASK: &str = "fetch";
+pub const QUEUE: &str = "fetch";
+/// From the wish to stop until a job's calls are dropped: time to keep what is done.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct FetchOptions {
+    /// Where calls may go; default public addresses by http and https.
+    pub policy: Policy,
+    /// Jobs at a time, 1 to 4,096; default 16.
+    pub jobs: u16,
+    /// Of one job.
+    pub limits: PlanLimits,
+    pub breaker: BreakerRule,
+    pub budget: BudgetRule,
+    /// Bodies that are stored, all together; default 1 GiB.
+    pub store_bytes: u64,
+    /// How long they are; default 7 days.
+    pub store_for: Duration,
+    /// Who looks names up; default the system.
+    pub resolver: Arc<dyn Resolve>,
+    /// Of the jitter.
+    pub seed: u64,
+}
+
+impl Default for FetchOptions {
+    fn default() -> Self {
+        Self {
+            policy: Policy {
+                http: true,
+                ports: vec![443, 8443, 80, 8080],
+                ..Policy::default()
+            },
+            jobs: 16,
+            limits: PlanLimits::default(),
+            breaker: BreakerRule::default(),
+            budget: BudgetRule::default(),
+            store_bytes: 1 << 30,
+            store_for: Duration::from_secs(7 * 24 * 3600),
+            resolver: Arc::new(SystemResolver),
+            seed: u64::from(std::process::id()),
+        }
+    }
+}
+
+/// What the task, its rule and the routes share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) limits: PlanLimits,
+    pub(crate) files: Files,
+    pub(crate) task: TaskName,
+    pub(crate) queue: QueueName,
+    pub(crate) rows: TaskName,
+    server: OnceLock<RuntimeHandle>,
+}
+
+impl Shared {
+    pub(crate) fn server(&self) -> Result<&RuntimeHandle, TaskError> {
+        let early = || TaskError::error("the server is starting");
+        self.server.get().ok_or_else(early)
+    }
+
+    /// What is wrong with a URL, as far as its text says.
+    pub(crate) fn url(&self, url: &str) -> Result<(), String> {
+        self.client.check(url).map_err(|error| match error {
+            EgressError::Forbidden { .. } => {
+                format!("{error}: `allow` under [packs.fetch] lists networks of your own")
+            }
+            error => error.to_string(),
+        })
+    }
+
+    /// What is wrong with handing answers on.
+    pub(crate) fn taker(&self, on_result: &OnResult) -> Option<String> {
+        let OnResult::Task(task) = on_result else {
+            return None;
+        };
+        let known = self.server.get()?.tasks();
+        let is_known = known.iter().any(|view| view.info.name == *task);
+        (!is_known).then(|| "is not declared here".to_owned())
+    }
+}
+
+/// Payloads are read at the door as the task reads them.
+#[derive(Debug)]
+struct Check(Arc<Shared>);
+
+impl PayloadCheck for Check {
+    fn problems(&self, payload: &[u8]) -> Vec<PayloadProblem> {
+        let read = read_plan(payload, self.0.limits, &|url| self.0.url(url));
+        match read {
+            Err(problems) => problems,
+            Ok(plan) => {
+                let problem = self.0.taker(&plan.on_result).map(|message| PayloadProblem {
+                    pointer: "/task".into(),
+                    message,
+                });
+                problem.into_iter().collect()
+            }
+        }
+    }
+}
+
+/// The pack of calls to third parties.
+#[derive(Debug)]
+pub struct FetchPack {
+    options: FetchOptions,
+    shared: Option<Arc<Shared>>,
+}
+
+fn fail(message: impl std::fmt::Display) -> PackError {
+    PackError {
+        pack: "fetch",
+        message: message.to_string(),
+    }
+}
+
+impl FetchPack {
+    pub const fn new(options: FetchOptions) -> Self {
+        Self {
+            options,
+            shared: None,
+        }
+    }
+
+    fn shared(&self, folder: &Path) -> Result<Shared, PackError> {
+        let options = &self.options;
+        let name = |error: NameError| fail(error);
+        let client = Client::new(ClientOptions {
+            policy: options.policy.clone(),
+            resolver: Arc::clone(&options.resolver),
+            breaker: options.breaker,
+            budget: options.budget,
+            seed: options.seed,
+        });
+        let files = Files::open(folder, options.store_bytes, options.store_for);
+        Ok(Shared {
+            client: client.map_err(fail)?,
+            limits: options.limits,
+            files: files.map_err(|error| fail(format!("its folder cannot be used: {error}")))?,
+            task: TaskName::parse(TASK).map_err(name)?,
+            queue: QueueName::parse(QUEUE).map_err(name)?,
+            rows: TaskName::parse(rows::COLLECTION).map_err(name)?,
+            server: OnceLock::new(),
+        })
+    }
+}
+
+impl Pack for FetchPack {
+    fn name(&self) -> &'static str {
+        "fetch"
+    }
+
+    fn install(&mut self, setup: &mut Setup<'_>) -> Result<(), PackError> {
+        let shared = Arc::new(self.shared(&setup.data().join("fetch"))?);
+        let own = Arc::clone(&shared);
+        let info = TaskInfo {
+            name: shared.task.clone(),
+            timeout: None,
+            about: "calls a list of URLs: {\"urls\": [\"https://...\"]}".into(),
+        };
+        // A lane of its own: calls that wait hold up each other at most.
+        let lane = IoLane::builder("fetch")
+            .slots(self.options.jobs)
+            .grace(GRACE)
+            .pulse(setup.pulse().clone())
+            .task(
+                info,
+                Arc::new(move |context| Box::pin(task::fetch(Arc::clone(&own), context))),
+            );
+        setup.lane(Arc::new(lane.build()));
+        setup.payload_check(shared.task.clone(), Arc::new(Check(Arc::clone(&shared))));
+        self.shared = Some(shared);
+        Ok(())
+    }
+
+    fn open(mut self: Box<Self>, server: &RuntimeHandle) -> Result<PackRoutes, PackError> {
+        let shared = self.shared.take();
+        let shared = shared.ok_or_else(|| fail("was opened before it was installed"))?;
+        offloop::block_on(rows::sweep(server, &shared.rows)).map_err(fail)?;
+        let _ = shared.server.set(server.clone()); // once
+        Ok(routes::routes(shared, server.clone()))
+    }
+}
