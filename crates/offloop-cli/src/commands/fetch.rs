@@ -102,8 +102,6 @@ const BAR_AFTER: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(200);
 /// Failures in the table.
 const FAILURES_SHOWN: usize = 10;
-/// Name lookups at a time.
-const LOOKUPS: usize = 16;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (input, total): (Box<dyn Read + Send>, _) = open(&args.list)?;
@@ -114,7 +112,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let out = out.transpose()?.map(BufWriter::new);
     let client = client(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(LOOKUPS)
         .enable_all()
         .build()
         .context("cannot start")?;
@@ -183,7 +180,7 @@ fn client(args: &Args) -> anyhow::Result<Client> {
     let now = SystemClock.now().as_millis();
     Client::new(ClientOptions {
         policy,
-        resolver: Arc::new(SystemResolver),
+        resolver: Arc::new(SystemResolver::default()),
         breaker: BreakerRule::default(),
         budget: BudgetRule::default(),
         seed: now ^ (u64::from(std::process::id()) << 44),

@@ -69,7 +69,7 @@ impl Default for FetchOptions {
             budget: BudgetRule::default(),
             store_bytes: 1 << 30,
             store_for: Duration::from_secs(7 * 24 * 3600),
-            resolver: Arc::new(SystemResolver),
+            resolver: Arc::new(SystemResolver::default()),
             seed: u64::from(std::process::id()),
         }
     }

@@ -344,7 +344,7 @@ pub(crate) fn policy(servers: &[SocketAddr]) -> Policy {
 pub(crate) fn client(policy: Policy) -> Client {
     Client::new(ClientOptions {
         policy,
-        resolver: Arc::new(SystemResolver),
+        resolver: Arc::new(SystemResolver::default()),
         breaker: BreakerRule::default(),
         budget: BudgetRule::default(),
         seed: 1,
