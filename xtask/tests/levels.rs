@@ -11,7 +11,10 @@ const FENCES: [(&str, &[&str]); 6] = [
     ("rusqlite", &["offloop-store-sqlite"]),
     ("axum", &["offloop-http"]),
     // A door by it, and deliveries by its bare connection: ADR 0024.
-    ("hyper", &["offloop-http", "offloop-webhooks"]),
+    (
+        "hyper",
+        &["offloop-fetch", "offloop-http", "offloop-webhooks"],
+    ),
     ("clap", &["offloop-cli", "offloop-bench"]),
     ("anyhow", &["offloop-cli", "offloop-bench"]),
     (

@@ -14,7 +14,7 @@ use offloop::egress::{EgressError, Forbidden, Net, Policy, SystemResolver};
 use offloop::runtime::clock::{Clock as _, SystemClock};
 use offloop_fetch::{
     BreakerRule, BudgetRule, Call, Client, ClientOptions, Hedge, Keep, RetryRule, Rule, Runner,
-    Settings, calls_from, done_json, read_line, summary_json,
+    Settings, Tally, calls_from, done_json, read_line, summary_json,
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -366,6 +366,26 @@ fn table(runner: &Runner, client: &Client, failures: &[Value], refused: u64) {
         client.connections(),
         size(tally.bytes)
     );
+    hosts(tally, client);
+    let causes: Vec<_> = tally
+        .causes
+        .iter()
+        .map(|(cause, count)| format!("{cause} {count}"))
+        .collect();
+    if !causes.is_empty() {
+        println!("failures   {}", causes.join(", "));
+    }
+    for failure in failures {
+        let text = |key: &str| plain(failure[key].as_str().unwrap_or_default());
+        println!("  {}: {}", text("url"), text("message"));
+    }
+    if refused > 0 {
+        println!("{refused} lines could not be read");
+    }
+}
+
+/// Those that were left alone, and the slowest.
+fn hosts(tally: &Tally, client: &Client) {
     for tripped in client.tripped(5) {
         let times = tripped.opened;
         println!(
@@ -383,20 +403,5 @@ fn table(runner: &Runner, client: &Client, failures: &[Value], refused: u64) {
             host.failed,
             host.items
         );
-    }
-    let causes: Vec<_> = tally
-        .causes
-        .iter()
-        .map(|(cause, count)| format!("{cause} {count}"))
-        .collect();
-    if !causes.is_empty() {
-        println!("failures   {}", causes.join(", "));
-    }
-    for failure in failures {
-        let text = |key: &str| plain(failure[key].as_str().unwrap_or_default());
-        println!("  {}: {}", text("url"), text("message"));
-    }
-    if refused > 0 {
-        println!("{refused} lines could not be read");
     }
 }

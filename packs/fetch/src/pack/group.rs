@@ -46,6 +46,7 @@ impl<'a> Filling<'a> {
             deadline: None,
             hold: true,
             then: None,
+            request: None,
         };
         let made = server.create_group(group, Vec::new()).await?;
         Ok(Self {
@@ -110,7 +111,7 @@ impl<'a> Filling<'a> {
     /// The list is over.
     pub(super) async fn finish(&mut self) -> Result<(), Refusal> {
         self.flush().await?;
-        let change = self.server.seal_group(self.id).await?;
+        let change = self.server.seal_group(self.id, None).await?;
         // A rule may have decided it before its last line came.
         let _: GroupChange = change;
         Ok(())
@@ -118,7 +119,7 @@ impl<'a> Filling<'a> {
 
     /// The list broke off: nothing of it should go on.
     pub(super) async fn give_up(&self) {
-        if let Err(error) = self.server.cancel_group(self.id).await {
+        if let Err(error) = self.server.cancel_group(self.id, None).await {
             tracing::warn!(%error, group = %self.id, "a list that broke off could not be cancelled");
         }
     }
