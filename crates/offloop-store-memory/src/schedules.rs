@@ -65,8 +65,8 @@ pub(crate) struct Scheduled {
 
 impl Scheduled {
     /// A due time that has a row keeps it.
-    fn write(&mut self, row: LedgerRow) -> LedgerRow {
-        self.ledger.insert(row.place(), row.clone());
+    fn write(&mut self, place: LedgerPlace, row: LedgerRow) -> LedgerRow {
+        self.ledger.insert(place, row.clone());
         while self.ledger.len() > LEDGER_ROWS_MAX as usize {
             self.ledger.pop_first();
         }
@@ -125,13 +125,9 @@ impl State {
         if let Next::Set(next) = put.next {
             old.row.next_due = next;
             if let Some(held) = old.row.held.take() {
-                old.write(LedgerRow::skipped(
-                    held,
-                    now.since(held),
-                    &SkipReason::Replaced,
-                    None,
-                    now,
-                ));
+                let why = SkipReason::Replaced;
+                let row = LedgerRow::skipped(held, now.since(held), &why, None, now);
+                old.write(row.place(), row);
             }
         }
         PutOutcome::Put(old.row.clone())
@@ -223,7 +219,8 @@ impl State {
                 count,
             } => LedgerRow::skipped(due, late, &reason, Some(Stretch { until, count }), now),
         };
-        Some(self.schedules.get_mut(name)?.write(row))
+        // Its own word for it would put a trigger that was refused in the place of a due time.
+        Some(self.schedules.get_mut(name)?.write(place, row))
     }
 
     pub(crate) fn ledger(&self, ask: &LedgerAsk) -> LedgerPage {

@@ -9,6 +9,7 @@ mod flow;
 mod ledger;
 mod plan;
 mod same;
+mod timed;
 mod world;
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};

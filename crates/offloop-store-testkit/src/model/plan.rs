@@ -6,6 +6,7 @@ use proptest::option::{of, weighted};
 use proptest::prelude::*;
 
 use super::Restarts;
+use super::timed::{Timed, timed};
 
 /// One life of a store.
 #[derive(Clone, Debug)]
@@ -77,6 +78,7 @@ pub(super) enum Call {
     },
     Limits,
     Flow(Flow),
+    Timed(Timed),
     /// `true`: in order.
     Restart(bool),
 }
@@ -218,6 +220,7 @@ fn call(restarts: Restarts) -> impl Strategy<Value = Call> {
     ];
     prop_oneof![
         30 => flow().prop_map(Call::Flow),
+        30 => timed().prop_map(Call::Timed),
         145 => hot,
         40 => idle,
         15 => look,

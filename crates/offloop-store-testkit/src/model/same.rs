@@ -37,7 +37,7 @@ impl Names {
         self.own_leases.get(&lease).copied().unwrap_or(lease)
     }
 
-    fn id(&self, id: JobId) -> Told<JobId> {
+    pub(super) fn id(&self, id: JobId) -> Told<JobId> {
         let known = self.ids.get(&id).copied();
         known.ok_or_else(|| format!("the engine names job {id}, which it never made"))
     }
@@ -45,6 +45,16 @@ impl Names {
     fn lease(&self, lease: Lease) -> Told<Lease> {
         let known = self.leases.get(&lease).copied();
         known.ok_or_else(|| format!("the engine names lease {lease}, which it never gave"))
+    }
+
+    /// A new job of both.
+    pub(super) fn learn(&mut self, own: JobId, id: JobId) -> Told<()> {
+        if self.ids.keys().next_back() >= Some(&id) {
+            return Err(format!("the new id {id} is not above all others"));
+        }
+        self.ids.insert(id, own);
+        self.own_ids.insert(own, id);
+        Ok(())
     }
 
     /// New jobs are learned one by one, so that a batch may name its own.
@@ -57,11 +67,7 @@ impl Names {
             if let (InsertOutcome::Created { id: own, .. }, InsertOutcome::Created { id, .. }) =
                 (ours, theirs)
             {
-                if self.ids.keys().next_back() >= Some(id) {
-                    return Err(format!("the new id {id} is not above all others"));
-                }
-                self.ids.insert(*id, *own);
-                self.own_ids.insert(*own, *id);
+                self.learn(*own, *id)?;
             }
         }
         theirs
@@ -171,7 +177,7 @@ impl Names {
     }
 
     /// A message may name a job.
-    fn text(&self, text: &str) -> Box<str> {
+    pub(super) fn text(&self, text: &str) -> Box<str> {
         let words = text.split(' ').map(|word| {
             let bare = word.trim_end_matches(',');
             let known = bare.parse().ok().and_then(|id| self.ids.get(&id));

@@ -115,7 +115,10 @@ impl World<'_> {
     }
 
     /// The same question for both, and the same answer.
-    fn agree<T: PartialEq + Debug>(&self, ask: impl Fn(&dyn Engine) -> Reply<T>) -> Told<()> {
+    pub(super) fn agree<T: PartialEq + Debug>(
+        &self,
+        ask: impl Fn(&dyn Engine) -> Reply<T>,
+    ) -> Told<()> {
         let (ours, theirs) = self.both((), (), |engine, ()| ask(engine))?;
         same(&ours, &theirs)
     }
@@ -175,6 +178,7 @@ impl World<'_> {
             }
             Call::Limits => self.limits(),
             Call::Flow(flow) => self.flow(flow),
+            Call::Timed(timed) => self.timed(timed),
             Call::Restart(in_order) => self.restart(*in_order),
         }
     }
@@ -512,6 +516,7 @@ impl World<'_> {
         self.queues()?;
         self.limits()?;
         self.flows()?;
+        self.schedules()?;
         self.overdue()?;
         self.orphans(u8::MAX)?;
         for collection in 0..2 {
