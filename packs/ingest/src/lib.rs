@@ -2,15 +2,18 @@
 //!
 //! The way of an upload: [`Decoder`] (decompression, encoding) -> [`Reader`] (records by
 //! [`split`], fields by their [`Column`]'s [`Kind`]) -> [`Batch`]es with their [`Reject`]s and a
-//! [`Checkpoint`] -> a sink. All of it is pushed, piece by piece, and never waits, so the one who
-//! pushes decides about time, back pressure and storage.
+//! [`Checkpoint`] -> a [`sink`]. Up to the batches it is pushed, piece by piece, and never waits;
+//! [`load`] is who pushes, and decides about time, back pressure and storage.
 //!
 //! Must never: hold more than a batch, a record and some slices of an input; lose a row without a
 //! reject that says where it stood; give other rows for other pieces of the same bytes.
 
 mod check;
 pub mod decode;
+pub mod load;
+pub mod rejects;
 mod rows;
+pub mod sink;
 pub mod split;
 pub mod target;
 

@@ -110,6 +110,13 @@ impl Batch {
     pub fn rows(&self) -> Rows<'_> {
         Rows { batch: self, at: 0 }
     }
+    /// Row `at` of those that passed, from 0.
+    ///
+    /// Panics: there are not so many.
+    pub fn row(&self, at: usize) -> Row<'_> {
+        assert!(at < self.len(), "row {at} of {}", self.len());
+        Row { batch: self, at }
+    }
     /// Refused rows, in their order, a thousand at most.
     pub fn rejects(&self) -> &[Reject] {
         &self.rejects
@@ -129,6 +136,25 @@ impl Batch {
                 .iter()
                 .map(|reject| reject.raw.capacity())
                 .sum::<usize>()
+    }
+
+    /// Takes out the rows and rejects whose records begin where `keep` says no: those that an
+    /// earlier run has stored. The range stays what it was.
+    pub fn retain(&mut self, mut keep: impl FnMut(u64) -> bool) {
+        let columns = self.columns;
+        let mut stay = 0;
+        for at in 0..self.places.len() {
+            let place = self.places[at];
+            if keep(place.offset) {
+                self.places[stay] = place;
+                let from = at * columns;
+                self.slots.copy_within(from..from + columns, stay * columns);
+                stay += 1;
+            }
+        }
+        self.places.truncate(stay);
+        self.slots.truncate(stay * columns);
+        self.rejects.retain(|reject| keep(reject.offset));
     }
 
     pub(super) fn clear(&mut self) {

@@ -1,0 +1,155 @@
+//! Where rows go: the seam that every sink implements, so that a crash costs no row and doubles none.
+//!
+//! Path: reader -> pipeline ([`crate::load`]) -> **sink**. An [`Outlet`] is one target's place and
+//! what all loads into it share (a pool, a file, a writer's thread); a [`Sink`] is one load's way
+//! into it. A batch and its note (load, byte range, counts, checkpoint) are stored in one commit
+//! where the place has commits. So the notes are the truth about what is stored, and nothing else
+//! needs to survive.
+//!
+//! Must never: say stored before the commit; commit rows whose refused neighbours are not in the
+//! reject file yet; let two runs of one load write at once.
+
+mod error;
+mod hand;
+pub mod json;
+pub mod ndjson;
+mod ranges;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::SinkError;
+pub use hand::Hand;
+pub use ranges::Ranges;
+
+use crate::load::LoadId;
+use crate::rejects::{RejectLog, SinkReject};
+use crate::rows::{Batch, Checkpoint};
+
+/// One answer of a sink. One box per batch.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, SinkError>> + Send + 'a>>;
+
+/// One target's place, shared by all loads into it.
+pub trait Outlet: Send + Sync + fmt::Debug {
+    /// The way of one load into it. Waits for nothing and fails at nothing: [`Sink::resume`] does.
+    fn sink(&self, load: &LoadId) -> Arc<dyn Sink>;
+}
+
+/// One load's way into its target.
+pub trait Sink: Send + Sync + fmt::Debug {
+    /// Calls of [`Sink::store`] that may be under way at once; at least 1. With 1, batches are
+    /// stored in the order of the input.
+    fn width(&self) -> usize {
+        1
+    }
+
+    /// Before the first byte is taken: checks the place against the target's columns (or makes
+    /// it), takes the load away from whoever ran it before, and tells what of it is stored.
+    ///
+    /// When this answers, no earlier run of the load can commit any more.
+    fn resume(&self) -> Reply<'_, Resumed>;
+
+    /// Stores the rows of `batch` and the note of it, whole or not at all, and answers behind the
+    /// commit. Rows that the place itself refuses are put aside: [`BatchNote::put_aside`] with all
+    /// of them right before the commit, even if there are none.
+    ///
+    /// Lost connections are the sink's matter: it tries again, and asks for the note first.
+    fn store(&self, batch: Arc<Batch>, note: BatchNote) -> Reply<'_, Stored>;
+
+    /// The input has ended and all of it is stored; its notes may shrink to one.
+    fn finish(&self, totals: Totals) -> Reply<'_, ()>;
+}
+
+/// What a sink found of a load.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Resumed {
+    /// In the order of `from`.
+    pub notes: Vec<Note>,
+    /// The load came to its end before: there is nothing left to do.
+    pub finished: Option<Totals>,
+}
+
+/// What is kept of a stored batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    /// Byte range in the decoded text.
+    pub from: u64,
+    pub to: u64,
+    /// Stored with it.
+    pub rows: u64,
+    /// Put aside with it, by the reader or by the place.
+    pub rejects: u64,
+    /// Where to go on behind it.
+    pub checkpoint: Checkpoint,
+}
+
+/// Sums of a load that ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Stored.
+    pub rows: u64,
+    pub rejects: u64,
+    /// Of decoded text.
+    pub bytes: u64,
+}
+
+/// What one [`Sink::store`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    pub rows: u64,
+    /// The reader's and the place's.
+    pub rejects: u64,
+}
+
+/// What goes with a batch. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct BatchNote {
+    pub load: LoadId,
+    /// Refused rows that the target still bears, this batch's own by the reader not among them;
+    /// `None`: any number.
+    pub bearable: Option<u64>,
+    pub(crate) log: RejectLog,
+}
+
+impl BatchNote {
+    /// Writes the batch's refused rows, the reader's and `more`, to the reject file and flushes
+    /// it. Call right before the commit, with the same batch again if the commit has to be tried
+    /// again: what an earlier try wrote is replaced.
+    ///
+    /// Returns how many that are. Errors: the file cannot be written, or the target does not bear
+    /// so many; then the batch must not be committed.
+    pub async fn put_aside(
+        &self,
+        batch: &Arc<Batch>,
+        more: Vec<SinkReject>,
+    ) -> Result<u64, SinkError> {
+        if let Some(bearable) = self.bearable
+            && let Some(reject) = more.get(usize::try_from(bearable).unwrap_or(usize::MAX))
+        {
+            return Err(SinkError::BadRow {
+                reject: Box::new(reject.clone()),
+            });
+        }
+        let count = batch.rejects().len() as u64 + more.len() as u64;
+        self.log
+            .keep(Arc::clone(batch), more)
+            .await
+            .map_err(|cause| SinkError::RejectFile { cause })?;
+        Ok(count)
+    }
+
+    /// The note as it is to be stored with the batch.
+    pub fn of(batch: &Batch, stored: Stored) -> Note {
+        Note {
+            from: batch.from(),
+            to: batch.to(),
+            rows: stored.rows,
+            rejects: stored.rejects,
+            checkpoint: batch.checkpoint().clone(),
+        }
+    }
+}
