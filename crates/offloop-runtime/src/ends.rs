@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use offloop_job::{
-    Failure, FinalReason, JobId, JobOptions, JobState, NewJob, OptionProblem, TaskName, Timestamp,
+    Failure, FinalReason, JobId, JobOptions, JobState, NewJob, OptionProblem, RecordWrite,
+    TaskName, Timestamp,
 };
-use offloop_store::{Claimed, Settlement, StoreError, Verdict};
+use offloop_store::{Claimed, EndIdle, IdleEnd, Settlement, StoreError, Verdict};
 
 use crate::config::Redact;
 use crate::handle::Shared;
+use crate::hooks::FinalEnd;
 
 /// A job that will not run again, however it ended.
 #[derive(Clone, Debug)]
@@ -100,19 +102,48 @@ pub(crate) fn settled(shared: &Shared, claimed: &Claimed, end: &mut Settlement, 
     end.follow.extend(jobs);
 }
 
-/// What follows the end of a job that no executor has.
-pub(crate) async fn idle(
+/// The end of a job that no executor has, with what packs add to it.
+pub(crate) async fn end_idle(
     shared: &Shared,
     id: JobId,
     task: &TaskName,
-    state: JobState,
+    payload: &Bytes,
+    why: IdleEnd,
     now: Timestamp,
-) -> Result<Vec<NewJob>, StoreError> {
-    if shared.end_hooks.is_empty() {
-        return Ok(Vec::new());
-    }
-    let Some(job) = shared.engine.job(id).await? else {
-        return Ok(Vec::new());
+) -> Result<EndIdle, StoreError> {
+    let state = why.step().edge().1;
+    let (records, follow) = added(shared, id, task, payload, state, now).await?;
+    Ok(EndIdle {
+        id,
+        why,
+        records,
+        follow,
+    })
+}
+
+/// What packs add to the end of a job that no executor had: their rows, and what follows.
+pub(crate) async fn added(
+    shared: &Shared,
+    id: JobId,
+    task: &TaskName,
+    payload: &Bytes,
+    state: JobState,
+    at: Timestamp,
+) -> Result<(Vec<RecordWrite>, Vec<NewJob>), StoreError> {
+    let records = shared.final_records(&FinalEnd {
+        id,
+        task,
+        payload,
+        state,
+        failure: None,
+    });
+    let job = if shared.end_hooks.is_empty() {
+        None
+    } else {
+        shared.engine.job(id).await?
+    };
+    let Some(job) = job else {
+        return Ok((records, Vec::new()));
     };
     let private = private(shared, task);
     let ended = EndedJob {
@@ -120,7 +151,7 @@ pub(crate) async fn idle(
         task,
         options: &job.options,
         state,
-        at: now,
+        at,
         attempt: job.summary.attempt,
         reason: None,
         failure: job.summary.failure.as_ref(),
@@ -128,5 +159,5 @@ pub(crate) async fn idle(
         private_payload: private.payload,
         private_result: private.result,
     };
-    Ok(follow(shared, &ended))
+    Ok((records, follow(shared, &ended)))
 }

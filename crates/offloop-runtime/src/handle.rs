@@ -16,9 +16,9 @@ use offloop_job::{
 use offloop_lane::{ExitCount, Lane, LaneStatus, Slots, TaskInfo};
 use offloop_pulse::Pulse;
 use offloop_store::{
-    Capability, DeleteOutcome, EndIdle, EndIdleOutcome, Engine, IdleEnd, InsertOutcome, JobPage,
-    LabelCount, ListRequest, QueueStatus, Record, RecordPage, RecordScan, ReviveOutcome,
-    StoreError, UsageAsk, UsageRow, UsageSums,
+    Capability, DeleteOutcome, EndIdleOutcome, Engine, IdleEnd, InsertOutcome, JobPage, LabelCount,
+    ListRequest, QueueStatus, Record, RecordPage, RecordScan, ReviveOutcome, StoreError, UsageAsk,
+    UsageRow, UsageSums,
 };
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
@@ -304,20 +304,8 @@ impl RuntimeHandle {
         let Some(job) = shared.engine.job(id).await? else {
             return Ok(CancelOutcome::Unknown);
         };
-        let records = shared.final_records(&FinalEnd {
-            id,
-            task: &job.summary.task,
-            payload: &job.payload,
-            state: JobState::Cancelled,
-            failure: None,
-        });
-        let state = JobState::Cancelled;
-        let end = EndIdle {
-            id,
-            why: IdleEnd::Cancel,
-            records,
-            follow: ends::idle(shared, id, &job.summary.task, state, now).await?,
-        };
+        let (task, why) = (&job.summary.task, IdleEnd::Cancel);
+        let end = ends::end_idle(shared, id, task, &job.payload, why, now).await?;
         let outcome = shared
             .engine
             .end_idle(now, vec![end])

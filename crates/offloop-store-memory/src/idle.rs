@@ -24,12 +24,7 @@ impl State {
             return EndIdleOutcome::Running { lease, node };
         }
         let (task, queue) = (row.task.clone(), row.options.queue.clone());
-        let step = match end.why {
-            IdleEnd::Cancel => Step::Cancel,
-            IdleEnd::Expire => Step::Expire,
-            IdleEnd::Dependency => Step::Bar,
-        };
-        let Some(state) = self.end(end.id, step, now) else {
+        let Some(state) = self.end(end.id, end.why.step(), now) else {
             return EndIdleOutcome::Unknown;
         };
         self.write_records(now, &end.records);

@@ -61,7 +61,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use offloop_job::{
     GroupId, History, Input, JobId, JobOptions, JobState, Lease, NewJob, NodeId, QueueName,
-    RecordWrite, TaskName, Timestamp,
+    RecordWrite, Step, TaskName, Timestamp,
 };
 
 /// An answer that comes after the commit. One box per batch.
@@ -285,6 +285,17 @@ pub enum IdleEnd {
     /// A job that it waited for did not complete: it ends as failed. Only a waiting job can; any
     /// other is `Unknown` for that, or running, and nothing changes.
     Dependency,
+}
+
+impl IdleEnd {
+    /// What it is in the table of states.
+    pub const fn step(self) -> Step {
+        match self {
+            Self::Cancel => Step::Cancel,
+            Self::Expire => Step::Expire,
+            Self::Dependency => Step::Bar,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,11 +1,10 @@
 //! Ends jobs that are too late to start.
 
-use offloop_job::{EventKind, JobEvent, JobState};
-use offloop_store::{EndIdle, EndIdleOutcome, IdleEnd, StoreError};
+use offloop_job::{EventKind, JobEvent};
+use offloop_store::{EndIdleOutcome, IdleEnd, StoreError};
 
 use crate::ends;
 use crate::handle::Shared;
-use crate::hooks::FinalEnd;
 
 const OVERDUE_BATCH: u16 = 256;
 
@@ -19,20 +18,8 @@ pub(crate) async fn expire(shared: &Shared) -> Result<(), StoreError> {
         }
         let mut idle = Vec::with_capacity(overdue.len());
         for job in &overdue {
-            let state = JobState::Expired;
-            let records = shared.final_records(&FinalEnd {
-                id: job.id,
-                task: &job.task,
-                payload: &job.payload,
-                state,
-                failure: None,
-            });
-            idle.push(EndIdle {
-                id: job.id,
-                why: IdleEnd::Expire,
-                records,
-                follow: ends::idle(shared, job.id, &job.task, state, now).await?,
-            });
+            let why = IdleEnd::Expire;
+            idle.push(ends::end_idle(shared, job.id, &job.task, &job.payload, why, now).await?);
         }
         let outcomes = shared.engine.end_idle(now, idle).await?;
         let ended = overdue.into_iter().zip(outcomes);

@@ -2,12 +2,11 @@
 //! stopped where they run. The engine keeps the list; a killed server finds it again.
 
 use offloop_job::{EventKind, FailureClass, JobEvent, JobState, StopReason, Timestamp};
-use offloop_store::{Doomed, DoomedWhy, EndIdle, EndIdleOutcome, Heard, IdleEnd, News, StoreError};
+use offloop_store::{Doomed, DoomedWhy, EndIdleOutcome, Heard, IdleEnd, News, StoreError};
 use std::sync::atomic::Ordering;
 
 use crate::ends;
 use crate::handle::Shared;
-use crate::hooks::FinalEnd;
 use crate::keeper::Input;
 
 /// Dependents that one commit lets go.
@@ -111,15 +110,9 @@ async fn hear(shared: &Shared, now: Timestamp) -> Result<bool, StoreError> {
         // One that was deleted or given another life meanwhile has no end any more.
         if let Some(job) = job.filter(|job| job.summary.state.is_final()) {
             let (task, state) = (&job.summary.task, job.summary.state);
-            end.records = shared.final_records(&FinalEnd {
-                id,
-                task,
-                payload: &job.payload,
-                state,
-                failure: None,
-            });
             let at = job.summary.finished_at.unwrap_or(now);
-            end.follow = ends::idle(shared, id, task, state, at).await?;
+            (end.records, end.follow) =
+                ends::added(shared, id, task, &job.payload, state, at).await?;
         }
         ends.push(end);
     }
@@ -135,23 +128,11 @@ async fn end(shared: &Shared, now: Timestamp, doomed: Vec<Doomed>) -> Result<boo
     let mut moved = false;
     let mut idle = Vec::with_capacity(doomed.len());
     for job in &doomed {
-        let (why, state) = match job.why {
-            DoomedWhy::Group(_) => (IdleEnd::Cancel, JobState::Cancelled),
-            DoomedWhy::Dependency => (IdleEnd::Dependency, JobState::Failed),
+        let why = match job.why {
+            DoomedWhy::Group(_) => IdleEnd::Cancel,
+            DoomedWhy::Dependency => IdleEnd::Dependency,
         };
-        let records = shared.final_records(&FinalEnd {
-            id: job.id,
-            task: &job.task,
-            payload: &job.payload,
-            state,
-            failure: None,
-        });
-        idle.push(EndIdle {
-            id: job.id,
-            why,
-            records,
-            follow: ends::idle(shared, job.id, &job.task, state, now).await?,
-        });
+        idle.push(ends::end_idle(shared, job.id, &job.task, &job.payload, why, now).await?);
     }
     let outcomes = shared.engine.end_idle(now, idle).await?;
     let mut events = Vec::new();

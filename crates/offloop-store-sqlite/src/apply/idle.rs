@@ -34,12 +34,7 @@ impl Desk<'_> {
                 node: node(self.index.words.text(job.node)),
             });
         }
-        let step = match end.why {
-            IdleEnd::Cancel => Step::Cancel,
-            IdleEnd::Expire => Step::Expire,
-            IdleEnd::Dependency => Step::Bar,
-        };
-        if let Some((line, state)) = self.end_idle_job(now, end.id, step)? {
+        if let Some((line, state)) = self.end_idle_job(now, end.id, end.why.step())? {
             self.write_records(now, &end.records)?;
             for job in &end.follow {
                 self.follow(now, job, FollowOf::Job(end.id), Room::Checked)?;
