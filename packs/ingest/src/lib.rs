@@ -10,6 +10,7 @@
 
 mod check;
 pub mod decode;
+mod infer;
 pub mod load;
 pub mod rejects;
 mod rows;
@@ -18,6 +19,7 @@ pub mod split;
 pub mod target;
 
 pub use decode::{Compression, DecodeError, Decoder, Encoding, Step};
+pub use infer::{InferError, Inferred, SAMPLE_BYTES_MAX, infer};
 pub use rows::{
     Batch, Checkpoint, HeaderError, Mapping, RAW_BYTES_MAX, ReadError, Reader, Reason, Recovery,
     Reject, Row, Rows,

@@ -38,19 +38,19 @@ pub enum Compression {
 
 /// How characters are bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub enum Encoding {
     /// With or without a byte order mark.
     #[default]
-    #[serde(alias = "utf8")]
+    #[serde(rename = "utf-8", alias = "utf8")]
     Utf8,
     /// ISO-8859-1: each byte is the code point of the same number.
+    #[serde(rename = "latin1")]
     Latin1,
     /// What Windows calls Latin-1, with the euro sign at 0x80.
     #[serde(rename = "windows-1252")]
     Windows1252,
     /// The byte order mark tells the order; without one it is refused.
-    #[serde(alias = "utf16")]
+    #[serde(rename = "utf-16", alias = "utf16")]
     Utf16,
     #[serde(rename = "utf-16le", alias = "utf16le")]
     Utf16Le,
@@ -113,11 +113,15 @@ pub struct Decoder {
 
 impl Decoder {
     pub fn new(format: &Format, limits: Limits) -> Self {
+        Self::of(format.compression, format.encoding, limits)
+    }
+
+    pub(crate) fn of(compression: Compression, encoding: Encoding, limits: Limits) -> Self {
         Self {
             unpack: None,
-            wanted: format.compression,
+            wanted: compression,
             lead: Vec::new(),
-            text: Text::new(format.encoding),
+            text: Text::new(encoding),
             limits,
             read: 0,
             unpacked: 0,
@@ -159,7 +163,8 @@ impl Decoder {
                 self.lead = lead[used..].to_vec();
             }
         }
-        let more = out.len() > from || !self.lead.is_empty();
+        // First bytes that do not tell yet what they are wait for input, not for a call.
+        let more = out.len() > from || (self.unpack.is_some() && !self.lead.is_empty());
         self.discard(from, out);
         Ok(Step { taken, more })
     }

@@ -14,6 +14,7 @@ mod recover;
 mod reject;
 
 pub use batch::{Batch, Checkpoint, Mapping, Recovery, Row, Rows};
+pub(crate) use fields::unescape;
 pub use header::HeaderError;
 pub use reader::{ReadError, Reader};
 pub use reject::{RAW_BYTES_MAX, Reason, Reject};

@@ -112,7 +112,7 @@ pub enum Kind {
     Timestamp,
     /// 32 hexadecimal digits with or without the usual hyphens; handed on lower-case, with them.
     Uuid,
-    /// One JSON value, untouched.
+    /// One JSON value of at most 128 levels, without U+0000; untouched.
     Json,
     /// Hexadecimal digits, with or without a leading `\x`; handed on without.
     Bytes,
