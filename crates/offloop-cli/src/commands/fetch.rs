@@ -266,6 +266,7 @@ async fn fetch(
     let style = "[{bar:32}] {pos}/{len}  {per_sec}  {msg}  {eta} left";
     bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
     let mut ticks = tokio::time::interval(TICK);
+    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let mut failures = Vec::new();
     let mut whole = true;
     let mut is_shown = false;
@@ -281,7 +282,7 @@ async fn fetch(
                 bar.set_message(format!("{} failed", runner.tally().failed));
                 continue;
             }
-            _ = tokio::signal::ctrl_c() => {
+            _ = &mut stop => {
                 whole = false;
                 None
             }

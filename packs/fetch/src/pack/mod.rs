@@ -10,8 +10,8 @@ mod rows;
 mod task;
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use offloop::egress::{EgressError, Policy, Resolve, SystemResolver};
 use offloop::http::PackRoutes;
@@ -25,6 +25,7 @@ use offloop::{
 use crate::breaker::BreakerRule;
 use crate::budget::BudgetRule;
 use crate::client::{Client, ClientOptions};
+use crate::host::lock;
 use crate::plan::{OnResult, PlanLimits, read_plan};
 use files::Files;
 
@@ -33,6 +34,9 @@ pub const TASK: &str = "fetch";
 pub const QUEUE: &str = "fetch";
 /// From the wish to stop until a job's calls are dropped: time to keep what is done.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Rows of jobs that are gone are taken away this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -84,6 +88,8 @@ pub(crate) struct Shared {
     pub(crate) task: TaskName,
     pub(crate) queue: QueueName,
     pub(crate) rows: TaskName,
+    /// When rows of jobs that are gone were looked for.
+    swept: Mutex<Instant>,
     server: OnceLock<RuntimeHandle>,
 }
 
@@ -91,6 +97,16 @@ impl Shared {
     pub(crate) fn server(&self) -> Result<&RuntimeHandle, TaskError> {
         let early = || TaskError::error("the server is starting");
         self.server.get().ok_or_else(early)
+    }
+
+    /// True once an hour.
+    pub(crate) fn sweeps_now(&self) -> bool {
+        let mut swept = lock(&self.swept);
+        let is_due = swept.elapsed() >= SWEEP_EVERY;
+        if is_due {
+            *swept = Instant::now();
+        }
+        is_due
     }
 
     /// What is wrong with a URL, as far as its text says.
@@ -174,6 +190,7 @@ impl FetchPack {
             task: TaskName::parse(TASK).map_err(name)?,
             queue: QueueName::parse(QUEUE).map_err(name)?,
             rows: TaskName::parse(rows::COLLECTION).map_err(name)?,
+            swept: Mutex::new(Instant::now()),
             server: OnceLock::new(),
         })
     }

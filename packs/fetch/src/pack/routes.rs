@@ -28,8 +28,10 @@ use crate::rule::Rule;
 
 type Answer = Result<Response<Body>, Refusal>;
 
-/// Of a list in one piece; longer ones come as lines.
-const BODY_BYTES_MAX: usize = 8 << 20;
+/// Of a list in one piece: a door's thread reads it. Longer ones come as lines.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// Calls that are looked at before the door's other guests have a turn.
+const AT_ONCE: usize = 128;
 /// KiB of such lists that are read at a time.
 const ROOM_KIB: usize = 64 << 10;
 /// Of one line: a call with its body.
@@ -228,6 +230,9 @@ async fn take_whole(door: &Door, body: Body) -> Answer {
         problems.say(format!("/{name}"), "give a list of at least one call");
     }
     for (place, call) in calls.into_iter().flatten().enumerate() {
+        if place.is_multiple_of(AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
         read_call(
             call,
             &format!("/{name}/{place}"),
@@ -327,6 +332,9 @@ async fn fill(
     let shared = &*door.shared;
     let mut calls = 0;
     while let Some(line) = lines.next().await? {
+        if lines.number.is_multiple_of(AT_ONCE as u64) {
+            tokio::task::yield_now().await;
+        }
         let mut problems = Problems::default();
         let value = read_text(&line, &mut problems);
         let call = value.filter(|value| {

@@ -14,7 +14,7 @@ use offloop::{NewJob, RecordWrite, TaskContext, TaskError, TaskName, TaskOutput}
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::rows::{Row, gone, load};
+use super::rows::{Row, gone, load, sweep};
 use crate::call::{Cause, Done, Failure};
 use crate::plan::{OnResult, Plan, read_plan};
 use crate::runner::Runner;
@@ -88,6 +88,11 @@ impl Job {
         plan: Plan,
     ) -> Result<Self, TaskError> {
         let job = context.work().job;
+        if shared.sweeps_now()
+            && let Err(error) = sweep(shared.server()?, &shared.rows).await
+        {
+            tracing::warn!(%error, "rows of jobs that are gone could not be taken away");
+        }
         let earlier = load(shared.server()?, &shared.rows, job).await;
         let earlier = earlier.map_err(|error| TaskError::error(error.to_string()))?;
         let done: HashSet<u64> = earlier.iter().map(|row| row.index).collect();
