@@ -111,7 +111,8 @@ impl Client {
         self.0.hosts.idle()
     }
 
-    /// Closes connections that lay idle for too long.
+    /// Closes connections that lay idle for too long. Runners do it while they run; afterwards it is
+    /// for whoever keeps the client.
     pub fn sweep(&self) {
         self.0.hosts.sweep(self.now());
     }

@@ -291,6 +291,27 @@ fn a_long_list_is_a_group_of_jobs_and_each_url_is_called_once() {
 }
 
 #[test]
+fn a_long_list_that_must_be_whole_fails_with_its_first_failure_and_calls_nothing_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path(), |builder| builder);
+    let mut urls: Vec<_> = (0..60)
+        .map(|turn| house.bad.url(&format!("/bytes/{turn}")))
+        .collect();
+    urls.push(house.bad.url("/status/404"));
+    let body = json!({"urls": urls, "rule": "all", "chunk": 20, "on_result": "hash"});
+    let (status, answer) = house.post("application/json", &body.to_string());
+    assert_eq!((status, &answer["jobs"]), (202, &json!(4)), "{answer}");
+    let group = group_end(&house, &answer);
+    assert_eq!(
+        (&group["state"], &group["reason"]),
+        (&json!("failed"), &json!("member")),
+        "{group}"
+    );
+    assert_eq!(house.bad.seen.count("/status/404"), 1);
+    assert!((0..60).all(|turn| house.bad.seen.count(&format!("/bytes/{turn}")) <= 1));
+}
+
+#[test]
 fn a_line_that_cannot_be_costs_itself_and_a_list_that_breaks_off_costs_no_call() {
     let folder = tempfile::tempdir().unwrap();
     let house = House::new(folder.path(), |builder| builder);
@@ -376,4 +397,19 @@ fn whoever_listens_hears_of_each_answer_before_the_last() {
         }
     }
     assert_eq!((partial, bodies), (11, 11));
+}
+
+#[test]
+fn sockets_do_not_lie_idle_for_ever_after_the_last_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path(), |builder| builder);
+    let urls: Vec<_> = (0..20).map(|_| house.bad.url("/delay/50")).collect();
+    house.run(&json!({"urls": urls, "on_result": "hash"}));
+    let open = house.bad.seen.open.borrow();
+    assert!(*open > 0, "they are kept for the next job at first");
+    drop(open);
+    house
+        .runtime
+        .block_on(house.bad.seen.until_open(|open| open == 0));
+    assert_eq!(house.get("/v1/fetch")["connections_idle"], 0);
 }

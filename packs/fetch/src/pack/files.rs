@@ -18,6 +18,7 @@ use crate::show::hex;
 
 /// Bodies that wait for the disk.
 const LINE: usize = 16;
+const TIDY_EVERY: Duration = Duration::from_secs(2);
 /// Files that are too old are looked for after so many writes.
 const SWEEP_EVERY: u32 = 1_000;
 
@@ -46,7 +47,13 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(super) fn open(folder: &Path, most: u64, keep: Duration) -> io::Result<Self> {
+    /// `tidy`: called by the thread every few seconds while it has nothing to write.
+    pub(super) fn open(
+        folder: &Path,
+        most: u64,
+        keep: Duration,
+        tidy: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
         let bodies = folder.join("bodies");
         fs::create_dir_all(&bodies)?;
         let (orders, line) = mpsc::sync_channel(LINE);
@@ -60,7 +67,7 @@ impl Files {
         disk.sweep()?;
         std::thread::Builder::new()
             .name("offloop-bodies".into())
-            .spawn(move || disk.serve(&line))?;
+            .spawn(move || disk.serve(&line, &tidy))?;
         Ok(Self {
             folder: bodies,
             orders,
@@ -107,8 +114,16 @@ struct Disk {
 }
 
 impl Disk {
-    fn serve(&mut self, line: &mpsc::Receiver<Order>) {
-        while let Ok(Order { name, body, reply }) = line.recv() {
+    fn serve(&mut self, line: &mpsc::Receiver<Order>, tidy: &dyn Fn()) {
+        loop {
+            let Order { name, body, reply } = match line.recv_timeout(TIDY_EVERY) {
+                Ok(order) => order,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    tidy();
+                    continue;
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            };
             self.writes += 1;
             if self.writes.is_multiple_of(SWEEP_EVERY)
                 && let Err(error) = self.sweep()

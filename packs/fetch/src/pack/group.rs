@@ -3,7 +3,7 @@
 //! Must never: hold more of a list than the job that is being filled.
 
 use offloop::http::Refusal;
-use offloop::job::{GroupId, GroupRule, NewGroup};
+use offloop::job::{FailureClass, GroupId, GroupRule, NewGroup, RetryPolicy};
 use offloop::store::{GroupChange, InsertOutcome};
 use offloop::{JobOptions, NewJob, RuntimeHandle};
 use serde_json::{Map, Value};
@@ -95,6 +95,11 @@ impl<'a> Filling<'a> {
             options: JobOptions {
                 queue: self.shared.queue.clone(),
                 group: Some(self.id),
+                // Its calls were tried again already. What is lost with a server is begun once more.
+                retry: RetryPolicy {
+                    by_class: vec![(FailureClass::Error, 1)],
+                    ..RetryPolicy::default()
+                },
                 ..JobOptions::default()
             },
             idempotency: None,

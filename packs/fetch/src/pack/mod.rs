@@ -182,9 +182,13 @@ impl FetchPack {
             budget: options.budget,
             seed: options.seed,
         });
-        let files = Files::open(folder, options.store_bytes, options.store_for);
+        let client = client.map_err(fail)?;
+        // Connections that lie idle are closed also when no job comes any more.
+        let pool = client.clone();
+        let tidy = move || pool.sweep();
+        let files = Files::open(folder, options.store_bytes, options.store_for, tidy);
         Ok(Shared {
-            client: client.map_err(fail)?,
+            client,
             limits: options.limits,
             files: files.map_err(|error| fail(format!("its folder cannot be used: {error}")))?,
             task: TaskName::parse(TASK).map_err(name)?,
