@@ -34,7 +34,10 @@ fn answer(stream: TcpStream) {
     let mut status = String::new();
     while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
         if let Some(path) = line.strip_prefix("GET /") {
-            status = path.split(['/', ' ']).next().unwrap().to_owned();
+            path.split(['/', ' '])
+                .next()
+                .unwrap()
+                .clone_into(&mut status);
         }
         if line == "\r\n" {
             let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 5\r\n\r\nhello");
@@ -64,9 +67,14 @@ const OWN: [&str; 2] = ["--allow-private", "127.0.0.0/8"];
 fn a_cron_job_learns_from_the_exit_code_whether_all_was_well() {
     let folder = tempfile::tempdir().unwrap();
     let at = server();
-    let urls: String = (0..200)
-        .map(|turn| format!("http://{at}/200/{turn}\n"))
+    let urls: Vec<_> = (0..200)
+        .map(|turn| format!("http://{at}/200/{turn}"))
         .collect();
+    let urls = urls.join(
+        "
+",
+    ) + "
+";
     let good = fetch(folder.path(), &format!("# all of them\n\n{urls}"), &OWN);
     let told = summary(&good);
     assert_eq!(
