@@ -49,6 +49,7 @@ expect tour-08.sh.out 'key:\*'
 expect tour-08.sh.out 'limit.set'
 expect tour-09.sh.out 'fired'
 expect tour-10.sh.out 'completed'
+expect tour-11.sh.out '40 ok, 0 failed'
 curl -sf http://127.0.0.1:7878/ | grep -q '<title>' || { echo "no dashboard"; exit 1; }
 
 kill "$server"
