@@ -13,7 +13,9 @@ mod error;
 mod hand;
 pub mod json;
 pub mod ndjson;
+pub mod postgres;
 mod ranges;
+pub mod sqlite;
 
 use std::fmt;
 use std::future::Future;

@@ -3,6 +3,7 @@
 //! Place: declared under `[ingest.targets.NAME]` ([`RawTarget`]), resolved once ([`Target`]), then
 //! trusted by every other module. Must never: be built but by [`RawTarget::resolve`].
 
+mod place;
 mod raw;
 mod resolve;
 mod units;
@@ -27,6 +28,7 @@ pub struct Target {
     batch: BatchRule,
     on_bad_row: OnBadRow,
     limits: Limits,
+    place: PlaceRule,
 }
 
 impl Target {
@@ -56,6 +58,30 @@ impl Target {
     pub fn limits(&self) -> Limits {
         self.limits
     }
+    pub fn place(&self) -> PlaceRule {
+        self.place
+    }
+}
+
+/// How rows go into their place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlaceRule {
+    /// A table that is missing is made.
+    pub create: bool,
+    pub on_conflict: OnConflict,
+    /// Of jobs: all rows of a batch are one job's payload, an array; otherwise each is one's.
+    pub job_per_batch: bool,
+}
+
+/// What a row does whose key is in the table already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// It is refused, if the table has a unique index; so is whatever else a table refuses.
+    Reject,
+    /// It replaces the columns of the other one; of several in one input, the last.
+    Update,
+    /// It is passed over; of several in one input, all but the first.
+    Keep,
 }
 
 /// Where rows go. What only the running server knows (addresses, secrets) is not here.
@@ -71,6 +97,16 @@ pub enum Sink {
     Ndjson { path: Arc<str> },
     /// Jobs of this task.
     Jobs { task: Arc<str> },
+}
+
+impl Sink {
+    /// The table, without one the empty text.
+    pub(crate) fn table(&self) -> Arc<str> {
+        match self {
+            Self::Sqlite { table, .. } | Self::Postgres { table } => Arc::clone(table),
+            _ => "".into(),
+        }
+    }
 }
 
 /// One column of the sink.

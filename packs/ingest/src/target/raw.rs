@@ -22,6 +22,13 @@ pub struct RawTarget {
     pub columns: Vec<RawColumn>,
     /// Name of the key column.
     pub key: Option<String>,
+    /// Of `sqlite` and `postgres`: make the table if it is missing. Default false.
+    pub create: Option<bool>,
+    /// Of `sqlite` and `postgres`: `update` (default with a key), `keep` or `reject` (default
+    /// without one).
+    pub on_conflict: Option<String>,
+    /// Of `jobs`: one for each `row` (default) or `batch`.
+    pub per: Option<String>,
     /// `present` (default), `none` or `skip`.
     pub header: Option<String>,
     /// `refuse` (default) or `ignore`: names in the header that are no column's.

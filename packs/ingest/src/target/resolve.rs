@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::place;
 use super::raw::{Number, RawBatch, RawColumn, RawLimits, RawStop, RawTarget};
 use super::{BatchRule, Column, Format, Header, Kind, Limits, OnBadRow, Sink, Target};
 use crate::split::POSITIONS_MAX;
@@ -84,6 +85,7 @@ impl RawTarget {
             format: self.format(&mut problems),
             batch: batch(&self.batch, &mut problems),
             on_bad_row: self.on_bad_row(&mut problems),
+            place: place::rule(self, &mut |field, problem| problems.add(field, problem)),
             limits,
         };
         if problems.found.is_empty() {
