@@ -8,7 +8,8 @@ use serde_json::Value;
 
 /// Libraries that only these crates may name.
 const FENCES: [(&str, &[&str]); 6] = [
-    ("rusqlite", &["offloop-store-sqlite"]),
+    // The store's own file, and the files that loads go into: ADR 0027.
+    ("rusqlite", &["offloop-ingest", "offloop-store-sqlite"]),
     ("axum", &["offloop-http"]),
     // A door by it, and deliveries by its bare connection: ADR 0024.
     (

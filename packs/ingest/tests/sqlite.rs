@@ -85,7 +85,7 @@ fn a_row_that_the_table_refuses_does_not_sink_its_batch() {
 #[test]
 fn the_last_of_rows_with_one_key_stays_and_cuts_double_none() {
     let folder = tempfile::tempdir().unwrap();
-    let more = format!("{}\ncreate = true\nkey = \"id\"", COLUMNS);
+    let more = format!("{COLUMNS}\ncreate = true\nkey = \"id\"");
     let mut text = String::from("id,name\n");
     for row in 0..2_000 {
         use std::fmt::Write as _;
