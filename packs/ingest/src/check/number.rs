@@ -99,9 +99,14 @@ pub(super) fn int(
         if digit > 9 {
             return Err(Reason::Not(kind));
         }
-        let next = value
-            .checked_mul(10)
-            .and_then(|value| value.checked_sub(i64::from(digit)));
+        // Eighteen digits always fit.
+        let next = if digits.len() <= 18 {
+            Some(value * 10 - i64::from(digit))
+        } else {
+            value
+                .checked_mul(10)
+                .and_then(|value| value.checked_sub(i64::from(digit)))
+        };
         match next {
             Some(next) => value = next,
             None => fits = false,
@@ -130,7 +135,25 @@ pub(super) fn int(
     Ok(Value::whole(text))
 }
 
+/// `-12.5`: a JSON number without exponent, told in one pass. Most are like this.
+fn is_plain(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let mut point = digits.len();
+    for (at, byte) in digits.iter().enumerate() {
+        if *byte == b'.' && point == digits.len() {
+            point = at;
+        } else if !byte.is_ascii_digit() {
+            return false;
+        }
+    }
+    let starts_well = point > 0 && (digits[0] != b'0' || point == 1);
+    starts_well && point + 1 != digits.len() && text.len() <= 300
+}
+
 pub(super) fn float(text: &[u8], bounds: Bounds, made: &mut Vec<u8>) -> Result<Value, Reason> {
+    if matches!(bounds, Bounds::None) && is_plain(text) {
+        return Ok(Value::whole(text));
+    }
     let parts = parts(text).ok_or(Reason::Not(Kind::Float))?;
     // Up to 300 digits without an exponent are finite whatever they are.
     let may_overflow = !parts.exponent.is_empty() || parts.whole.len() > 300;

@@ -36,6 +36,7 @@ impl Reader {
         }
         let marks = &marks.fields[fields];
         let quote = target.format().quote;
+        batch.slots.reserve(mapping.columns.len());
         if matches!(target.format().header, Header::Present { .. })
             && is_header(target, mapping, &batch.text, start, marks)
         {
@@ -132,6 +133,24 @@ fn one_field(
         odd: end.is_odd(),
     };
     let is_simple = !end.is_ragged() && raw.len() >= 2 && raw.last().copied() == quote;
+    if !end.is_odd() {
+        let is_empty = raw.is_empty() || (raw.len() == 2 && is_simple && quoted);
+        if is_empty && checker.is_null_when_empty(column, quoted) {
+            return Ok(Slot::NULL);
+        }
+        if is_simple && quoted && checker.passes_quoted(column, raw.len() - 2) {
+            return Ok(Slot {
+                start: from as u32 + 1,
+                len: raw.len() as u32 - 2,
+            });
+        }
+        if !quoted && checker.passes_bare(column, raw.len()) {
+            return Ok(Slot {
+                start: from as u32,
+                len: raw.len() as u32,
+            });
+        }
+    }
     let value = if !quoted {
         checker.field(column, raw, stood, made)?
     } else if is_simple {
