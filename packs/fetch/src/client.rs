@@ -235,7 +235,8 @@ impl Client {
     async fn keep(&self, mut conn: Conn, host: &Host, headers: &HeaderMap) {
         let idle = idle_time(keep_alive(headers));
         if !idle.is_zero() && conn.is_idle().await {
-            host.put(conn, self.now() + idle, IDLE_MAX);
+            let now = self.now();
+            host.put(conn, now, now + idle, IDLE_MAX);
         }
     }
 

@@ -256,6 +256,8 @@ pub(crate) fn told(error: &dyn std::error::Error) -> String {
 #[derive(Debug)]
 pub(crate) struct Idle {
     pub(crate) conn: Conn,
+    /// It was looked at then.
+    pub(crate) since: Duration,
     /// Its peer may close it from then on.
     pub(crate) until: Duration,
 }

@@ -104,15 +104,13 @@ pub(crate) async fn fly(
         keep: settings.keep,
     };
     let cost = Cost::default();
-    let first = client.attempt(&item.call, &item.place, bounds, &cost);
+    let attempt = || client.attempt(&item.call, &item.place, bounds, &cost);
     let (outcome, hedged, hedge_won) = match hedge {
-        None => (first.await, false, false),
+        None => (attempt().await, false, false),
         Some(after) => {
-            let second = || client.attempt(&item.call, &item.place, bounds, &cost);
-            hedged(first, second, after, || {
-                Extra::take(&places, key(&item.place))
-            })
-            .await
+            let place = || Extra::take(&places, key(&item.place));
+            // On the heap: room for two tries would make every flight twice as large.
+            Box::pin(hedged(attempt(), attempt, after, place)).await
         }
     };
     Landed {

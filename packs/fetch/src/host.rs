@@ -17,6 +17,9 @@ use crate::conn::{Conn, Idle};
 /// Hosts that are remembered; those that nobody uses go first.
 const HOSTS_MAX: usize = 10_000;
 
+/// So long a connection that was looked at is not looked at again.
+const FRESH: Duration = Duration::from_millis(1);
+
 /// One scheme, host and port.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -70,18 +73,24 @@ impl Host {
     /// The connection that was used last, if one is alive: old ones are the first to be closed.
     pub(crate) async fn take(&self, now: Duration) -> Option<Conn> {
         loop {
-            let Idle { mut conn, until } = lock(&self.idle).pop()?;
-            if now < until && conn.is_idle().await {
+            let Idle {
+                mut conn,
+                since,
+                until,
+            } = lock(&self.idle).pop()?;
+            // One that was looked at a moment ago is as good as one that is looked at now.
+            let is_fresh = now.saturating_sub(since) < FRESH;
+            if now < until && (is_fresh || conn.is_idle().await) {
                 return Some(conn);
             }
         }
     }
 
     /// Leaves a connection for the next one, while there is room.
-    pub(crate) fn put(&self, conn: Conn, until: Duration, most: usize) {
+    pub(crate) fn put(&self, conn: Conn, since: Duration, until: Duration, most: usize) {
         let mut idle = lock(&self.idle);
         if idle.len() < most {
-            idle.push(Idle { conn, until });
+            idle.push(Idle { conn, since, until });
         }
     }
 
