@@ -11,6 +11,7 @@
 
 mod error;
 mod hand;
+pub mod jobs;
 pub mod json;
 pub mod ndjson;
 pub mod postgres;
