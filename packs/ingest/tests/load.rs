@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use loads::{begin, id, loader, people, pour, rejects, run, runtime, target};
-use offloop_ingest::Target;
-use offloop_ingest::load::{LoadAsk, LoadError, LoadRefused, Loader, Phase, Settings, feed};
+use offloop_ingest::load::{
+    LoadAsk, LoadError, LoadId, LoadRefused, Loader, Phase, Settings, Status, feed,
+};
 use offloop_ingest::sink::ndjson::NdjsonOutlet;
+use offloop_ingest::sink::{BatchNote, Outlet, Reply, Resumed, Sink, Stored, Totals};
+use offloop_ingest::{Batch, Target};
 
 const TARGET: &str = r#"
 sink = "ndjson"
@@ -253,4 +256,98 @@ fn one_tenant_does_not_take_every_place_and_one_load_does_not_run_twice() {
     assert_eq!(loader.statuses().len(), 3);
     drop(again);
     assert_eq!(loader.status(&id("two")).unwrap().phase, Phase::Failed);
+}
+
+/// Takes batches and answers for none of them until it is let.
+#[derive(Debug)]
+struct HeldSink {
+    taken: std::sync::atomic::AtomicUsize,
+    let_go: tokio::sync::Semaphore,
+}
+
+#[derive(Debug)]
+struct HeldOutlet(Arc<HeldSink>);
+
+impl Outlet for HeldOutlet {
+    fn sink(&self, _load: &LoadId) -> Arc<dyn Sink> {
+        Arc::clone(&self.0) as _
+    }
+}
+
+impl Sink for HeldSink {
+    fn width(&self) -> usize {
+        2
+    }
+
+    fn resume(&self) -> Reply<'_, Resumed> {
+        Box::pin(async { Ok(Resumed::default()) })
+    }
+
+    fn store(&self, batch: Arc<Batch>, note: BatchNote) -> Reply<'_, Stored> {
+        Box::pin(async move {
+            self.taken
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.let_go.acquire().await.unwrap().forget();
+            let rejects = note.put_aside(&batch, Vec::new()).await?;
+            let rows = batch.len() as u64;
+            Ok(Stored { rows, rejects })
+        })
+    }
+
+    fn finish(&self, _totals: Totals) -> Reply<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// faucet-stream#626: memory as large as the file. Here the sender is held up instead.
+#[test]
+fn a_sink_that_stands_still_holds_the_sender_up_and_not_the_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = target(TARGET);
+    let sink = Arc::new(HeldSink {
+        taken: std::sync::atomic::AtomicUsize::new(0),
+        let_go: tokio::sync::Semaphore::new(0),
+    });
+    let loader = loader(
+        folder.path(),
+        &target,
+        Arc::new(HeldOutlet(Arc::clone(&sink))),
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (to, from) = feed();
+        let load = begin(&loader, "one");
+        let mut watch = load.watch();
+        let running = tokio::spawn(load.run(from));
+        let is_running = |status: &Status| status.phase == Phase::Running;
+        watch.wait_for(is_running).await.unwrap();
+        let line = "7,\"name, \"\"7\"\"\"\n";
+        to.send(Bytes::from_static(b"id,name\n")).await.unwrap();
+        // One batch a piece. One thread: what can go on, has done so after some turns.
+        let piece = Bytes::from(line.repeat(50));
+        let mut sent = 0;
+        loop {
+            let turns = async {
+                for _ in 0..1_000 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                taken = to.send(piece.clone()) => taken.unwrap(),
+                () = turns => break,
+            }
+            sent += 1;
+            assert!(sent < 100, "nothing holds the sender up");
+        }
+        // Two with the sink, one full, one being read, two in the queue.
+        assert_eq!(sink.taken.load(std::sync::atomic::Ordering::Relaxed), 2);
+        assert!(sent <= 6, "{sent} pieces were taken");
+        sink.let_go.add_permits(1_000);
+        to.end().await.unwrap();
+        assert_eq!(running.await.unwrap().unwrap().rows_stored, sent * 50);
+    });
 }
