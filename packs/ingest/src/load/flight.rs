@@ -20,6 +20,8 @@ pub(super) struct Flight {
     log: RejectLog,
     width: usize,
     under_way: JoinSet<Landed>,
+    /// Batches that were handed to the sink.
+    sent: u64,
     /// What is stored, by earlier runs too.
     pub(super) stored: Ranges,
     /// What earlier runs had stored: rows of it are passed over.
@@ -44,6 +46,7 @@ impl Flight {
             load,
             log,
             under_way: JoinSet::new(),
+            sent: 0,
             stored: before.clone(),
             before,
             rows: notes.iter().map(|note| note.rows).sum(),
@@ -102,8 +105,10 @@ impl Flight {
         let note = BatchNote {
             load: self.load.clone(),
             bearable: bearable.map(|bearable| bearable.saturating_sub(self.sink_rejects)),
+            order: self.sent,
             log: self.log.clone(),
         };
+        self.sent += 1;
         self.under_way.spawn(async move {
             let stored = sink.store(Arc::clone(&batch), note).await;
             drop(memory);

@@ -13,6 +13,8 @@ mod error;
 mod hand;
 pub mod jobs;
 pub mod json;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod ndjson;
 pub mod postgres;
 mod ranges;
@@ -115,6 +117,9 @@ pub struct BatchNote {
     /// Refused rows that the target still bears, this batch's own by the reader not among them;
     /// `None`: any number.
     pub bearable: Option<u64>,
+    /// Number of this call of [`Sink::store`] in this run of the load, from 0 without gaps, in the
+    /// order of the input: calls that are under way at once may begin in any order.
+    pub order: u64,
     pub(crate) log: RejectLog,
 }
 

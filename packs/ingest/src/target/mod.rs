@@ -6,6 +6,7 @@
 mod place;
 mod raw;
 mod resolve;
+mod topic;
 mod units;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use raw::{Number, RawBatch, RawColumn, RawLimits, RawStop, RawTarget};
 pub use resolve::TargetProblem;
+pub use topic::{RawTopic, RawTopicCreate, TopicCreate, TopicRule, Value};
 pub use units::{Size, Span};
 
 use crate::decode::{Compression, Encoding};
@@ -92,7 +94,10 @@ pub enum Sink {
     /// `table` or `schema.table`.
     Postgres { table: Arc<str> },
     /// One message a row; the key is the key column's text.
-    Kafka { topic: Arc<str> },
+    Kafka {
+        topic: Arc<str>,
+        rule: Arc<TopicRule>,
+    },
     /// One JSON object a line.
     Ndjson { path: Arc<str> },
     /// Jobs of this task.

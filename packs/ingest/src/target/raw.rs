@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::topic::RawTopic;
 use super::units::{Size, Span};
 use crate::decode::{Compression, Encoding};
 
@@ -15,6 +16,8 @@ pub struct RawTarget {
     pub table: Option<String>,
     /// Of `kafka`.
     pub topic: Option<String>,
+    /// Of `kafka`: how rows become messages.
+    pub kafka: Option<RawTopic>,
     /// Of `sqlite` and `ndjson`: the file.
     pub path: Option<String>,
     /// Of `jobs`.

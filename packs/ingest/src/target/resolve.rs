@@ -26,13 +26,13 @@ pub struct TargetProblem {
 }
 
 /// Collects problems under one target's name.
-struct Problems {
+pub(super) struct Problems {
     target: String,
     found: Vec<TargetProblem>,
 }
 
 impl Problems {
-    fn add(&mut self, field: &str, problem: impl Into<String>) {
+    pub(super) fn add(&mut self, field: &str, problem: impl Into<String>) {
         self.found.push(TargetProblem {
             field: format!("ingest.targets.{}.{field}", self.target),
             problem: problem.into(),
@@ -40,7 +40,13 @@ impl Problems {
     }
 
     /// `value`, or the default, held to a range.
-    fn ranged(&mut self, field: &str, value: Option<u64>, default: u64, range: (u64, u64)) -> u64 {
+    pub(super) fn ranged(
+        &mut self,
+        field: &str,
+        value: Option<u64>,
+        default: u64,
+        range: (u64, u64),
+    ) -> u64 {
         let value = value.unwrap_or(default);
         if value < range.0 || value > range.1 {
             self.add(
@@ -128,10 +134,19 @@ impl RawTarget {
         let topic = take("topic", topic, &self.topic);
         let path = take("path", path, &self.path);
         let task = take("task", task, &self.task);
+        if self.kafka.is_some() && self.sink != "kafka" && self.sink_is_known() {
+            problems.add(
+                "kafka",
+                format!("sink `{}` has none; leave it out", self.sink),
+            );
+        }
         match self.sink.as_str() {
             "sqlite" => Sink::Sqlite { path, table },
             "postgres" => Sink::Postgres { table },
-            "kafka" => Sink::Kafka { topic },
+            "kafka" => Sink::Kafka {
+                rule: Arc::new(super::topic::resolve(self.kafka.as_ref(), &topic, problems)),
+                topic,
+            },
             "ndjson" => Sink::Ndjson { path },
             _ => Sink::Jobs { task },
         }

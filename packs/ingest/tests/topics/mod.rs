@@ -1,0 +1,160 @@
+//! A real broker for tests: topics, and what is in them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use offloop_ingest::sink::kafka::{KafkaSettings, RawKafka};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+const ASK: Duration = Duration::from_secs(60);
+
+/// Where the broker is; prints the line of skipped tests if none was said.
+pub(crate) fn broker(test: &str) -> Option<String> {
+    let said = variable("OFFLOOP_TEST_KAFKA");
+    if said.is_none() {
+        println!("SKIPPED {test}: set OFFLOOP_TEST_KAFKA to run it");
+    }
+    said
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "where the servers of tests are is told by the environment"
+)]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+pub(crate) fn settings(brokers: &str, more: &str) -> KafkaSettings {
+    let raw: RawKafka = toml::from_str(&format!("brokers = \"{brokers}\"\n{more}")).unwrap();
+    raw.resolve().unwrap()
+}
+
+/// No other run's.
+pub(crate) fn fresh_name(test: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let unique = tempfile::Builder::new().rand_bytes(8).tempdir().unwrap();
+    let unique = unique.path().file_name().unwrap().to_string_lossy();
+    format!("{test}-{count}-{}", unique.trim_start_matches('.'))
+}
+
+fn client(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    config
+}
+
+pub(crate) async fn make(brokers: &str, topic: &str, partitions: i32, config: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> = client(brokers).create().unwrap();
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    for (name, value) in config {
+        new = new.set(name, value);
+    }
+    let options = AdminOptions::new()
+        .request_timeout(Some(ASK))
+        .operation_timeout(Some(ASK));
+    for made in admin.create_topics([&new], &options).await.unwrap() {
+        made.unwrap();
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) partition: i32,
+    pub(crate) key: Option<String>,
+    pub(crate) value: String,
+    pub(crate) headers: BTreeMap<String, String>,
+}
+
+impl Received {
+    pub(crate) fn row(&self) -> u64 {
+        self.headers["offloop-row"].parse().unwrap()
+    }
+}
+
+/// All messages of a topic, each partition's in its order.
+pub(crate) fn all(brokers: &str, topic: &str) -> Vec<Received> {
+    let mut config = client(brokers);
+    config
+        .set("group.id", "tests")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), ASK).unwrap();
+    let mut assigned = TopicPartitionList::new();
+    let mut left = 0;
+    for partition in metadata.topics()[0].partitions() {
+        let offset = Offset::Beginning;
+        assigned
+            .add_partition_offset(topic, partition.id(), offset)
+            .unwrap();
+        left += 1;
+    }
+    consumer.assign(&assigned).unwrap();
+    let mut received = Vec::new();
+    while left > 0 {
+        match consumer.poll(ASK).expect("the broker answers") {
+            Err(KafkaError::PartitionEOF(_)) => left -= 1,
+            Err(error) => panic!("{error}"),
+            Ok(message) => {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let headers = message.headers().into_iter().flat_map(Headers::iter);
+                received.push(Received {
+                    partition: message.partition(),
+                    key: message.key().map(text),
+                    value: text(message.payload().unwrap_or_default()),
+                    headers: headers
+                        .map(|header| {
+                            (
+                                header.key.to_owned(),
+                                text(header.value.unwrap_or_default()),
+                            )
+                        })
+                        .collect(),
+                });
+            }
+        }
+    }
+    received
+}
+
+/// That each of `rows` (key by row number) came, each key's rows in their order; a message that
+/// comes again must be one that came before. Returns how many came again.
+pub(crate) fn check_order(received: &[Received], rows: &BTreeMap<u64, String>) -> usize {
+    let mut due: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for (row, key) in rows {
+        due.entry(key).or_default().push(*row);
+    }
+    let mut came: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut again = 0;
+    let mut partitions = BTreeMap::new();
+    for message in received {
+        let key = message.key.as_deref().unwrap();
+        let first = *partitions.entry(key).or_insert(message.partition);
+        assert_eq!(first, message.partition, "`{key}` is in two partitions");
+        let (due, came) = (&due[key], came.entry(key).or_default());
+        match due.get(*came) {
+            Some(next) if *next == message.row() => *came += 1,
+            next => {
+                assert!(
+                    due[..*came].contains(&message.row()),
+                    "of `{key}`, row {} came where {next:?} was due",
+                    message.row()
+                );
+                again += 1;
+            }
+        }
+    }
+    for (key, due) in &due {
+        assert_eq!(came.get(key).copied().unwrap_or(0), due.len(), "of `{key}`");
+    }
+    again
+}
