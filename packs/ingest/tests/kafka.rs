@@ -19,7 +19,7 @@ use offloop_ingest::sink::SinkError;
 use offloop_ingest::sink::kafka::{KafkaOutlet, KafkaSettings};
 use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 use rdkafka::mocking::MockCluster;
-use topics::{all, broker, check_order, fresh_name, make, settings, variable};
+use topics::{all, broker, check_order, fresh_name, make, settings, skipped, variable};
 
 /// The broker is everybody's; who stops it wants to be alone.
 static BROKER: RwLock<()> = RwLock::new(());
@@ -201,7 +201,7 @@ fn a_broker_that_was_away_costs_no_row_and_no_order() {
     let name = "a_broker_that_was_away_costs_no_row_and_no_order";
     let Some(brokers) = broker(name) else { return };
     let Some(servers) = variable("OFFLOOP_TEST_SERVERS") else {
-        println!("SKIPPED {name}: set OFFLOOP_TEST_SERVERS to run it");
+        skipped(name, "OFFLOOP_TEST_SERVERS");
         return;
     };
     let _alone = BROKER.write().unwrap_or_else(PoisonError::into_inner);

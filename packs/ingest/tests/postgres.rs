@@ -3,7 +3,7 @@
 
 mod loads;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -24,7 +24,11 @@ fn variable(name: &str) -> Option<String> {
 fn server(test: &str) -> Option<String> {
     let url = variable("OFFLOOP_TEST_POSTGRES");
     if url.is_none() {
-        println!("SKIPPED {test}: set OFFLOOP_TEST_POSTGRES to run it");
+        // Past the capture of the test's output.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED {test}: set OFFLOOP_TEST_POSTGRES to run it"
+        );
     }
     url
 }

@@ -1,6 +1,7 @@
 //! A real broker for tests: topics, and what is in them.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,11 +16,19 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 const ASK: Duration = Duration::from_secs(60);
 
+/// Past the capture of the test's output: who reads it is to see it.
+pub(crate) fn skipped(test: &str, variable: &str) {
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED {test}: set {variable} to run it"
+    );
+}
+
 /// Where the broker is; prints the line of skipped tests if none was said.
 pub(crate) fn broker(test: &str) -> Option<String> {
     let said = variable("OFFLOOP_TEST_KAFKA");
     if said.is_none() {
-        println!("SKIPPED {test}: set OFFLOOP_TEST_KAFKA to run it");
+        skipped(test, "OFFLOOP_TEST_KAFKA");
     }
     said
 }
