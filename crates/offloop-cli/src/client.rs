@@ -1,7 +1,7 @@
 //! Talks to a running server over HTTP, for commands.
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -23,10 +23,18 @@ pub(crate) struct ServerArgs {
     pub(crate) json: bool,
 }
 
+impl ServerArgs {
+    /// By `--server`, not by the environment or the default.
+    pub(crate) const fn is_named(&self) -> bool {
+        self.server.is_some()
+    }
+}
+
 const SERVER_DEFAULT: &str = "http://127.0.0.1:7878";
 /// A long wait for a result, and the way there and back.
 const CALL_MAX: Duration = Duration::from_secs(75);
 
+#[derive(Clone)]
 pub(crate) struct Client {
     agent: ureq::Agent,
     base: String,
@@ -172,6 +180,39 @@ impl Client {
             Answer { status, text }.ok()?;
         }
         Ok(BufReader::new(answer.into_body().into_reader()).lines())
+    }
+
+    /// A body of any length, for as long as it takes.
+    pub(crate) fn upload(
+        &self,
+        path: &str,
+        body: impl Read + 'static,
+        bytes: Option<u64>,
+    ) -> anyhow::Result<Answer> {
+        let request = self.agent.post(format!("{}{path}", self.base));
+        let mut request = request.config().timeout_global(None).build();
+        request = request.header("content-type", "application/octet-stream");
+        if let Some(bytes) = bytes {
+            request = request.header("content-length", bytes.to_string());
+        }
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        self.answer(request.send(ureq::SendBody::from_owned_reader(body)))
+    }
+
+    /// An answer of any length, as it comes.
+    pub(crate) fn download(&self, path: &str, to: &mut impl Write) -> anyhow::Result<u64> {
+        let request = self.agent.get(format!("{}{path}", self.base));
+        let mut request = request.config().timeout_global(None).build();
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let answer = request.call().with_context(|| self.no_answer())?;
+        if !answer.status().is_success() {
+            bail!("the server answered {}", answer.status());
+        }
+        std::io::copy(&mut answer.into_body().into_reader(), to).context("the answer broke off")
     }
 
     fn no_answer(&self) -> String {

@@ -107,6 +107,11 @@ enum Command {
         after_help = "Examples:\n  offloop fetch urls.txt --limit 50\n  offloop fetch calls.ndjson --out answers.ndjson --retries 5 --hedge p95\n  generate-urls | offloop fetch - --deadline 5min --json"
     )]
     Fetch(commands::fetch::Args),
+    /// Store a file of delimited text in a target: a database, a topic, a file or jobs
+    #[command(
+        after_help = "Examples:\n  offloop ingest people.csv --target people\n  offloop ingest people.csv.gz --target people --server http://127.0.0.1:7878\n  offloop ingest people.csv --target people --infer >> offloop.toml\n  generate-rows | offloop ingest - --target people --rejects bad.ndjson"
+    )]
+    Ingest(commands::ingest::Args),
     /// Scan a folder of photos and convert them, with a progress bar
     #[command(after_help = "Example:\n  offloop scan ~/Pictures")]
     Scan(commands::scan::Args),
@@ -163,6 +168,7 @@ fn main() -> ExitCode {
         Command::Limits(args) => commands::limits::run(&args),
         Command::Audit(args) => commands::limits::audit(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
+        Command::Ingest(args) => commands::ingest::run(&args),
         Command::Scan(args) => commands::scan::run(&args),
         Command::Lab(args) => commands::lab::run(&args),
         Command::LabWarm => commands::lab::warm(),

@@ -120,8 +120,28 @@ impl HttpBody for Paced {
     }
 }
 
-/// Why a body could not be read to its end.
-pub(crate) fn refusal(error: &axum::Error) -> Refusal {
+/// In the extensions of every request: its route is at work for it, although no answer is seen yet.
+///
+/// The time that an answer may take begins anew with each [`UnderWay::tell`]: for routes that store
+/// a long body while it comes, and only where something was done meanwhile.
+#[derive(Clone)]
+pub struct UnderWay(pub(crate) Arc<ConnState>);
+
+impl UnderWay {
+    /// Something was done.
+    pub fn tell(&self) {
+        self.0.body_came();
+    }
+}
+
+impl fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnderWay").finish_non_exhaustive()
+    }
+}
+
+/// Why a body could not be read to its end: it came too slowly, or broke off.
+pub fn refusal(error: &axum::Error) -> Refusal {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(slow) = error.downcast_ref::<TooSlow>() {

@@ -22,7 +22,7 @@ mod routes;
 mod service;
 
 pub use axum;
-pub use body::{Collected, collect};
+pub use body::{Collected, UnderWay, collect, refusal as body_refusal};
 pub use config::{DoorConfig, DoorError, TOKEN_BYTES_MIN};
 pub use door::{Door, DoorReport};
 pub use files::send_file;

@@ -157,6 +157,12 @@ impl Kind {
 #[derive(Debug)]
 pub struct Refusal(pub(crate) Box<Problem>);
 
+impl Refusal {
+    pub fn problem(&self) -> &Problem {
+        &self.0
+    }
+}
+
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         Self(Box::new(problem))

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use offloop_pulse::Name;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::body::Paced;
+use crate::body::{Paced, UnderWay};
 use crate::conn::ConnState;
 use crate::door::Inner;
 use crate::encoding::Encoding;
@@ -57,7 +57,7 @@ async fn answer(
     in_hand: InHand,
 ) -> Response<Tracked> {
     let begun = Instant::now();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let method = parts.method.clone();
     let waits = |query: &str| query.contains("wait_ms=");
     let timed = !parts.headers.contains_key("prefer") && !parts.uri.query().is_some_and(waits);
@@ -67,6 +67,7 @@ async fn answer(
     } else {
         let conn = Arc::clone(&in_hand.0);
         let body = Body::new(Paced::new(body, door.rules.pace, Arc::clone(&conn)));
+        parts.extensions.insert(UnderWay(Arc::clone(&conn)));
         let routed = routes.call(Request::from_parts(parts, body));
         bounded(routed, door.config.request_timeout, &conn).await
     };

@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
+use anyhow::Context;
+use offloop::Checked;
+use offloop_ingest::pack::{Opener, Places, try_out};
+use serde_json::{Value, json};
 
 use super::serve;
-use crate::config::{self, Flags};
+use crate::config::{self, Config, Flags};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -22,23 +25,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.flags)?;
     let checked = serve::build(&config).check()?;
+    let targets = targets(&config)?;
     let bad = checked.lanes.iter().filter(|lane| lane.problem.is_some());
-    let bad = bad.count();
+    let bad_targets = targets.iter().filter(|(_, problem)| problem.is_some());
+    let (bad, bad_targets) = (bad.count(), bad_targets.count());
+    let is_good = bad == 0 && bad_targets == 0;
     if args.json {
-        let lanes: Vec<_> = checked
-            .lanes
-            .iter()
-            .map(|lane| {
-                let tasks: Vec<_> = lane.tasks.iter().map(offloop::TaskName::as_str).collect();
-                let tried = !lane.elsewhere;
-                json!({ "lane": lane.name, "tasks": tasks, "problem": lane.problem, "tried": tried })
-            })
-            .collect();
-        println!(
-            "{}",
-            json!({ "ok": bad == 0, "data": config.data, "listen": config.listen.to_string(), "store": checked.engine, "system": checked.means.to_string(), "lanes": lanes })
-        );
-        return Ok(if bad == 0 {
+        println!("{}", view(&config, &checked, &targets, is_good));
+        return Ok(if is_good {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -67,6 +61,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         lanes.map(|lane| lane.tasks.len()).sum::<usize>()
     };
     let (here, elsewhere) = (count(false), count(true));
+    for (name, problem) in &targets {
+        println!("target  {name}");
+        if let Some(problem) = problem {
+            println!("problem ingest.targets.{name}: {problem}");
+        }
+    }
+    if bad_targets > 0 {
+        println!(
+            "not ok: {bad_targets} of {} targets cannot be written",
+            targets.len()
+        );
+        return Ok(ExitCode::FAILURE);
+    }
     if bad > 0 {
         println!("not ok: {bad} of {} lanes cannot work", checked.lanes.len());
         return Ok(ExitCode::FAILURE);
@@ -76,4 +83,48 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         _ => println!("ok: {here} tasks; {elsewhere} more of workers elsewhere were not tried"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn view(config: &Config, checked: &Checked, targets: &[Tried], is_good: bool) -> Value {
+    let lanes = checked.lanes.iter().map(|lane| {
+        let tasks: Vec<_> = lane.tasks.iter().map(offloop::TaskName::as_str).collect();
+        let tried = !lane.elsewhere;
+        json!({ "lane": lane.name, "tasks": tasks, "problem": lane.problem, "tried": tried })
+    });
+    let targets = targets.iter();
+    let targets = targets.map(|(name, problem)| json!({ "target": name, "problem": problem }));
+    json!({
+        "ok": is_good,
+        "data": config.data,
+        "listen": config.listen.to_string(),
+        "store": checked.engine,
+        "system": checked.means.to_string(),
+        "lanes": lanes.collect::<Vec<_>>(),
+        "targets": targets.collect::<Vec<_>>(),
+    })
+}
+
+/// A target's name, and what is wrong with its place.
+type Tried = (String, Option<String>);
+
+/// Each target's place: whether it is there and is what the declaration says.
+fn targets(config: &Config) -> anyhow::Result<Vec<Tried>> {
+    let Some(ingest) = &config.ingest else {
+        return Ok(Vec::new());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let mut opener = Opener::new(Places {
+        folder: ingest.folder.clone(),
+        postgres: ingest.postgres.clone(),
+        server: None,
+    });
+    let mut tried = Vec::new();
+    for target in &ingest.targets {
+        let problem = runtime.block_on(try_out(target, &mut opener)).err();
+        tried.push((target.name().to_owned(), problem));
+    }
+    Ok(tried)
 }

@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod fetch;
 pub(crate) mod groups;
+pub(crate) mod ingest;
 pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod lab;

@@ -12,6 +12,7 @@ use offloop::lane_remote::{GRACE_DEFAULT, RemoteTask};
 use offloop::runtime::clock::{Clock as _, SystemClock};
 use offloop::{Builder, Server, ShutdownReport, TaskDefaults, TaskInfo};
 use offloop_fetch::{FetchOptions, FetchPack};
+use offloop_ingest::IngestPack;
 use offloop_photos::{PhotosOptions, PhotosPack};
 use offloop_vault::{VaultOptions, VaultPack};
 use offloop_webhooks::{WebhooksOptions, WebhooksPack};
@@ -128,6 +129,9 @@ pub(crate) fn build(config: &Config) -> Builder {
             seed: SystemClock.now().as_millis() ^ (u64::from(std::process::id()) << 44),
             ..fetch.clone()
         }));
+    }
+    if let Some(ingest) = &config.ingest {
+        builder = builder.pack(IngestPack::new(ingest.clone()));
     }
     builder
 }

@@ -4,6 +4,7 @@
 //! Defaults -> `offloop.toml` -> `OFFLOOP_*` -> flags; the later wins.
 
 mod fetch;
+mod ingest;
 mod limits;
 mod raw;
 mod resolve;
@@ -89,6 +90,11 @@ fn environment() -> BTreeMap<String, String> {
     std::env::vars()
         .filter_map(|(key, value)| Some((key.strip_prefix("OFFLOOP_")?.to_owned(), value)))
         .collect()
+}
+
+/// A variable that the configuration names, for what must not stand in a file.
+fn variable(name: &str) -> Option<String> {
+    std::env::vars().find_map(|(key, value)| (key == name).then_some(value))
 }
 
 /// One variable for commands that talk to a running server.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::Flags;
 use super::fetch::RawFetch;
+use super::ingest::RawIngest;
 use super::units::{Size, Span};
 use super::webhooks::{RawWebhook, RawWebhooks};
 
@@ -39,6 +40,8 @@ pub(crate) struct RawConfig {
     pub(crate) admission: RawAdmission,
     #[serde(default)]
     pub(crate) packs: RawPacks,
+    #[serde(default)]
+    pub(crate) ingest: RawIngest,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -9,8 +9,10 @@ use offloop::lane_process::Cgroups;
 use offloop::pulse::PulseConfig;
 use offloop::{Limit, LimitTarget, RuntimeConfig, ScheduleName, ScheduleSpec, ShutdownPlan};
 use offloop_fetch::FetchOptions;
+use offloop_ingest::IngestOptions;
 
 use super::fetch::fetch;
+use super::ingest::ingest;
 use super::limits::limits;
 use super::raw::{RawAdmission, RawConfig, RawPhotos, RawPulse, RawRetention, RawServer, RawVault};
 use super::schedules::schedule;
@@ -55,6 +57,7 @@ pub(crate) struct Config {
     pub(crate) vault: Option<VaultConfig>,
     pub(crate) webhooks: Option<WebhooksConfig>,
     pub(crate) fetch: Option<FetchOptions>,
+    pub(crate) ingest: Option<IngestOptions>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +184,7 @@ impl RawConfig {
             vault,
             webhooks,
             fetch: fetch(&self.packs.fetch, &mut problems),
+            ingest: ingest(&self.ingest, folder, &mut problems),
         };
         if problems.0.is_empty() {
             Ok(config)

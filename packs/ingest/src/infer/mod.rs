@@ -114,6 +114,7 @@ impl Inferred {
             sink: "sqlite".to_owned(),
             path: Some(format!("{name}.db")),
             table: Some(table),
+            create: Some(true),
             ..self.raw.clone()
         }
     }

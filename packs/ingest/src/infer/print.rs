@@ -22,16 +22,15 @@ fn write_toml(
         writeln!(out, "# Look at this: {}", one_line(doubt))?;
     }
     writeln!(out, "[ingest.targets.{name}]")?;
-    let mut line = |key: &str, value: Option<&String>| match value {
-        Some(value) => writeln!(out, "{key} = {}", quoted(value)),
-        None => Ok(()),
-    };
-    line("sink", Some(&raw.sink))?;
-    line("path", raw.path.as_ref())?;
-    line("table", raw.table.as_ref())?;
-    line("header", raw.header.as_ref())?;
-    line("delimiter", raw.delimiter.as_ref())?;
-    line("quote", raw.quote.as_ref())?;
+    line(out, "sink", Some(&raw.sink))?;
+    line(out, "path", raw.path.as_ref())?;
+    line(out, "table", raw.table.as_ref())?;
+    if raw.create == Some(true) {
+        writeln!(out, "create = true")?;
+    }
+    line(out, "header", raw.header.as_ref())?;
+    line(out, "delimiter", raw.delimiter.as_ref())?;
+    line(out, "quote", raw.quote.as_ref())?;
     if let Some(encoding) = raw.encoding {
         writeln!(out, "encoding = \"{}\"", encoding_name(encoding))?;
     }
@@ -49,6 +48,13 @@ fn write_toml(
     }
     out.push_str("]\n");
     Ok(())
+}
+
+fn line(out: &mut String, key: &str, value: Option<&String>) -> std::fmt::Result {
+    match value {
+        Some(value) => writeln!(out, "{key} = {}", quoted(value)),
+        None => Ok(()),
+    }
 }
 
 const fn encoding_name(encoding: Encoding) -> &'static str {

@@ -1,0 +1,162 @@
+//! A body that is stored while it comes: what is slow at the target is felt at the sender's socket.
+//!
+//! Must never: hold more of a body than what its feed takes, answer before the commit, or lose what
+//! was stored from the answer.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use offloop::http::axum::body::Body;
+use offloop::http::axum::http::StatusCode;
+use offloop::http::{UnderWay, body_refusal};
+use offloop::wire::Problem;
+use tokio::sync::watch;
+
+use super::view::{self, Answer};
+use super::{Open, Shared};
+use crate::load::{Feed, LoadAsk, Status, feed};
+
+/// A sender whose load has ended is listened to for so long, so that it hears why.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 << 20;
+
+/// How the sender left.
+enum Sent {
+    /// All of it, or as much as the load wanted.
+    Whole,
+    Ended,
+    Cut(Box<Problem>),
+}
+
+/// Follows a load for the request that waits for it.
+struct Follow {
+    status: watch::Receiver<Status>,
+    under_way: Option<UnderWay>,
+}
+
+impl Follow {
+    /// Waits for `work`; whenever the load gets on meanwhile, the request is alive.
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                changed = self.status.changed() => match changed {
+                    Ok(()) => self.tell(),
+                    Err(_ended) => return work.await,
+                },
+            }
+        }
+    }
+
+    fn tell(&self) {
+        if let Some(under_way) = &self.under_way {
+            under_way.tell();
+        }
+    }
+}
+
+/// Takes the whole body and answers when all of it is stored.
+pub(super) async fn direct(
+    shared: &Arc<Shared>,
+    open: &Open,
+    ask: LoadAsk,
+    mut body: Body,
+    under_way: Option<UnderWay>,
+) -> Answer {
+    let id = ask.load.clone();
+    let load = open
+        .loader
+        .load(ask)
+        .map_err(|error| view::refused(&error))?;
+    let (to, from) = feed();
+    let mut follow = Follow {
+        status: load.watch(),
+        under_way,
+    };
+    let unavailable = || offloop::http::Refusal::unavailable("the server is ending");
+    let ended = shared.start(open, load, from).ok_or_else(unavailable)?;
+    let options = &shared.options;
+    let sent = pump(
+        &mut body,
+        to,
+        &mut follow,
+        options.idle,
+        options.upload_bytes,
+    )
+    .await;
+    let ended = follow.during(ended).await;
+    if matches!(sent, Sent::Ended) {
+        linger(&mut body).await;
+    }
+    let rows = open.loader.status(&id).map_or(0, |status| status.rows_in);
+    match ended {
+        Ok(Ok(summary)) => Ok(view::answer(
+            StatusCode::OK,
+            &view::summary_view(&summary, rows),
+        )),
+        Ok(Err(failed)) => {
+            let why = match sent {
+                Sent::Cut(problem) => Some(*problem),
+                Sent::Whole | Sent::Ended => None,
+            };
+            Ok(view::failed(&failed, rows, why))
+        }
+        Err(_panicked) => {
+            let detail = format!("the load {id} broke off; GET /v1/ingest/loads/{id} tells more");
+            Err(view::problem(view::INTERNAL, detail).into())
+        }
+    }
+}
+
+/// From the socket into the feed, which takes no more than the load can use.
+async fn pump(body: &mut Body, to: Feed, follow: &mut Follow, idle: Duration, most: u64) -> Sent {
+    let mut taken = 0;
+    let problem = loop {
+        let frame = match tokio::time::timeout(idle, body.frame()).await {
+            Err(_elapsed) => {
+                let detail = format!("nothing came for {idle:?}, the idle deadline");
+                break view::problem(view::TOO_SLOW, detail);
+            }
+            Ok(None) => {
+                return match follow.during(to.end()).await {
+                    Ok(()) => Sent::Whole,
+                    Err(_ended) => Sent::Ended,
+                };
+            }
+            Ok(Some(Err(error))) => break body_refusal(&error).problem().clone(),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        taken += data.len() as u64;
+        if taken > most {
+            let detail = format!("the body is over {most} bytes, ingest.upload_limit");
+            break view::problem(view::TOO_LARGE, detail);
+        }
+        follow.tell();
+        if follow.during(to.send(data)).await.is_err() {
+            return Sent::Ended;
+        }
+    };
+    to.cut(problem.detail.clone()).await;
+    Sent::Cut(Box::new(problem))
+}
+
+/// Reads on for a while: a connection that is closed with unread bytes may lose the answer.
+async fn linger(body: &mut Body) {
+    let mut left = LINGER_BYTES;
+    let rest = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, bytes::Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _still_sending = tokio::time::timeout(LINGER, rest).await;
+}

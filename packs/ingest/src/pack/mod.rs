@@ -1,0 +1,252 @@
+//! The pack: targets of a server, loads into them over HTTP, and the task `ingest`.
+//!
+//! `routes` is the door, `direct` stores a body while it comes, `spool` keeps bodies that wait for a
+//! job of `task`, `upload` takes them in parts, `history` knows the loads that have ended. Built on
+//! the facade alone.
+//!
+//! Must never: run a load on a thread that serves requests; take a byte that no bound counts.
+
+mod direct;
+mod events;
+mod history;
+mod outlets;
+mod routes;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use offloop::http::PackRoutes;
+use offloop::job::{JobIdSource, NameError};
+use offloop::runtime::clock::{Clock as _, SystemClock};
+use offloop::{Pack, PackError, RuntimeHandle, Setup, TaskName};
+use sha2::{Digest as _, Sha256};
+use tokio::task::JoinHandle;
+
+use crate::load::{Intake, Load, LoadFailed, LoadId, LoadIdError, Loader, Settings, Summary};
+use crate::target::Target;
+use history::History;
+pub use outlets::{Address, Opener, Places, try_out};
+pub use view::chain;
+
+/// Names of targets that are parts of paths already.
+pub const RESERVED: [&str; 3] = ["loads", "targets", "uploads"];
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct IngestOptions {
+    pub targets: Vec<Target>,
+    /// Where relative paths of targets start.
+    pub folder: PathBuf,
+    pub postgres: Option<Address>,
+    /// Memory of all batches together; default 32 MiB.
+    pub memory_bytes: u64,
+    /// Loads at once; default 256.
+    pub loads: usize,
+    /// Of one tenant; default 64.
+    pub tenant_loads: usize,
+    /// A sender that is silent for so long is given up; default 30 s.
+    pub idle: Duration,
+    /// Bytes of one body, as they come; default 64 GiB.
+    pub upload_bytes: u64,
+    /// Loads that are remembered when they have ended, with their reject files; default 1,000.
+    pub history: usize,
+}
+
+impl IngestOptions {
+    pub fn new(targets: Vec<Target>, folder: impl Into<PathBuf>) -> Self {
+        Self {
+            targets,
+            folder: folder.into(),
+            postgres: None,
+            memory_bytes: 32 << 20,
+            loads: 256,
+            tenant_loads: 64,
+            idle: Duration::from_secs(30),
+            upload_bytes: 64 << 30,
+            history: 1_000,
+        }
+    }
+}
+
+/// The name of a load by what it is made of: the same parts, the same load.
+pub fn load_name<'p>(
+    kind: &str,
+    parts: impl IntoIterator<Item = &'p [u8]>,
+) -> Result<LoadId, LoadIdError> {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let digits = hash.finalize();
+    let digits = digits.iter().take(16).map(|byte| format!("{byte:02x}"));
+    LoadId::parse(&format!("{kind}-{}", digits.collect::<String>()))
+}
+
+/// Threads of its own, for loads. Ended without waiting: what a load has under way is noted or not.
+#[derive(Debug)]
+struct Threads(Option<tokio::runtime::Runtime>);
+
+impl Threads {
+    fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("offloop-ingest")
+            .on_thread_start(|| {
+                offloop::lane::slice::compute();
+            })
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> Option<&tokio::runtime::Handle> {
+        self.0.as_ref().map(tokio::runtime::Runtime::handle)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What routes and the task share.
+#[derive(Debug)]
+struct Shared {
+    options: IngestOptions,
+    /// Where reject files are.
+    rejects: PathBuf,
+    history: History,
+    threads: Threads,
+    ids: Mutex<JobIdSource>,
+    /// Set when the server runs.
+    open: OnceLock<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    loader: Loader,
+    server: RuntimeHandle,
+}
+
+impl Shared {
+    fn new(options: IngestOptions, data: &std::path::Path) -> Result<Self, PackError> {
+        let name = |error: NameError| fail(error);
+        let now = SystemClock.now().as_millis();
+        let seed = now ^ (u64::from(std::process::id()) << 44);
+        let rejects = data.join("rejects");
+        let rows = TaskName::parse(history::COLLECTION).map_err(name)?;
+        let threads = Threads::start();
+        Ok(Self {
+            history: History::new(rows, rejects.clone(), options.history),
+            threads: threads.map_err(|error| fail(format!("cannot start its thread: {error}")))?,
+            ids: Mutex::new(JobIdSource::new(0, seed)),
+            open: OnceLock::new(),
+            rejects,
+            options,
+        })
+    }
+
+    /// A name that no load has.
+    fn new_id(&self, server: &RuntimeHandle) -> Option<LoadId> {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        LoadId::parse(&ids.next_id(server.now()).to_string()).ok()
+    }
+
+    /// Runs a load on threads of its own, and remembers its end.
+    fn start(
+        self: &Arc<Self>,
+        open: &Open,
+        load: Load,
+        intake: Intake,
+    ) -> Option<JoinHandle<Result<Summary, LoadFailed>>> {
+        let (shared, loader, server) = (Arc::clone(self), open.loader.clone(), open.server.clone());
+        let threads = self.threads.handle()?;
+        Some(threads.spawn(async move {
+            let id = load.id().clone();
+            let end = load.run(intake).await;
+            shared.remember(&loader, &server, &id).await;
+            end
+        }))
+    }
+
+    async fn remember(&self, loader: &Loader, server: &RuntimeHandle, id: &LoadId) {
+        if let Some(status) = loader.status(id) {
+            let view = view::status_view(&status);
+            self.history.keep(server, id, view).await;
+        }
+    }
+}
+
+/// The pack of loads.
+#[derive(Debug)]
+pub struct IngestPack {
+    options: IngestOptions,
+    shared: Option<Arc<Shared>>,
+}
+
+impl IngestPack {
+    pub const fn new(options: IngestOptions) -> Self {
+        Self {
+            options,
+            shared: None,
+        }
+    }
+}
+
+fn fail(message: impl std::fmt::Display) -> PackError {
+    PackError {
+        pack: "ingest",
+        message: message.to_string(),
+    }
+}
+
+impl Pack for IngestPack {
+    fn name(&self) -> &'static str {
+        "ingest"
+    }
+
+    fn install(&mut self, setup: &mut Setup<'_>) -> Result<(), PackError> {
+        let shared = Shared::new(self.options.clone(), &setup.data().join("ingest"))?;
+        if let Some(threads) = shared.threads.handle() {
+            setup.pulse().watch("ingest", threads.clone());
+        }
+        self.shared = Some(Arc::new(shared));
+        Ok(())
+    }
+
+    fn open(mut self: Box<Self>, server: &RuntimeHandle) -> Result<PackRoutes, PackError> {
+        let shared = self.shared.take();
+        let shared = shared.ok_or_else(|| fail("was opened before it was installed"))?;
+        let options = &shared.options;
+        let mut opener = Opener::new(Places {
+            folder: options.folder.clone(),
+            postgres: options.postgres.clone(),
+            server: Some(server.clone()),
+        });
+        let mut targets = Vec::new();
+        for target in &options.targets {
+            let outlet = opener.open(target);
+            let outlet = outlet
+                .map_err(|error| fail(format!("ingest.targets.{}: {error}", target.name())))?;
+            targets.push((target.clone(), outlet));
+        }
+        let settings = Settings {
+            batch_memory: options.memory_bytes,
+            loads_max: options.loads,
+            tenant_loads_max: options.tenant_loads,
+            ..Settings::new(shared.rejects.clone())
+        };
+        let loader = Loader::new(settings, targets);
+        let loader = loader.map_err(|error| fail(format!("its folder cannot be used: {error}")))?;
+        offloop::block_on(shared.history.open(server)).map_err(fail)?;
+        let server = server.clone();
+        let _once = shared.open.set(Open { loader, server });
+        Ok(routes::routes(shared))
+    }
+}
