@@ -16,7 +16,7 @@ use serde_json::Value;
 
 mod support;
 
-use support::{PATIENCE, Running, program, serve, told};
+use support::{PATIENCE, Running, end_of, program, serve, told};
 
 const TARGETS: &str = r#"
 [ingest.targets.people]
@@ -203,6 +203,41 @@ fn a_server_takes_the_file_and_says_what_became_of_it() {
         1,
     );
     assert!(text.contains("declared are: people"), "{text}");
+}
+
+#[test]
+fn an_acknowledged_body_is_stored_once_although_the_server_is_killed_while_it_is() {
+    let folder = folder();
+    let rows = 150_000;
+    let text = people(rows, |_| false);
+    let mut server = serve(folder.path());
+    let mut answer = ureq::post(format!("{}/v1/ingest/people?load=late", server.url))
+        .header("prefer", "respond-async")
+        .send(text.as_bytes())
+        .unwrap();
+    assert_eq!(answer.status().as_u16(), 202);
+    let view: Value = answer.body_mut().read_json().unwrap();
+    let job = view["job"].as_str().unwrap().to_owned();
+    for _ in 0..2 {
+        let before = ids(folder.path()).len();
+        let deadline = Instant::now() + PATIENCE;
+        while ids(folder.path()).len() <= before + 5_000 {
+            assert!(Instant::now() < deadline, "in time");
+            std::thread::yield_now();
+        }
+        server.kill();
+        assert!((ids(folder.path()).len() as u64) < rows, "killed too late");
+        server = serve(folder.path());
+    }
+    let job = end_of(&server.url, &job);
+    assert_eq!(
+        (&job["state"], &job["result"]["stored"]),
+        (&"completed".into(), &rows.into()),
+        "{job}"
+    );
+    assert_eq!(ids(folder.path()), (1..=rows).collect::<Vec<_>>());
+    let spool = std::fs::read_dir(folder.path().join("offloop-data/ingest/spool")).unwrap();
+    assert_eq!(spool.count(), 0);
 }
 
 #[test]

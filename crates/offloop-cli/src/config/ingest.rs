@@ -24,6 +24,10 @@ pub(crate) struct RawIngest {
     pub(crate) tenant_loads: Option<u32>,
     pub(crate) idle: Option<Span>,
     pub(crate) upload_limit: Option<Size>,
+    pub(crate) spool_limit: Option<Size>,
+    pub(crate) spool_for: Option<Span>,
+    pub(crate) parts_for: Option<Span>,
+    pub(crate) jobs: Option<u16>,
     pub(crate) history: Option<u32>,
     #[serde(default)]
     pub(crate) targets: BTreeMap<String, RawTarget>,
@@ -91,6 +95,18 @@ fn bounds(raw: &RawIngest, options: &mut IngestOptions, problems: &mut Problems)
             problems.say("ingest.upload_limit", "is 0; give a size such as \"64GiB\"");
         }
         options.upload_bytes = bytes;
+    }
+    if let Some(Size(bytes)) = raw.spool_limit {
+        options.spool_bytes = bytes;
+    }
+    if let Some(jobs) = problems.slots("ingest.jobs", raw.jobs) {
+        options.jobs = jobs;
+    }
+    if let Some(span) = problems.span("ingest.spool_for", raw.spool_for) {
+        options.spool_for = span;
+    }
+    if let Some(span) = problems.span("ingest.parts_for", raw.parts_for) {
+        options.parts_for = span;
     }
     let mut count = |key: &str, value: Option<u32>, most: u32, to: &mut usize| {
         let Some(value) = value else { return };

@@ -78,11 +78,16 @@ impl History {
         self.shrink(server).await
     }
 
-    /// A load has ended.
+    /// A load has ended, or waits for its job.
     pub(super) async fn keep(&self, server: &RuntimeHandle, load: &LoadId, mut view: Value) {
         let now = server.now();
         view["ended_ms"] = now.as_millis().into();
-        view["ended_at"] = offloop::wire::format_time(now).into();
+        let key = if view["state"] == "waiting" {
+            "spooled_at"
+        } else {
+            "ended_at"
+        };
+        view[key] = offloop::wire::format_time(now).into();
         let row = self.write(load, Some(&view));
         let entry = Entry {
             load: load.clone(),

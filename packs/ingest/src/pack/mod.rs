@@ -11,6 +11,9 @@ mod events;
 mod history;
 mod outlets;
 mod routes;
+mod spool;
+mod task;
+mod upload;
 mod view;
 
 use std::path::PathBuf;
@@ -19,8 +22,9 @@ use std::time::Duration;
 
 use offloop::http::PackRoutes;
 use offloop::job::{JobIdSource, NameError};
+use offloop::lane_io::IoLane;
 use offloop::runtime::clock::{Clock as _, SystemClock};
-use offloop::{Pack, PackError, RuntimeHandle, Setup, TaskName};
+use offloop::{Pack, PackError, QueueName, RuntimeHandle, Setup, TaskDefaults, TaskInfo, TaskName};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
@@ -28,6 +32,7 @@ use crate::load::{Intake, Load, LoadFailed, LoadId, LoadIdError, Loader, Setting
 use crate::target::Target;
 use history::History;
 pub use outlets::{Address, Opener, Places, try_out};
+use spool::{Spool, SpoolRule};
 pub use view::chain;
 
 /// Names of targets that are parts of paths already.
@@ -50,6 +55,14 @@ pub struct IngestOptions {
     pub idle: Duration,
     /// Bytes of one body, as they come; default 64 GiB.
     pub upload_bytes: u64,
+    /// Bodies on disk that wait for their job or come in parts, all together; default 10 GiB.
+    pub spool_bytes: u64,
+    /// A whole body whose job has failed is kept for so long; default 7 days.
+    pub spool_for: Duration,
+    /// An upload in parts that does not grow is kept for so long; default 1 day.
+    pub parts_for: Duration,
+    /// Jobs of the task `ingest` at a time, 1 to 4,096; default 4.
+    pub jobs: u16,
     /// Loads that are remembered when they have ended, with their reject files; default 1,000.
     pub history: usize,
 }
@@ -65,6 +78,10 @@ impl IngestOptions {
             tenant_loads: 64,
             idle: Duration::from_secs(30),
             upload_bytes: 64 << 30,
+            spool_bytes: 10 << 30,
+            spool_for: Duration::from_secs(7 * 24 * 3_600),
+            parts_for: upload::PARTS_FOR,
+            jobs: 4,
             history: 1_000,
         }
     }
@@ -84,6 +101,11 @@ pub fn load_name<'p>(
     let digits = digits.iter().take(16).map(|byte| format!("{byte:02x}"));
     LoadId::parse(&format!("{kind}-{}", digits.collect::<String>()))
 }
+
+/// Of a job: a day for one body.
+const JOB_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// From the wish to stop until a load is dropped: time to store what was read.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Threads of its own, for loads. Ended without waiting: what a load has under way is noted or not.
 #[derive(Debug)]
@@ -122,6 +144,9 @@ struct Shared {
     /// Where reject files are.
     rejects: PathBuf,
     history: History,
+    spool: Spool,
+    task: TaskName,
+    queue: QueueName,
     threads: Threads,
     ids: Mutex<JobIdSource>,
     /// Set when the server runs.
@@ -142,9 +167,20 @@ impl Shared {
         let rejects = data.join("rejects");
         let rows = TaskName::parse(history::COLLECTION).map_err(name)?;
         let threads = Threads::start();
+        let rule = SpoolRule {
+            most: options.spool_bytes,
+            keep: options.spool_for,
+            keep_parts: options.parts_for,
+            senders: options.loads,
+            tenant_senders: options.tenant_loads,
+        };
+        let spool = Spool::open(&data.join("spool"), rule);
         Ok(Self {
             history: History::new(rows, rejects.clone(), options.history),
             threads: threads.map_err(|error| fail(format!("cannot start its thread: {error}")))?,
+            spool: spool.map_err(|error| fail(format!("the spool cannot be used: {error}")))?,
+            task: TaskName::parse(task::TASK).map_err(name)?,
+            queue: QueueName::parse(task::QUEUE).map_err(name)?,
             ids: Mutex::new(JobIdSource::new(0, seed)),
             open: OnceLock::new(),
             rejects,
@@ -177,7 +213,10 @@ impl Shared {
 
     async fn remember(&self, loader: &Loader, server: &RuntimeHandle, id: &LoadId) {
         if let Some(status) = loader.status(id) {
-            let view = view::status_view(&status);
+            let mut view = view::status_view(&status);
+            if let Some(known) = self.history.get(id) {
+                view["job"] = known["job"].clone();
+            }
             self.history.keep(server, id, view).await;
         }
     }
@@ -216,7 +255,31 @@ impl Pack for IngestPack {
         if let Some(threads) = shared.threads.handle() {
             setup.pulse().watch("ingest", threads.clone());
         }
-        self.shared = Some(Arc::new(shared));
+        let shared = Arc::new(shared);
+        // Weak: the server holds its lanes, and what is shared holds the server.
+        let own = Arc::downgrade(&shared);
+        let info = TaskInfo {
+            name: shared.task.clone(),
+            timeout: Some(JOB_TIMEOUT),
+            about: "stores a body of the spool in its target".into(),
+        };
+        // A lane of its own: targets that are slow hold up each other at most.
+        let lane = IoLane::builder("ingest")
+            .slots(self.options.jobs)
+            .grace(GRACE)
+            .pulse(setup.pulse().clone())
+            .task(
+                info,
+                Arc::new(move |context| Box::pin(task::ingest(own.upgrade(), context))),
+            );
+        setup.lane(Arc::new(lane.build()));
+        let defaults = TaskDefaults {
+            // A place among the loads is waited for, however long it takes.
+            snoozes_max: Some(u16::MAX),
+            ..TaskDefaults::default()
+        };
+        setup.defaults(shared.task.clone(), defaults);
+        self.shared = Some(shared);
         Ok(())
     }
 
@@ -246,7 +309,9 @@ impl Pack for IngestPack {
         let loader = loader.map_err(|error| fail(format!("its folder cannot be used: {error}")))?;
         offloop::block_on(shared.history.open(server)).map_err(fail)?;
         let server = server.clone();
-        let _once = shared.open.set(Open { loader, server });
+        let open = Open { loader, server };
+        offloop::block_on(task::recover(&shared, &open)).map_err(fail)?;
+        let _once = shared.open.set(open);
         Ok(routes::routes(shared))
     }
 }

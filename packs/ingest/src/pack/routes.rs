@@ -9,7 +9,7 @@ use offloop::http::axum::extract::rejection::QueryRejection;
 use offloop::http::axum::extract::{Path, Query, Request, State};
 use offloop::http::axum::http::request::Parts;
 use offloop::http::axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use offloop::http::axum::routing::{get, post};
+use offloop::http::axum::routing::{delete, get, post};
 use offloop::http::{PackPage, PackRoutes, Refusal, UnderWay, mime, send_file};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::history::reject_file;
 use super::view::{self, Answer};
-use super::{Open, Shared, direct, events, load_name};
+use super::{Open, Shared, direct, events, load_name, upload};
 use crate::decode::{Compression, Encoding};
 use crate::load::{LoadAsk, LoadId, Phase};
 use crate::target::Target;
@@ -53,6 +53,12 @@ pub(super) fn routes(shared: Arc<Shared>) -> PackRoutes {
         .route("/v1/ingest/loads/{load}", get(one))
         .route("/v1/ingest/loads/{load}/rejects", get(rejects))
         .route("/v1/ingest/loads/{load}/events", get(follow))
+        .route(
+            "/v1/ingest/uploads/{load}",
+            get(upload::head)
+                .patch(upload::patch)
+                .merge(delete(upload::delete)),
+        )
         .route("/v1/ingest/{target}", post(take))
         .with_state(door);
     PackRoutes {
@@ -256,6 +262,9 @@ async fn take(
     };
     check_type(declared, &parts.headers)?;
     let under_way = parts.extensions.remove::<UnderWay>();
+    if let Some(asked) = upload::asked(&parts.headers)? {
+        return upload::create(&door.shared, open, ask, asked, body, under_way).await;
+    }
     direct::direct(&door.shared, open, ask, body, under_way).await
 }
 

@@ -1,0 +1,440 @@
+//! Bodies on disk: those that wait for their job, and those that come in parts.
+//!
+//! `LOAD.part` grows, `LOAD.json` says what it is for, `LOAD.spool` is whole: flushed, then renamed,
+//! then its folder flushed. What a crash leaves is a part that can be gone on with, or a whole one
+//! whose job is made at the next start.
+//!
+//! Must never: pass its bound; let two requests write one part; call a part whole that is not on
+//! disk.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use offloop::runtime::clock::{Clock as _, SystemClock};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::load::LoadId;
+use crate::sink::Hand;
+
+/// Threads that write: one that flushes holds up a part of the senders only.
+const HANDS: usize = 4;
+/// Bodies on disk, whole or not: each takes some files.
+const BODIES_MAX: usize = 10_000;
+/// Who takes over a part waits for its writer so long.
+const LET_GO_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a body is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct About {
+    pub(super) target: String,
+    pub(super) tenant: Option<String>,
+    /// Of all of it, where the sender has said so.
+    pub(super) length: Option<u64>,
+}
+
+/// Why a body is not kept.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SpoolError {
+    #[error(
+        "the spool is full: {used} of {most} bytes, ingest.spool_limit; come again when loads have ended"
+    )]
+    Full { used: u64, most: u64 },
+    #[error("{BODIES_MAX} bodies are in the spool, as many as may be")]
+    TooMany,
+    #[error("`{tenant}` sends {limit} bodies now, ingest.tenant_loads; come again later")]
+    TenantFull { tenant: String, limit: usize },
+    #[error("{limit} bodies are being sent, ingest.loads; come again later")]
+    SendersFull { limit: usize },
+    #[error("the load `{load}` is in the spool already")]
+    Exists { load: LoadId },
+    #[error(
+        "there is no upload `{load}`: it never was, was deleted, or was left alone for too long"
+    )]
+    Unknown { load: LoadId },
+    #[error("another request sends the same body")]
+    Busy,
+    #[error("the disk is full")]
+    DiskFull,
+    #[error("the spool cannot be written")]
+    Io(#[source] io::Error),
+    #[error("the server is ending")]
+    Ending,
+}
+
+impl From<io::Error> for SpoolError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::StorageFull {
+            Self::DiskFull
+        } else {
+            Self::Io(error)
+        }
+    }
+}
+
+/// What it may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SpoolRule {
+    pub(super) most: u64,
+    /// A whole body whose job does not come, and a part that does not grow, go after so long.
+    pub(super) keep: Duration,
+    pub(super) keep_parts: Duration,
+    pub(super) senders: usize,
+    pub(super) tenant_senders: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    bodies: usize,
+    /// Parts that are being written: on whose account, and how to ask the writer to let go.
+    writers: HashMap<LoadId, (Option<String>, watch::Sender<bool>)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Spool {
+    folder: PathBuf,
+    rule: SpoolRule,
+    hands: Vec<Hand<()>>,
+    next: AtomicUsize,
+    state: Arc<Mutex<State>>,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A part and the right to write it.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) load: LoadId,
+    pub(super) about: About,
+    pub(super) offset: u64,
+    file: Arc<File>,
+    hand: Hand<()>,
+    folder: PathBuf,
+    most: u64,
+    state: Arc<Mutex<State>>,
+    /// Somebody else wants it.
+    pub(super) wanted: watch::Receiver<bool>,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        lock(&self.state).writers.remove(&self.load);
+    }
+}
+
+fn name(folder: &Path, load: &LoadId, kind: &str) -> PathBuf {
+    folder.join(format!("{load}.{kind}"))
+}
+
+fn missing_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Spool {
+    pub(super) fn open(folder: &Path, rule: SpoolRule) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let hands = (0..HANDS).map(|_| Hand::new("ingest-spool", ()));
+        let spool = Self {
+            folder: folder.to_owned(),
+            rule,
+            hands: hands.collect::<Result<_, _>>()?,
+            next: AtomicUsize::new(0),
+            state: Arc::default(),
+        };
+        spool.sweep(&|_| false)?;
+        Ok(spool)
+    }
+
+    fn hand(&self) -> Hand<()> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        self.hands[turn % self.hands.len()].clone()
+    }
+
+    /// Asks whoever writes `load` to let go, and waits for it; then the caller is its writer.
+    async fn take_over(
+        &self,
+        load: &LoadId,
+        tenant: Option<&str>,
+    ) -> Result<watch::Receiver<bool>, SpoolError> {
+        let until = tokio::time::Instant::now() + LET_GO_WITHIN;
+        loop {
+            let mut gone = {
+                let mut state = lock(&self.state);
+                match state.writers.get(load) {
+                    None => {
+                        self.has_room(&state, tenant)?;
+                        let (want, wanted) = watch::channel(false);
+                        let entry = (tenant.map(str::to_owned), want);
+                        state.writers.insert(load.clone(), entry);
+                        return Ok(wanted);
+                    }
+                    Some((_, want)) => {
+                        want.send_replace(true);
+                        want.subscribe()
+                    }
+                }
+            };
+            let let_go = async { while gone.changed().await.is_ok() {} };
+            let waited = tokio::time::timeout_at(until, let_go).await;
+            waited.map_err(|_still_writing| SpoolError::Busy)?;
+        }
+    }
+
+    fn has_room(&self, state: &State, tenant: Option<&str>) -> Result<(), SpoolError> {
+        let limit = self.rule.senders;
+        if state.writers.len() >= limit {
+            return Err(SpoolError::SendersFull { limit });
+        }
+        let limit = self.rule.tenant_senders;
+        let is_same = |other: &&(Option<String>, _)| other.0.as_deref() == tenant;
+        if let Some(tenant) = tenant
+            && state.writers.values().filter(is_same).count() >= limit
+        {
+            let tenant = tenant.to_owned();
+            return Err(SpoolError::TenantFull { tenant, limit });
+        }
+        Ok(())
+    }
+
+    /// A new body.
+    pub(super) async fn create(&self, load: &LoadId, about: About) -> Result<Part, SpoolError> {
+        {
+            let state = lock(&self.state);
+            if state.bodies >= BODIES_MAX {
+                return Err(SpoolError::TooMany);
+            }
+            let (used, most) = (state.used, self.rule.most);
+            if used.saturating_add(about.length.unwrap_or(0)) > most {
+                return Err(SpoolError::Full { used, most });
+            }
+            if state.writers.contains_key(load) {
+                return Err(SpoolError::Exists { load: load.clone() });
+            }
+        }
+        let wanted = self.take_over(load, about.tenant.as_deref()).await?;
+        let (folder, id, text) = (
+            self.folder.clone(),
+            load.clone(),
+            serde_json::to_vec(&about).map_err(io::Error::from)?,
+        );
+        let hand = self.hand();
+        let made = hand.ask(move |()| {
+            if name(&folder, &id, "spool").exists() {
+                return Err(SpoolError::Exists { load: id });
+            }
+            let part = name(&folder, &id, "part");
+            let file = OpenOptions::new().create_new(true).append(true).open(part);
+            let file = file.map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => SpoolError::Exists { load: id.clone() },
+                _ => error.into(),
+            })?;
+            let mut beside = File::create(name(&folder, &id, "json"))?;
+            beside.write_all(&text)?;
+            beside.sync_all()?;
+            File::open(&folder)?.sync_all()?;
+            Ok(file)
+        });
+        let part = |file| self.part(load, about, 0, file, hand.clone(), wanted);
+        match made.await {
+            Ok(Ok(file)) => {
+                lock(&self.state).bodies += 1;
+                Ok(part(file))
+            }
+            failed => {
+                lock(&self.state).writers.remove(load);
+                Err(failed.map_or(SpoolError::Ending, |done| match done {
+                    Ok(_) => SpoolError::Ending,
+                    Err(error) => error,
+                }))
+            }
+        }
+    }
+
+    fn part(
+        &self,
+        load: &LoadId,
+        about: About,
+        offset: u64,
+        file: File,
+        hand: Hand<()>,
+        wanted: watch::Receiver<bool>,
+    ) -> Part {
+        Part {
+            load: load.clone(),
+            about,
+            offset,
+            file: Arc::new(file),
+            hand,
+            folder: self.folder.clone(),
+            most: self.rule.most,
+            state: Arc::clone(&self.state),
+            wanted,
+        }
+    }
+
+    /// A part as it was left.
+    pub(super) async fn resume(&self, load: &LoadId) -> Result<Part, SpoolError> {
+        let about = self.about(load)?;
+        if !name(&self.folder, load, "part").exists() {
+            return Err(SpoolError::Unknown { load: load.clone() });
+        }
+        let wanted = self.take_over(load, about.tenant.as_deref()).await?;
+        let opened = OpenOptions::new()
+            .append(true)
+            .open(name(&self.folder, load, "part"));
+        let found = opened.and_then(|file| Ok((file.metadata()?.len(), file)));
+        match found {
+            Ok((offset, file)) => Ok(self.part(load, about, offset, file, self.hand(), wanted)),
+            Err(error) => {
+                lock(&self.state).writers.remove(load);
+                Err(match error.kind() {
+                    io::ErrorKind::NotFound => SpoolError::Unknown { load: load.clone() },
+                    _ => error.into(),
+                })
+            }
+        }
+    }
+
+    pub(super) fn about(&self, load: &LoadId) -> Result<About, SpoolError> {
+        match fs::read(name(&self.folder, load, "json")) {
+            Ok(text) => Ok(serde_json::from_slice(&text).map_err(io::Error::from)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(SpoolError::Unknown { load: load.clone() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The file of a whole body.
+    pub(super) fn whole(&self, load: &LoadId) -> PathBuf {
+        name(&self.folder, load, "spool")
+    }
+
+    /// Loads whose bodies are whole.
+    pub(super) fn all_whole(&self) -> io::Result<Vec<LoadId>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            if path.extension().is_some_and(|kind| kind == "spool")
+                && let Some(Ok(load)) = stem.map(LoadId::parse)
+            {
+                found.push(load);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes a body away, whole or not.
+    pub(super) fn remove(&self, load: &LoadId) -> io::Result<()> {
+        for kind in ["part", "spool"] {
+            let path = name(&self.folder, load, kind);
+            let Ok(about) = fs::metadata(&path) else {
+                continue;
+            };
+            missing_is_fine(fs::remove_file(&path))?;
+            let mut state = lock(&self.state);
+            state.used = state.used.saturating_sub(about.len());
+            state.bodies = state.bodies.saturating_sub(1);
+        }
+        missing_is_fine(fs::remove_file(name(&self.folder, load, "json")))
+    }
+
+    /// Counts what is there and takes away what is too old.
+    pub(super) fn sweep(&self, is_needed: &dyn Fn(&LoadId) -> bool) -> io::Result<()> {
+        let now = Duration::from_millis(SystemClock.now().as_millis());
+        let (mut used, mut bodies) = (0, 0);
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            let keep = match path.extension().and_then(|kind| kind.to_str()) {
+                Some("spool") => self.rule.keep,
+                Some("part") => self.rule.keep_parts,
+                _ => continue,
+            };
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let (Some(Ok(load)), Ok(about)) = (stem.map(LoadId::parse), entry.metadata()) else {
+                continue;
+            };
+            let changed = about.modified()?.duration_since(std::time::UNIX_EPOCH);
+            let age = now.saturating_sub(changed.unwrap_or_default());
+            let is_held = lock(&self.state).writers.contains_key(&load) || is_needed(&load);
+            if age > keep && !is_held {
+                tracing::info!(%load, "a body that nobody came for is taken away");
+                fs::remove_file(&path)?;
+                missing_is_fine(fs::remove_file(name(&self.folder, &load, "json")))?;
+            } else {
+                used += about.len();
+                bodies += 1;
+            }
+        }
+        let mut state = lock(&self.state);
+        (state.used, state.bodies) = (used, bodies);
+        Ok(())
+    }
+}
+
+impl Part {
+    /// More of the body. What does not fit is not begun.
+    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), SpoolError> {
+        let len = bytes.len() as u64;
+        {
+            let mut state = lock(&self.state);
+            let (used, most) = (state.used, self.most);
+            if used + len > most {
+                return Err(SpoolError::Full { used, most });
+            }
+            state.used += len;
+        }
+        let (file, offset) = (Arc::clone(&self.file), self.offset);
+        let written = self.hand.ask(move |()| {
+            let written = (&*file).write_all(&bytes);
+            if written.is_err() {
+                let _shorter = file.set_len(offset); // the first error is the one to tell
+            }
+            written
+        });
+        let written = written.await.map_err(|_| SpoolError::Ending);
+        if let Err(error) = written.and_then(|written| Ok(written?)) {
+            let mut state = lock(&self.state);
+            state.used = state.used.saturating_sub(len);
+            return Err(error);
+        }
+        self.offset += len;
+        Ok(())
+    }
+
+    /// What was written is on disk.
+    pub(super) async fn flush(&self) -> Result<(), SpoolError> {
+        let file = Arc::clone(&self.file);
+        let flushed = self.hand.ask(move |()| file.sync_all()).await;
+        Ok(flushed.map_err(|_| SpoolError::Ending)??)
+    }
+
+    /// The body is whole: on disk under its last name.
+    pub(super) async fn complete(self) -> Result<(), SpoolError> {
+        self.flush().await?;
+        let (from, to) = (
+            name(&self.folder, &self.load, "part"),
+            name(&self.folder, &self.load, "spool"),
+        );
+        let folder = self.folder.clone();
+        let named = self.hand.ask(move |()| {
+            fs::rename(from, to)?;
+            File::open(folder)?.sync_all()
+        });
+        Ok(named.await.map_err(|_| SpoolError::Ending)??)
+    }
+}

@@ -1,0 +1,200 @@
+//! The task `ingest`: a body of the spool into its target, exactly once over restarts.
+//!
+//! What is stored is known by the target's notes alone, so an attempt begins with the body's first
+//! byte and skips what they say. Must never: take a body away before all of it is stored.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use offloop::job::{IdempotencyKey, JobId, JobState, RetryPolicy};
+use offloop::runtime::EnqueueError;
+use offloop::store::InsertOutcome;
+use offloop::{JobOptions, NewJob, TaskContext, TaskError, TaskOutput};
+use serde::{Deserialize, Serialize};
+
+use super::spool::About;
+use super::view::{chain, status_view, summary_view};
+use super::{Open, Shared};
+use crate::load::{Feed, LoadAsk, LoadId, LoadRefused, PIECE_BYTES_MAX, feed};
+
+pub(super) const TASK: &str = "ingest";
+pub(super) const QUEUE: &str = "ingest";
+const TICK: Duration = Duration::from_secs(1);
+/// Until a place is looked for again.
+const PLACE_AFTER: Duration = Duration::from_secs(2);
+const ATTEMPTS: u16 = 20;
+
+/// Of a job of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Payload {
+    load: LoadId,
+    target: String,
+    #[serde(default)]
+    tenant: Option<String>,
+}
+
+/// Makes the job of a whole body; the same body again is the same job.
+pub(super) async fn enqueue(
+    shared: &Shared,
+    open: &Open,
+    load: &LoadId,
+    about: &About,
+) -> Result<Option<InsertOutcome>, EnqueueError> {
+    let payload = Payload {
+        load: load.clone(),
+        target: about.target.clone(),
+        tenant: about.tenant.clone(),
+    };
+    let job = NewJob {
+        task: shared.task.clone(),
+        payload: serde_json::to_vec(&payload).unwrap_or_default().into(), // plain texts
+        options: JobOptions {
+            queue: shared.queue.clone(),
+            retry: RetryPolicy {
+                max_attempts: ATTEMPTS,
+                ..RetryPolicy::default()
+            },
+            ..JobOptions::default()
+        },
+        idempotency: IdempotencyKey::parse(&format!("ingest/{load}")).ok(),
+    };
+    Ok(open.server.enqueue(vec![job]).await?.into_iter().next())
+}
+
+/// Bodies that a crash has left without their job, or behind it.
+pub(super) async fn recover(shared: &Shared, open: &Open) -> Result<(), String> {
+    let whole = shared.spool.all_whole();
+    for load in whole.map_err(|error| format!("the spool cannot be read: {error}"))? {
+        let Ok(about) = shared.spool.about(&load) else {
+            tracing::warn!(%load, "a body of the spool does not say what it is for; it goes when it is old");
+            continue;
+        };
+        let outcome = enqueue(shared, open, &load, &about).await;
+        match outcome.map_err(|error| error.to_string())? {
+            Some(InsertOutcome::Existing { id, .. }) if is_done(open, id).await => {
+                if let Err(error) = shared.spool.remove(&load) {
+                    tracing::warn!(%error, %load, "a body that is stored cannot be taken away");
+                }
+            }
+            Some(InsertOutcome::Refused(refusal)) => {
+                tracing::warn!(%load, %refusal, "a body of the spool has no job; the next start tries again");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn is_done(open: &Open, id: JobId) -> bool {
+    let found = open.server.job(id).await.ok().flatten();
+    found.is_some_and(|job| job.summary.state == JobState::Completed)
+}
+
+pub(super) async fn ingest(
+    shared: Option<Arc<Shared>>,
+    context: TaskContext,
+) -> Result<TaskOutput, TaskError> {
+    // Before the server runs, and behind its end, another attempt comes.
+    let shared = shared.ok_or_else(|| TaskError::snooze(TICK))?;
+    let payload: Payload = serde_json::from_slice(context.payload())
+        .map_err(|error| TaskError::invalid(format!("the payload is no body's: {error}")))?;
+    let Some(open) = shared.open.get() else {
+        return Err(TaskError::snooze(TICK));
+    };
+    let path = shared.spool.whole(&payload.load);
+    let bytes_total = std::fs::metadata(&path).ok().map(|about| about.len());
+    let load = open.loader.load(LoadAsk {
+        load: payload.load.clone(),
+        target: payload.target,
+        tenant: payload.tenant,
+        bytes_total,
+    });
+    let load = load.map_err(|refused| match refused {
+        LoadRefused::UnknownTarget { .. } => TaskError::invalid(refused.to_string()),
+        _ => TaskError::snooze(PLACE_AFTER),
+    })?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (to, from) = feed();
+    read(path, to, Arc::clone(&stop))?;
+    let status = load.watch();
+    let mut running = pin!(load.run(from));
+    let mut ticks = tokio::time::interval(TICK);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut running => break ended,
+            _ = ticks.tick() => {
+                context.progress(status_view(&status.borrow()).to_string())?;
+                if context.should_stop() {
+                    stop.store(true, Ordering::Release);
+                }
+            }
+        }
+    };
+    shared
+        .remember(&open.loader, &open.server, &payload.load)
+        .await;
+    match ended {
+        Ok(summary) => {
+            if let Err(error) = shared.spool.remove(&payload.load) {
+                tracing::warn!(%error, load = %payload.load, "a body that is stored cannot be taken away");
+            }
+            let rows = status.borrow().rows_in;
+            Ok(TaskOutput::json(summary_view(&summary, rows).to_string()))
+        }
+        Err(_) if context.should_stop() => Err(TaskError::stopped()),
+        Err(failed) => {
+            let message = format!(
+                "{}; stored: {}",
+                chain(&failed.error),
+                failed.summary.stored_text()
+            );
+            Err(if failed.error.retry_helps() {
+                TaskError::error(message)
+            } else {
+                TaskError::invalid(message)
+            })
+        }
+    }
+}
+
+/// Reads the body on a thread of its own: a disk may take its time.
+fn read(path: PathBuf, to: Feed, stop: Arc<AtomicBool>) -> Result<(), TaskError> {
+    let work = move || {
+        let reason = match std::fs::File::open(&path) {
+            Err(error) => format!("the body is not in the spool: {error}"),
+            Ok(mut file) => {
+                let mut buffer = vec![0; PIECE_BYTES_MAX];
+                loop {
+                    if stop.load(Ordering::Acquire) {
+                        break "the job was stopped".into();
+                    }
+                    match file.read(&mut buffer) {
+                        Ok(0) => {
+                            let _ended = to.end_blocking(); // a load that has ended says why itself
+                            return;
+                        }
+                        Ok(len) => {
+                            let piece = Bytes::copy_from_slice(&buffer[..len]);
+                            if to.send_blocking(piece).is_err() {
+                                return;
+                            }
+                        }
+                        Err(error) => break format!("the body cannot be read: {error}"),
+                    }
+                }
+            }
+        };
+        offloop::block_on(to.cut(reason));
+    };
+    let thread = std::thread::Builder::new().name("ingest-read".into());
+    let begun = thread.spawn(work);
+    begun
+        .map(drop)
+        .map_err(|error| TaskError::error(format!("cannot start a thread: {error}")))
+}

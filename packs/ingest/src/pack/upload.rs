@@ -1,0 +1,396 @@
+//! Bodies into the spool: at once with `Prefer: respond-async`, or in parts.
+//!
+//! Parts are in the manner of draft-ietf-httpbis-resumable-upload (interop version 8): POST makes an
+//! upload, HEAD tells its offset, PATCH appends, DELETE takes it away; a connection that is lost
+//! costs what was under way. Must never: answer an offset that is not on disk, or 202 before the
+//! whole body and its job are.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use offloop::http::axum::body::Body;
+use offloop::http::axum::extract::{Path, Request, State};
+use offloop::http::axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use offloop::http::{Refusal, UnderWay, body_refusal};
+use offloop::store::InsertOutcome;
+use offloop::wire::Problem;
+use serde_json::json;
+
+use super::routes::{Door, text};
+use super::spool::{About, Part, SpoolError};
+use super::view::{self, Answer};
+use super::{Open, Shared, task};
+use crate::load::{LoadAsk, LoadId};
+
+const COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
+const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+const LENGTH: HeaderName = HeaderName::from_static("upload-length");
+const LIMIT: HeaderName = HeaderName::from_static("upload-limit");
+const VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");
+const INTEROP: HeaderValue = HeaderValue::from_static("8");
+const AFTER: u64 = 5;
+
+/// What a request for the spool says of itself.
+pub(super) struct Asked {
+    /// `None`: no part, but a whole body with `Prefer: respond-async`.
+    complete: Option<bool>,
+    length: Option<u64>,
+}
+
+/// `None`: the body is to be stored while it comes.
+pub(super) fn asked(headers: &HeaderMap) -> Result<Option<Asked>, Refusal> {
+    let complete = flag(headers)?;
+    let prefer = headers.get_all("prefer").iter();
+    let mut prefer = prefer.filter_map(|value| value.to_str().ok());
+    let is_async = prefer.any(|value| {
+        let mut words = value.split([',', ';']);
+        words.any(|word| word.trim().eq_ignore_ascii_case("respond-async"))
+    });
+    if complete.is_none() && !is_async {
+        return Ok(None);
+    }
+    let length = number(headers, &LENGTH)?;
+    Ok(Some(Asked { complete, length }))
+}
+
+/// A boolean of RFC 9651.
+fn flag(headers: &HeaderMap) -> Result<Option<bool>, Refusal> {
+    match text(headers, &COMPLETE)? {
+        None => Ok(None),
+        Some("?1") => Ok(Some(true)),
+        Some("?0") => Ok(Some(false)),
+        Some(_) => Err(Refusal::parameter(COMPLETE.as_str(), "give ?1 or ?0")),
+    }
+}
+
+fn number(headers: &HeaderMap, name: &HeaderName) -> Result<Option<u64>, Refusal> {
+    let Some(text) = text(headers, name)? else {
+        return Ok(None);
+    };
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| plain);
+    let bad = || Refusal::parameter(name.as_str(), "give a whole number of bytes");
+    number.map(Some).ok_or_else(bad)
+}
+
+pub(super) fn refused(error: &SpoolError) -> Refusal {
+    let kind = match error {
+        SpoolError::Full { .. } => ("spool-full", 507, "The spool is full"),
+        SpoolError::DiskFull => view::DISK_FULL,
+        SpoolError::TooMany | SpoolError::TenantFull { .. } | SpoolError::SendersFull { .. } => {
+            view::TOO_MANY
+        }
+        SpoolError::Exists { .. } | SpoolError::Busy => view::CONFLICT,
+        SpoolError::Unknown { .. } => return Refusal::not_found(error.to_string()),
+        SpoolError::Io(_) => {
+            tracing::error!(error = view::chain(error), "the spool failed");
+            view::INTERNAL
+        }
+        SpoolError::Ending => ("shutting-down", 503, "The server is shutting down"),
+    };
+    let retry_after = matches!(kind.1, 429 | 503 | 507).then_some(AFTER);
+    Problem {
+        retry_after,
+        ..view::problem(kind, error.to_string())
+    }
+    .into()
+}
+
+/// A new body for the spool.
+pub(super) async fn create(
+    shared: &Shared,
+    open: &Open,
+    ask: LoadAsk,
+    asked: Asked,
+    body: Body,
+    under_way: Option<UnderWay>,
+) -> Answer {
+    let whole = asked.complete != Some(false);
+    let length = asked.length.or(ask.bytes_total.filter(|_| whole));
+    let most = shared.options.upload_bytes;
+    if let Some(length) = length.filter(|length| *length > most) {
+        let detail = format!("{length} bytes are announced; ingest.upload_limit is {most}");
+        return Err(view::problem(view::TOO_LARGE, detail).into());
+    }
+    let about = About {
+        target: ask.target,
+        tenant: ask.tenant,
+        length,
+    };
+    let part = shared.spool.create(&ask.load, about).await;
+    let part = part.map_err(|error| refused(&error))?;
+    let is_part = asked.complete.is_some();
+    let load = ask.load;
+    let done = append(shared, open, part, body, whole, under_way).await;
+    if done.is_err() && !is_part && !shared.spool.whole(&load).exists() {
+        // Nobody can go on with it.
+        if let Err(error) = shared.spool.remove(&load) {
+            tracing::warn!(%error, %load, "a body that was cut cannot be taken away");
+        }
+    }
+    let mut response = done?;
+    if response.status() == StatusCode::NO_CONTENT {
+        *response.status_mut() = StatusCode::CREATED;
+        let path = HeaderValue::from_str(&format!("/v1/ingest/uploads/{load}"));
+        if let Ok(path) = path {
+            response.headers_mut().insert(header::LOCATION, path);
+        }
+        limits(shared, response.headers_mut());
+    }
+    Ok(response)
+}
+
+fn limits(shared: &Shared, headers: &mut HeaderMap) {
+    let (size, age) = (
+        shared.options.upload_bytes,
+        shared.options.parts_for.as_secs(),
+    );
+    if let Ok(limit) = HeaderValue::from_str(&format!("max-size={size}, max-age={age}")) {
+        headers.insert(LIMIT, limit);
+    }
+}
+
+/// Why a body was not taken to its end.
+enum Cut {
+    Sender(Box<Problem>),
+    Spool(SpoolError),
+}
+
+/// Takes what comes; a whole body gets its job.
+async fn append(
+    shared: &Shared,
+    open: &Open,
+    mut part: Part,
+    mut body: Body,
+    whole: bool,
+    under_way: Option<UnderWay>,
+) -> Answer {
+    let taken = take(shared, &mut part, &mut body, under_way.as_ref()).await;
+    let flushed = part.flush().await;
+    match taken {
+        Err(Cut::Spool(error)) => return Err(refused(&error)),
+        Err(Cut::Sender(mut problem)) => {
+            let load = &part.load;
+            let _ = write!(
+                problem.detail,
+                "; {} bytes are kept: HEAD /v1/ingest/uploads/{load} tells how to go on",
+                part.offset
+            ); // a String takes everything
+            return Err((*problem).into());
+        }
+        Ok(()) => flushed.map_err(|error| refused(&error))?,
+    }
+    let offset = part.offset;
+    if !whole {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        place(response.headers_mut(), offset, false);
+        return Ok(response);
+    }
+    if let Some(length) = part.about.length.filter(|length| *length != offset) {
+        let detail =
+            format!("the body is complete with {offset} bytes, but {length} were announced");
+        return Err(other_length(detail).into());
+    }
+    let (load, about) = (part.load.clone(), part.about.clone());
+    part.complete().await.map_err(|error| refused(&error))?;
+    accepted(shared, open, &load, &about, offset).await
+}
+
+fn other_length(detail: String) -> Problem {
+    Problem {
+        r#type: "https://iana.org/assignments/http-problem-types#inconsistent-upload-length".into(),
+        ..view::problem(("", 400, "The upload's length is another one"), detail)
+    }
+}
+
+async fn take(
+    shared: &Shared,
+    part: &mut Part,
+    body: &mut Body,
+    under_way: Option<&UnderWay>,
+) -> Result<(), Cut> {
+    let sender = |problem| Err(Cut::Sender(Box::new(problem)));
+    let (idle, most) = (shared.options.idle, shared.options.upload_bytes);
+    let mut wanted = part.wanted.clone();
+    loop {
+        let frame = tokio::select! {
+            frame = tokio::time::timeout(idle, body.frame()) => frame,
+            _ = wanted.wait_for(|wanted| *wanted) => {
+                let detail = "another request has taken this upload over";
+                return sender(view::problem(view::CONFLICT, detail));
+            }
+        };
+        let frame = match frame {
+            Err(_elapsed) => {
+                let detail = format!("nothing came for {idle:?}, the idle deadline");
+                return sender(view::problem(view::TOO_SLOW, detail));
+            }
+            Ok(None) => return Ok(()),
+            Ok(Some(Err(error))) => return sender(body_refusal(&error).problem().clone()),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        let offset = part.offset + data.len() as u64;
+        if offset > most {
+            let detail = format!("the body is over {most} bytes, ingest.upload_limit");
+            return sender(view::problem(view::TOO_LARGE, detail));
+        }
+        if let Some(length) = part.about.length.filter(|length| offset > *length) {
+            let detail = format!("the body is over {length} bytes, which were announced");
+            return sender(other_length(detail));
+        }
+        part.write(data).await.map_err(Cut::Spool)?;
+        if let Some(under_way) = under_way {
+            under_way.tell();
+        }
+    }
+}
+
+fn place(headers: &mut HeaderMap, offset: u64, complete: bool) {
+    headers.insert(OFFSET, HeaderValue::from(offset));
+    let complete = if complete { "?1" } else { "?0" };
+    headers.insert(COMPLETE, HeaderValue::from_static(complete));
+    headers.insert(VERSION, INTEROP);
+}
+
+/// The whole body is on disk: its job is made, then it is acknowledged.
+async fn accepted(
+    shared: &Shared,
+    open: &Open,
+    load: &LoadId,
+    about: &About,
+    bytes: u64,
+) -> Answer {
+    let outcome = task::enqueue(shared, open, load, about).await?;
+    let job = match outcome {
+        Some(InsertOutcome::Refused(refusal)) => {
+            let detail = format!("{refusal}; the body is kept, its job is made at the next start");
+            return Err(Refusal::unavailable(detail));
+        }
+        outcome => outcome.and_then(|outcome| outcome.job()),
+    };
+    let Some(job) = job else {
+        return Err(Refusal::unavailable("the store did not answer"));
+    };
+    let mut view = json!({
+        "load": load, "target": about.target, "tenant": about.tenant, "state": "waiting",
+        "job": job.to_string(), "bytes": 0, "bytes_total": bytes, "rows": 0, "stored": 0,
+        "rejected": 0, "rate": 0.0, "elapsed_ms": 0,
+    });
+    shared.history.keep(&open.server, load, view.clone()).await;
+    view["status"] = format!("/v1/ingest/loads/{load}").into();
+    let mut response = view::answer(StatusCode::ACCEPTED, &view);
+    let headers = response.headers_mut();
+    place(headers, bytes, true);
+    let applied = HeaderValue::from_static("respond-async");
+    headers.insert(HeaderName::from_static("preference-applied"), applied);
+    if let Ok(path) = HeaderValue::from_str(&format!("/v1/jobs/{job}")) {
+        headers.insert(header::LOCATION, path);
+    }
+    Ok(response)
+}
+
+fn load_id(text: &str) -> Result<LoadId, Refusal> {
+    LoadId::parse(text).map_err(|error| Refusal::not_found(error.to_string()))
+}
+
+/// How far an upload has come. Who writes it now lets go first: a connection that is lost may not
+/// know it yet.
+pub(super) async fn head(State(door): State<Door>, Path(load): Path<String>) -> Answer {
+    let load = load_id(&load)?;
+    let shared = &door.shared;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    limits(shared, headers);
+    let length = if let Ok(whole) = std::fs::metadata(shared.spool.whole(&load)) {
+        place(headers, whole.len(), true);
+        Some(whole.len())
+    } else {
+        let part = shared.spool.resume(&load).await;
+        let part = part.map_err(|error| refused(&error))?;
+        part.flush().await.map_err(|error| refused(&error))?;
+        place(headers, part.offset, false);
+        part.about.length
+    };
+    if let Some(length) = length {
+        headers.insert(LENGTH, HeaderValue::from(length));
+    }
+    Ok(response)
+}
+
+pub(super) async fn patch(
+    State(door): State<Door>,
+    Path(load): Path<String>,
+    request: Request,
+) -> Answer {
+    let (open, load) = (door.open()?, load_id(&load)?);
+    let shared = &door.shared;
+    let (mut parts, body) = request.into_parts();
+    let kind = text(&parts.headers, &header::CONTENT_TYPE)?;
+    if kind != Some("application/partial-upload") {
+        let detail = "a part is sent as application/partial-upload";
+        return Err(view::problem(view::MEDIA_TYPE, detail).into());
+    }
+    let needed = |name: &HeaderName| Refusal::parameter(name.as_str(), "is missing");
+    let complete = flag(&parts.headers)?.ok_or_else(|| needed(&COMPLETE))?;
+    let offset = number(&parts.headers, &OFFSET)?.ok_or_else(|| needed(&OFFSET))?;
+    if shared.spool.whole(&load).exists() {
+        let problem = Problem {
+            r#type: "https://iana.org/assignments/http-problem-types#completed-upload".into(),
+            ..view::problem(
+                ("", 400, "The upload is complete"),
+                "nothing can be added to it",
+            )
+        };
+        return Err(problem.into());
+    }
+    let part = shared
+        .spool
+        .resume(&load)
+        .await
+        .map_err(|error| refused(&error))?;
+    if part.offset != offset {
+        return Ok(mismatch(part.offset, offset));
+    }
+    let under_way = parts.extensions.remove::<UnderWay>();
+    append(shared, open, part, body, complete, under_way).await
+}
+
+fn mismatch(expected: u64, provided: u64) -> Response<Body> {
+    let body = json!({
+        "type": "https://iana.org/assignments/http-problem-types#mismatching-upload-offset",
+        "title": "The upload is at another offset", "status": 409,
+        "detail": format!("the upload has {expected} bytes; go on there"),
+        "expected-offset": expected, "provided-offset": provided,
+    });
+    let mut response = view::answer(StatusCode::CONFLICT, &body);
+    let headers = response.headers_mut();
+    let kind = HeaderValue::from_static("application/problem+json");
+    headers.insert(header::CONTENT_TYPE, kind);
+    place(headers, expected, false);
+    response
+}
+
+pub(super) async fn delete(State(door): State<Door>, Path(load): Path<String>) -> Answer {
+    let load = load_id(&load)?;
+    let spool = &door.shared.spool;
+    if spool.whole(&load).exists() {
+        let detail = "the upload is complete and has a job; cancel that";
+        return Err(view::problem(view::CONFLICT, detail).into());
+    }
+    let part = spool.resume(&load).await.map_err(|error| refused(&error))?;
+    let removed = spool.remove(&load);
+    drop(part);
+    removed.map_err(|error| refused(&error.into()))?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+/// How long a part may stay as it is.
+pub(super) const PARTS_FOR: Duration = Duration::from_secs(24 * 3_600);

@@ -1,0 +1,207 @@
+//! Bodies that wait for their job, and bodies that come in parts: over cuts, restarts and full disks.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod doors;
+
+use std::path::Path;
+
+use doors::{House, PEOPLE, ids, options, people};
+use serde_json::{Value, json};
+
+fn spooled(folder: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(folder.join("data/ingest/spool")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.collect()
+}
+
+/// The job once it is over.
+fn job(house: &House, path: &str) -> Value {
+    house.until(|house| {
+        let (_, job) = house.get(path);
+        job["finished_at"].is_string().then_some(job)
+    })
+}
+
+#[test]
+fn an_acknowledged_body_is_stored_by_its_job_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path());
+    let text = people(1_000, |row| row % 250 == 1);
+    let prefer = ("prefer", "respond-async");
+    let (status, answer) = house.post("/v1/ingest/people?load=later", &[prefer], text.as_bytes());
+    assert_eq!(
+        (status, &answer["state"]),
+        (202, &json!("waiting")),
+        "{answer}"
+    );
+    let path = format!("/v1/jobs/{}", answer["job"].as_str().unwrap());
+    let job = job(&house, &path);
+    assert_eq!(job["state"], "completed", "{job}");
+    assert_eq!(
+        (&job["result"]["stored"], &job["result"]["rejected"]),
+        (&json!(996), &json!(4))
+    );
+    let view = house.end_of("later");
+    assert_eq!(
+        (&view["state"], &view["stored"], &view["job"]),
+        (&json!("stored"), &json!(996), &answer["job"])
+    );
+    assert_eq!(ids(folder.path()).len(), 996);
+    assert!(
+        spooled(folder.path()).is_empty(),
+        "{:?}",
+        spooled(folder.path())
+    );
+}
+
+#[test]
+fn a_body_that_is_cut_before_its_end_has_no_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path());
+    let headers = "Prefer: respond-async\r\nContent-Length: 5000\r\n";
+    let mut raw = house.begin("POST", "/v1/ingest/people?load=cut", headers);
+    raw.send(b"id,name\n1,a\n");
+    house.until(|_| {
+        spooled(folder.path())
+            .contains(&"cut.part".to_owned())
+            .then_some(())
+    });
+    raw.hang_up();
+    house.until(|_| spooled(folder.path()).is_empty().then_some(()));
+    let (_, jobs) = house.get("/v1/jobs?task=ingest");
+    assert_eq!(jobs["jobs"], json!([]));
+    assert!(ids(folder.path()).is_empty());
+}
+
+#[test]
+fn an_upload_in_parts_goes_on_over_a_restart_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path());
+    let text = people(3_000, |_| false);
+    let (first, rest) = text.as_bytes().split_at(20_000);
+    let raw = {
+        let headers = format!(
+            "Upload-Complete: ?0\r\nUpload-Length: {}\r\nContent-Length: 20000\r\n",
+            text.len()
+        );
+        let mut raw = house.begin("POST", "/v1/ingest/people?load=parts", &headers);
+        raw.send(first);
+        raw
+    };
+    let (status, head, _) = raw.answer();
+    assert_eq!(status, 201, "{head}");
+    for says in [
+        "location: /v1/ingest/uploads/parts",
+        "upload-offset: 20000",
+        "upload-complete: ?0",
+        "max-size=",
+    ] {
+        assert!(head.contains(says), "{says}: {head}");
+    }
+    house.end();
+    let house = House::new(folder.path());
+    let ask = |method: &str, headers: &str, body: &[u8]| {
+        let headers = format!("{headers}Content-Length: {}\r\n", body.len());
+        let mut raw = house.begin(method, "/v1/ingest/uploads/parts", &headers);
+        raw.send(body);
+        raw.answer()
+    };
+    let (status, head, _) = ask("GET", "", b"");
+    assert!(
+        status == 204 && head.contains("upload-offset: 20000"),
+        "{head}"
+    );
+    let part = "Content-Type: application/partial-upload\r\n";
+    let (status, _, problem) = ask(
+        "PATCH",
+        &format!("{part}Upload-Offset: 7\r\nUpload-Complete: ?0\r\n"),
+        b"x",
+    );
+    assert_eq!(
+        (status, &problem["expected-offset"]),
+        (409, &json!(20_000)),
+        "{problem}"
+    );
+    let (status, _, problem) = ask(
+        "PATCH",
+        "Upload-Offset: 20000\r\nUpload-Complete: ?0\r\n",
+        b"x",
+    );
+    assert_eq!(status, 415, "{problem}");
+    // A part whose connection is lost.
+    let headers = format!(
+        "{part}Upload-Offset: 20000\r\nUpload-Complete: ?1\r\nContent-Length: {}\r\n",
+        rest.len()
+    );
+    let mut raw = house.begin("PATCH", "/v1/ingest/uploads/parts", &headers);
+    raw.send(&rest[..10_000]);
+    raw.hang_up();
+    let at = house.until(|_| {
+        let (_, head, _) = ask("GET", "", b"");
+        let at = head
+            .lines()
+            .find_map(|line| line.strip_prefix("upload-offset: ").map(str::to_owned));
+        let at: usize = at.unwrap().parse().unwrap();
+        (at > 20_000).then_some(at)
+    });
+    let last = format!("{part}Upload-Offset: {at}\r\nUpload-Complete: ?1\r\n");
+    let (status, head, answer) = ask("PATCH", &last, &text.as_bytes()[at..]);
+    assert_eq!(status, 202, "{head} {answer}");
+    let path = format!("/v1/jobs/{}", answer["job"].as_str().unwrap());
+    assert_eq!(job(&house, &path)["state"], "completed");
+    assert_eq!(ids(folder.path()), (1..=3_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_spool_takes_no_more_than_it_may_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path(), &[("people", PEOPLE)]);
+    options.spool_bytes = 10_000;
+    options.upload_bytes = 50_000;
+    let house = House::with(folder.path(), options);
+    let begin = |path: &str, headers: &str, body: &[u8]| {
+        let mut raw = house.begin("POST", path, headers);
+        raw.send(body);
+        raw.answer()
+    };
+    let (status, head, problem) = begin(
+        "/v1/ingest/people?load=a",
+        "Upload-Complete: ?0\r\nUpload-Length: 20000\r\nContent-Length: 1\r\n",
+        b"x",
+    );
+    assert!(
+        status == 507 && head.contains("retry-after"),
+        "{head} {problem}"
+    );
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("ingest.spool_limit"),
+        "{problem}"
+    );
+    let (status, _, problem) = begin(
+        "/v1/ingest/people?load=b",
+        "Upload-Complete: ?0\r\nUpload-Length: 60000\r\nContent-Length: 1\r\n",
+        b"x",
+    );
+    assert_eq!(status, 413, "{problem}");
+    let chunk = vec![b'x'; 9_000];
+    let (status, _, _) = begin(
+        "/v1/ingest/people?load=c",
+        "Upload-Complete: ?0\r\nContent-Length: 9000\r\n",
+        &chunk,
+    );
+    assert_eq!(status, 201);
+    let text = people(300, |_| false);
+    let headers = "Prefer: respond-async\r\nTransfer-Encoding: chunked\r\n";
+    let body = format!("{:x}\r\n{text}\r\n0\r\n\r\n", text.len());
+    let (status, _, problem) = begin("/v1/ingest/people?load=d", headers, body.as_bytes());
+    assert_eq!(status, 507, "{problem}");
+    // Giving an upload up makes room.
+    let raw = house.begin("DELETE", "/v1/ingest/uploads/c", "");
+    assert_eq!(raw.answer().0, 204);
+    let (status, _, answer) = begin("/v1/ingest/people?load=e", headers, body.as_bytes());
+    assert_eq!(status, 202, "{answer}");
+    assert_eq!(house.end_of("e")["stored"], 300);
+}
