@@ -128,7 +128,7 @@ fn a_printed_declaration_says_what_to_look_at() {
         toml,
         "# Look at this: 1 of 4 records have another number of fields and will be refused\n\
          # Look at this: `NULL` in column 2 is taken for null, in every column\n\
-         [ingest.targets.my-codes]\nsink = \"sqlite\"\npath = \"my-codes.db\"\ntable = \"my_codes\"\n\
+         [ingest.targets.my-codes]\nsink = \"sqlite\"\npath = \"my-codes.db\"\ntable = \"my_codes\"\ncreate = true\n\
          header = \"present\"\ndelimiter = \",\"\nquote = \"\\\"\"\nencoding = \"utf-8\"\n\
          null = [\"\", \"NULL\"]\ncolumns = [\n  { name = \"code\", type = \"int\" },\n  \
          { name = \"say_x\", from = \"say \\\"x\\\"\", type = \"int\" },\n]\n"
