@@ -50,6 +50,8 @@ expect tour-08.sh.out 'limit.set'
 expect tour-09.sh.out 'fired'
 expect tour-10.sh.out 'completed'
 expect tour-11.sh.out '40 ok, 0 failed'
+expect tour-12.sh.out '"stored":2'
+expect tour-12.sh.out 'three'
 curl -sf http://127.0.0.1:7878/ | grep -q '<title>' || { echo "no dashboard"; exit 1; }
 
 kill "$server"

@@ -1,4 +1,4 @@
-//! `ingest`: a file, a URL or a pipe into a target, here or through a server.
+//! `ingest`: a file or a pipe into a target, here or through a server.
 //!
 //! A file's load is named by what it is (target, path, length, time): the same command again, after
 //! Ctrl-C or a kill, goes on where it was. Must never: load a file that was changed under the name
