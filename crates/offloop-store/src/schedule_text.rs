@@ -56,7 +56,8 @@ pub fn read_missed(text: &str) -> Option<Missed> {
     })
 }
 
-/// A spec in one line for people: what it does and when; of the payload its length.
+/// A spec in one line for people: what it does and when. Of the payload nothing: it may be
+/// sealed, and even its length would be that of the sealed form.
 pub fn spec_text(spec: &ScheduleSpec) -> String {
     let mut text = format!(
         "task {}, {}, {}, missed {}, overlap {}",
@@ -70,7 +71,6 @@ pub fn spec_text(spec: &ScheduleSpec) -> String {
         text.push_str(", ");
         text.push_str(what);
     };
-    more(&format!("payload of {} bytes", spec.payload.len()));
     if let Some(options) = codec::encode(&spec.options) {
         more(&options);
     }
