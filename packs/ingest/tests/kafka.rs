@@ -230,11 +230,11 @@ fn a_broker_that_was_away_costs_no_row_and_no_order() {
         if let Some(seconds) = variable("OFFLOOP_TEST_OUTAGE_SECONDS") {
             tokio::time::sleep(std::time::Duration::from_secs(seconds.parse().unwrap())).await;
         }
-        broker_does("kafka-start", &servers);
         assert!(
             watch.borrow().rows_in < at + 20_000,
             "read on without a broker"
         );
+        broker_does("kafka-start", &servers);
         pouring.await.unwrap();
         running.await.unwrap().unwrap()
     });
