@@ -156,8 +156,8 @@ fn a_deadline_that_cannot_be_met_is_refused_with_the_estimate_and_others_are_tak
         // Nothing is known of `held`: while it runs nothing is known of what comes after it.
         go.store(false, Ordering::Release);
         handle.enqueue(vec![job("held")]).await.unwrap();
-        until("it runs", async || {
-            handle.queues().await.unwrap()[0].counts.running == 1
+        until("the estimate has seen that it runs", async || {
+            handle.estimated_wait(&brief).await.is_none()
         })
         .await;
         let by = |ms| {
