@@ -284,3 +284,39 @@ fn a_target_that_cannot_be_written_is_told_by_check() {
         "{text}"
     );
 }
+
+#[test]
+fn a_check_makes_and_changes_nothing() {
+    let folder = folder();
+    let declaration = "[ingest.targets.people]\nsink = \"sqlite\"\npath = \"people.db\"\ntable = \"people\"\ncreate = true\ncolumns = [{ name = \"id\", type = \"int4\" }, { name = \"name\", type = \"text\" }]\n";
+    let both = format!("{declaration}{}", TARGETS.replace(".people]", ".lines]"));
+    std::fs::write(folder.path().join("offloop.toml"), both).unwrap();
+    let check = || {
+        let output = program(folder.path()).arg("check").output().unwrap();
+        told(&output, &["check"], 0)
+    };
+    let names = || {
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.starts_with("people")).collect();
+        names.sort();
+        names
+    };
+    check();
+    assert!(names().is_empty(), "{:?}", names());
+    std::fs::write(folder.path().join("people.csv"), people(10, |_| false)).unwrap();
+    for target in ["people", "lines"] {
+        run(folder.path(), &["people.csv", "--target", target], 0);
+    }
+    let before: Vec<_> = names();
+    let read = || -> Vec<_> {
+        let names = before.iter().filter(|name| !name.ends_with("-shm"));
+        names
+            .map(|name| std::fs::read(folder.path().join(name)).unwrap())
+            .collect()
+    };
+    let bytes = read();
+    check();
+    assert_eq!(names(), before);
+    assert!(read() == bytes, "a file was written");
+}

@@ -263,6 +263,10 @@ impl Outlet for SlowSink {
     fn sink(&self, _load: &LoadId) -> Arc<dyn Sink> {
         Arc::new(Self)
     }
+
+    fn check(&self) -> Reply<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 impl Sink for SlowSink {

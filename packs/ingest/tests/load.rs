@@ -272,6 +272,10 @@ impl Outlet for HeldOutlet {
     fn sink(&self, _load: &LoadId) -> Arc<dyn Sink> {
         Arc::clone(&self.0) as _
     }
+
+    fn check(&self) -> Reply<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 impl Sink for HeldSink {

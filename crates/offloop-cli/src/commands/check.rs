@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use offloop::Checked;
-use offloop_ingest::pack::{Opener, Places, try_out};
+use offloop_ingest::Sink;
+use offloop_ingest::pack::{Opener, try_out};
 use serde_json::{Value, json};
 
 use super::serve;
@@ -25,7 +26,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.flags)?;
     let checked = serve::build(&config).check()?;
-    let targets = targets(&config)?;
+    let targets = targets(&config, &checked)?;
     let bad = checked.lanes.iter().filter(|lane| lane.problem.is_some());
     let bad_targets = targets.iter().filter(|(_, problem)| problem.is_some());
     let (bad, bad_targets) = (bad.count(), bad_targets.count());
@@ -107,8 +108,13 @@ fn view(config: &Config, checked: &Checked, targets: &[Tried], is_good: bool) ->
 /// A target's name, and what is wrong with its place.
 type Tried = (String, Option<String>);
 
+fn is_task(checked: &Checked, name: &str) -> bool {
+    let mut tasks = checked.lanes.iter().flat_map(|lane| &lane.tasks);
+    tasks.any(|task| task.as_str() == name)
+}
+
 /// Each target's place: whether it is there and is what the declaration says.
-fn targets(config: &Config) -> anyhow::Result<Vec<Tried>> {
+fn targets(config: &Config, checked: &Checked) -> anyhow::Result<Vec<Tried>> {
     let Some(ingest) = &config.ingest else {
         return Ok(Vec::new());
     };
@@ -116,14 +122,15 @@ fn targets(config: &Config) -> anyhow::Result<Vec<Tried>> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    let mut opener = Opener::new(Places {
-        folder: ingest.folder.clone(),
-        postgres: ingest.postgres.clone(),
-        server: None,
-    });
+    let mut opener = Opener::new(ingest.places(&config.data.join("ingest"), None));
     let mut tried = Vec::new();
     for target in &ingest.targets {
-        let problem = runtime.block_on(try_out(target, &mut opener)).err();
+        let problem = match target.sink() {
+            // No place of its own: its server's lanes are what it needs.
+            Sink::Jobs { task } => (!is_task(checked, task))
+                .then(|| format!("no task `{task}` is declared; declare [tasks.{task}]")),
+            _ => runtime.block_on(try_out(target, &mut opener)).err(),
+        };
         tried.push((target.name().to_owned(), problem));
     }
     Ok(tried)

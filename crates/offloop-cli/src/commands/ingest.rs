@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use offloop_ingest::load::{
     Feed, LoadAsk, LoadFailed, LoadId, Loader, PIECE_BYTES_MAX, Settings, Status, Summary, feed,
 };
-use offloop_ingest::pack::{Opener, Places, chain, load_name};
+use offloop_ingest::pack::{Opener, chain, load_name};
 use offloop_ingest::{IngestOptions, SAMPLE_BYTES_MAX, Target, infer};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -212,17 +212,14 @@ fn here(
     let mut targets = ingest.targets.iter();
     let target = targets.find(|target| target.name() == args.target);
     let target = target.context("the target is gone")?;
-    let mut opener = Opener::new(Places {
-        folder: ingest.folder.clone(),
-        postgres: ingest.postgres.clone(),
-        server: None,
-    });
+    let own = data.join("ingest");
+    let mut opener = Opener::new(ingest.places(&own, None));
     let outlet = opener
         .open(target)
-        .map_err(|error| anyhow::anyhow!(error))?;
+        .map_err(|error| anyhow::anyhow!("target {:?}: {error}", args.target))?;
     let settings = Settings {
         batch_memory: ingest.memory_bytes,
-        ..Settings::new(data.join("ingest").join("rejects"))
+        ..Settings::new(own.join("rejects"))
     };
     let loader = Loader::new(settings, [(target.clone(), outlet)]);
     let loader = loader.context("cannot use the folder of reject files")?;

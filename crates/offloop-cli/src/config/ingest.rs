@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(not(feature = "kafka"))]
+use offloop_ingest::pack::WITHOUT_KAFKA;
 use offloop_ingest::pack::{Address, RESERVED};
-use offloop_ingest::{IngestOptions, RawTarget, Sink};
+#[cfg(feature = "kafka")]
+use offloop_ingest::sink::kafka::RawKafka;
+use offloop_ingest::{IngestOptions, RawTarget, Sink, Target};
 use serde::Deserialize;
 
 use super::resolve::Problems;
@@ -29,6 +33,11 @@ pub(crate) struct RawIngest {
     pub(crate) parts_for: Option<Span>,
     pub(crate) jobs: Option<u16>,
     pub(crate) history: Option<u32>,
+    #[cfg(feature = "kafka")]
+    pub(crate) kafka: Option<RawKafka>,
+    /// Understood where the program is built for it.
+    #[cfg(not(feature = "kafka"))]
+    pub(crate) kafka: Option<toml::Table>,
     #[serde(default)]
     pub(crate) targets: BTreeMap<String, RawTarget>,
 }
@@ -78,9 +87,47 @@ pub(super) fn ingest(
             ),
         );
     }
+    kafka(raw, &mut options, problems);
     bounds(raw, &mut options, problems);
     let wanted = raw.enabled.unwrap_or(true) && !options.targets.is_empty();
     wanted.then_some(options)
+}
+
+/// The cluster, if the program can speak to one.
+#[cfg(feature = "kafka")]
+fn kafka(raw: &RawIngest, options: &mut IngestOptions, problems: &mut Problems) {
+    match raw.kafka.as_ref().map(RawKafka::resolve) {
+        None => {
+            if let Some(name) = topic(options) {
+                problems.say(
+                    "ingest.kafka",
+                    format!("target `{name}` needs it: say brokers = \"host:port\""),
+                );
+            }
+        }
+        Some(Ok(settings)) => options.kafka = Some(settings),
+        Some(Err(found)) => {
+            for problem in found {
+                problems.say(problem.field, problem.problem);
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "kafka"))]
+fn kafka(raw: &RawIngest, options: &mut IngestOptions, problems: &mut Problems) {
+    if let Some(name) = topic(options) {
+        problems.say(format!("ingest.targets.{name}.sink"), WITHOUT_KAFKA);
+    } else if raw.kafka.is_some() {
+        problems.say("ingest.kafka", WITHOUT_KAFKA);
+    }
+}
+
+/// The first target that is a topic.
+fn topic(options: &IngestOptions) -> Option<&str> {
+    let mut targets = options.targets.iter();
+    let topic = targets.find(|target| matches!(target.sink(), Sink::Kafka { .. }));
+    topic.map(Target::name)
 }
 
 fn bounds(raw: &RawIngest, options: &mut IngestOptions, problems: &mut Problems) {
@@ -228,5 +275,14 @@ mod tests {
         let without = text.replace("postgres_file = \"pg\"", "");
         let told = resolve(&without).unwrap_err().join("\n");
         assert!(told.contains("postgres_env"), "{told}");
+    }
+
+    #[test]
+    #[cfg(not(feature = "kafka"))]
+    fn a_build_without_kafka_says_how_to_get_one() {
+        let topic = "[ingest.kafka]\nbrokers = \"localhost:9092\"\n[ingest.targets.people]\nsink = \"kafka\"\ntopic = \"people\"\ncolumns = [{ name = \"id\", type = \"int4\" }]\n";
+        let told = resolve(topic).unwrap_err().join("\n");
+        let says = ["ingest.targets.people.sink", "--features kafka"];
+        assert!(says.iter().all(|says| told.contains(says)), "{told}");
     }
 }

@@ -16,7 +16,7 @@ mod task;
 mod upload;
 mod view;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -29,9 +29,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
 use crate::load::{Intake, Load, LoadFailed, LoadId, LoadIdError, Loader, Settings, Summary};
-use crate::target::Target;
+#[cfg(feature = "kafka")]
+use crate::sink::kafka::KafkaSettings;
+use crate::target::{Sink, Target};
 use history::History;
-pub use outlets::{Address, Opener, Places, try_out};
+pub use outlets::{Address, Opener, Places, WITHOUT_KAFKA, try_out};
 use spool::{Spool, SpoolRule};
 pub use view::chain;
 
@@ -45,6 +47,9 @@ pub struct IngestOptions {
     /// Where relative paths of targets start.
     pub folder: PathBuf,
     pub postgres: Option<Address>,
+    /// The cluster of targets with the sink `kafka`.
+    #[cfg(feature = "kafka")]
+    pub kafka: Option<KafkaSettings>,
     /// Memory of all batches together; default 32 MiB.
     pub memory_bytes: u64,
     /// Loads at once; default 256.
@@ -73,6 +78,8 @@ impl IngestOptions {
             targets,
             folder: folder.into(),
             postgres: None,
+            #[cfg(feature = "kafka")]
+            kafka: None,
             memory_bytes: 32 << 20,
             loads: 256,
             tenant_loads: 64,
@@ -83,6 +90,18 @@ impl IngestOptions {
             parts_for: upload::PARTS_FOR,
             jobs: 4,
             history: 1_000,
+        }
+    }
+
+    /// What targets' places need. `data`: the pack's own folder, `ingest` in the server's.
+    pub fn places(&self, data: &Path, server: Option<RuntimeHandle>) -> Places {
+        Places {
+            folder: self.folder.clone(),
+            postgres: self.postgres.clone(),
+            server,
+            notes: data.to_owned(),
+            #[cfg(feature = "kafka")]
+            kafka: self.kafka.clone(),
         }
     }
 }
@@ -141,6 +160,8 @@ impl Drop for Threads {
 #[derive(Debug)]
 struct Shared {
     options: IngestOptions,
+    /// The pack's own folder.
+    data: PathBuf,
     /// Where reject files are.
     rejects: PathBuf,
     history: History,
@@ -160,7 +181,7 @@ struct Open {
 }
 
 impl Shared {
-    fn new(options: IngestOptions, data: &std::path::Path) -> Result<Self, PackError> {
+    fn new(options: IngestOptions, data: &Path) -> Result<Self, PackError> {
         let name = |error: NameError| fail(error);
         let now = SystemClock.now().as_millis();
         let seed = now ^ (u64::from(std::process::id()) << 44);
@@ -183,6 +204,7 @@ impl Shared {
             queue: QueueName::parse(task::QUEUE).map_err(name)?,
             ids: Mutex::new(JobIdSource::new(0, seed)),
             open: OnceLock::new(),
+            data: data.to_owned(),
             rejects,
             options,
         })
@@ -287,16 +309,19 @@ impl Pack for IngestPack {
         let shared = self.shared.take();
         let shared = shared.ok_or_else(|| fail("was opened before it was installed"))?;
         let options = &shared.options;
-        let mut opener = Opener::new(Places {
-            folder: options.folder.clone(),
-            postgres: options.postgres.clone(),
-            server: Some(server.clone()),
-        });
+        let mut opener = Opener::new(options.places(&shared.data, Some(server.clone())));
         let mut targets = Vec::new();
         for target in &options.targets {
-            let outlet = opener.open(target);
-            let outlet = outlet
-                .map_err(|error| fail(format!("ingest.targets.{}: {error}", target.name())))?;
+            let wrong = |error| fail(format!("ingest.targets.{}: {error}", target.name()));
+            let outlet = opener.open(target).map_err(wrong)?;
+            if let Sink::Jobs { task } = target.sink()
+                && !server
+                    .tasks()
+                    .iter()
+                    .any(|known| known.info.name.as_str() == &**task)
+            {
+                return Err(wrong(format!("no task `{task}` is declared here")));
+            }
             targets.push((target.clone(), outlet));
         }
         let settings = Settings {

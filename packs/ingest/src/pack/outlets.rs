@@ -9,16 +9,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use offloop::RuntimeHandle;
+use offloop::{JobOptions, RuntimeHandle};
 
 use super::view::chain;
-use crate::load::LoadId;
 use crate::sink::Outlet;
+use crate::sink::jobs::JobsOutlet;
+#[cfg(feature = "kafka")]
+use crate::sink::kafka::{KafkaOutlet, KafkaSettings};
 use crate::sink::ndjson::NdjsonOutlet;
 use crate::sink::postgres::{PostgresOutlet, PostgresSettings};
 use crate::sink::sqlite::{SqliteFile, SqliteOutlet};
 use crate::target::{Sink, Target};
 
+/// What a target with the sink `kafka` is told by a build that has none.
+pub const WITHOUT_KAFKA: &str = "this program was built without Kafka, which needs a C compiler to build; build it with `cargo build --release -p offloop-cli --features kafka`";
 /// Of [`try_out`]: a person waits for it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -50,6 +54,10 @@ pub struct Places {
     pub postgres: Option<Address>,
     /// For targets that make jobs.
     pub server: Option<RuntimeHandle>,
+    /// Where notes of loads are kept whose place has no room for them.
+    pub notes: PathBuf,
+    #[cfg(feature = "kafka")]
+    pub kafka: Option<KafkaSettings>,
 }
 
 /// Opens places; tables of one SQLite file share its writer.
@@ -93,19 +101,42 @@ impl Opener {
                 let outlet = PostgresOutlet::new(target, address.as_str(), settings);
                 Ok(Arc::new(outlet.map_err(|error| chain(&error))?))
             }
-            Sink::Kafka { .. } => Err("this build has no sink for Kafka".into()),
-            Sink::Jobs { .. } => Err("this build has no sink for jobs".into()),
+            Sink::Kafka { .. } => self.topic(target),
+            Sink::Jobs { task } => {
+                let server = self.places.server.as_ref();
+                let server = server.ok_or_else(|| {
+                    format!("its rows become jobs of a server: give it with --server, such as --server http://127.0.0.1:7878 (task `{task}`)")
+                })?;
+                let options = JobOptions::default();
+                let outlet = JobsOutlet::new(target, server.clone(), options);
+                Ok(Arc::new(outlet.map_err(|error| chain(&error))?))
+            }
         }
+    }
+
+    #[cfg(feature = "kafka")]
+    fn topic(&self, target: &Target) -> Result<Arc<dyn Outlet>, String> {
+        let settings = self.places.kafka.as_ref();
+        let settings = settings.ok_or("the brokers of Kafka are not configured")?;
+        let outlet = KafkaOutlet::new(target, settings, self.places.notes.join("kafka"));
+        Ok(Arc::new(outlet.map_err(|error| chain(&error))?))
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    fn topic(&self, _target: &Target) -> Result<Arc<dyn Outlet>, String> {
+        Err(WITHOUT_KAFKA.into())
     }
 }
 
-/// Whether the place is there and is what the declaration says; the error is a sentence for a
-/// person. A table that is to be made is made.
+/// Whether the place is there and is what the declaration says, without a trace in it; the error is
+/// a sentence for a person. A target that makes jobs is not tried: only its server knows its task.
 pub async fn try_out(target: &Target, opener: &mut Opener) -> Result<(), String> {
+    if matches!(target.sink(), Sink::Jobs { .. }) && opener.places.server.is_none() {
+        return Ok(());
+    }
     let outlet = opener.open(target)?;
-    let load = LoadId::parse("offloop-check").map_err(|error| error.to_string())?;
-    let sink = outlet.sink(&load);
-    let resumed = tokio::time::timeout(PATIENCE, sink.resume()).await;
-    let resumed = resumed.map_err(|_| format!("it did not answer within {PATIENCE:?}"))?;
-    resumed.map(drop).map_err(|error| chain(&error))
+    let checked = tokio::time::timeout(PATIENCE, outlet.check()).await;
+    let checked = checked.map_err(|_| format!("it did not answer within {PATIENCE:?}"))?;
+    checked.map_err(|error| chain(&error))
 }

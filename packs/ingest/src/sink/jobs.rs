@@ -92,6 +92,15 @@ impl Outlet for JobsOutlet {
             run: std::sync::OnceLock::new(),
         })
     }
+
+    fn check(&self) -> Reply<'_, ()> {
+        let known = self.shared.server.tasks();
+        let task = &self.shared.task;
+        let is_known = known.iter().any(|known| known.info.name == *task);
+        let problem = format!("no task `{task}` is declared here");
+        let checked = is_known.then_some(()).ok_or(SinkError::Place { problem });
+        Box::pin(std::future::ready(checked))
+    }
 }
 
 #[derive(Debug)]

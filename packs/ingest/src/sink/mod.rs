@@ -22,9 +22,12 @@ pub mod sqlite;
 
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 
 pub use error::SinkError;
@@ -42,6 +45,18 @@ pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, SinkError>> + Send
 pub trait Outlet: Send + Sync + fmt::Debug {
     /// The way of one load into it. Waits for nothing and fails at nothing: [`Sink::resume`] does.
     fn sink(&self, load: &LoadId) -> Arc<dyn Sink>;
+
+    /// Whether the place is there and is what the target says, without a trace in it: nothing is
+    /// made, noted or taken away. Errors: as of [`Sink::resume`].
+    fn check(&self) -> Reply<'_, ()>;
+}
+
+/// Whether a file that is missing could be made. Its folder is asked; nothing is made.
+fn may_make(file: &Path) -> io::Result<()> {
+    let folder = file.parent();
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
 /// One load's way into its target.

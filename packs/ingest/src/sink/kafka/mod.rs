@@ -26,7 +26,7 @@ pub use settings::{KafkaSettings, RawKafka};
 
 use self::dead::{Office, Sent};
 use self::notes::{Notes, NotesError};
-use self::place::{ready, unreachable};
+use self::place::{Topic, looked, ready, unreachable};
 use self::store::Encoder;
 use self::turns::Turns;
 use self::wire::Wire;
@@ -109,6 +109,14 @@ impl Outlet for KafkaOutlet {
             run: Arc::default(),
         })
     }
+
+    fn check(&self) -> Reply<'_, ()> {
+        Box::pin(async {
+            let place = &self.place;
+            let found = looked(&place.settings, &place.topic, place.rule.create).await?;
+            place.fits(found)
+        })
+    }
 }
 
 /// What the loads into one topic share.
@@ -149,6 +157,19 @@ impl Run {
 }
 
 impl Place {
+    /// `None`: it is to be made.
+    fn fits(&self, topic: Option<Topic>) -> Result<(), SinkError> {
+        if topic.is_some_and(|topic| topic.needs_key) && !self.has_key {
+            return Err(SinkError::Place {
+                problem: format!(
+                    "topic `{}` is compacted, which takes no message without a key; declare a key column",
+                    self.topic
+                ),
+            });
+        }
+        Ok(())
+    }
+
     /// The producer of all loads; a new one if there is none, or it broke.
     async fn wire(&self) -> Result<Arc<Wire>, SinkError> {
         let mut wires = self.wires.lock().await;
@@ -158,14 +179,7 @@ impl Place {
         wires.now = None;
         // What the topic takes may be why the last one broke.
         let topic = ready(&self.settings, &self.topic, self.rule.create).await?;
-        if topic.needs_key && !self.has_key {
-            return Err(SinkError::Place {
-                problem: format!(
-                    "topic `{}` is compacted, which takes no message without a key; declare a key column",
-                    self.topic
-                ),
-            });
-        }
+        self.fits(Some(topic))?;
         wires.opened += 1;
         let config = self.settings.producer(topic.message_bytes_max);
         let wire = Wire::open(

@@ -90,6 +90,28 @@ fn read(resource: &ConfigResource) -> Topic {
     }
 }
 
+/// The topic as it is; `None` if it is missing and `create` says how it is to be made.
+pub(super) async fn looked(
+    settings: &KafkaSettings,
+    topic: &str,
+    create: Option<TopicCreate>,
+) -> Result<Option<Topic>, SinkError> {
+    let (client, name) = (settings.client(), topic.to_owned());
+    let found = aside(move || look(&admin(&client)?, &name)).await;
+    match found.map_err(|cause| unreachable(&settings.brokers, cause))? {
+        None if create.is_none() => Err(missing(topic, &settings.brokers)),
+        found => Ok(found),
+    }
+}
+
+fn missing(topic: &str, brokers: &str) -> SinkError {
+    SinkError::Place {
+        problem: format!(
+            "there is no topic `{topic}` at {brokers}; make it, or declare kafka = {{ create = {{ partitions = N }} }}"
+        ),
+    }
+}
+
 /// The topic as it is, made if it is missing and `create` says how; [`SinkError::Place`] names it
 /// otherwise.
 pub(super) async fn ready(
@@ -112,11 +134,7 @@ pub(super) async fn ready(
     });
     match found.await {
         Ok(Some(topic)) => Ok(topic),
-        Ok(None) => Err(SinkError::Place {
-            problem: format!(
-                "there is no topic `{topic}` at {brokers}; make it, or declare kafka = {{ create = {{ partitions = N }} }}"
-            ),
-        }),
+        Ok(None) => Err(missing(topic, &brokers)),
         Err(cause) => Err(unreachable(&brokers, cause)),
     }
 }

@@ -37,6 +37,14 @@ impl From<serde_json::Error> for Cause {
     }
 }
 
+/// Whether rows could be written, without a trace.
+pub(super) fn look(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => crate::sink::may_make(path),
+        opened => opened.map(drop),
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct NdjsonFile {
     path: PathBuf,

@@ -51,6 +51,14 @@ impl Outlet for NdjsonOutlet {
             run: std::sync::OnceLock::new(),
         })
     }
+
+    fn check(&self) -> Reply<'_, ()> {
+        let looked = file::look(&self.path).map_err(|cause| SinkError::File {
+            place: self.path.display().to_string(),
+            cause,
+        });
+        Box::pin(std::future::ready(looked))
+    }
 }
 
 #[derive(Debug)]

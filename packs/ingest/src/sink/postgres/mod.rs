@@ -112,6 +112,14 @@ impl Outlet for PostgresOutlet {
             gate: tokio::sync::Mutex::new(()),
         })
     }
+
+    fn check(&self) -> Reply<'_, ()> {
+        // Once: who asks wants to hear what is wrong.
+        Box::pin(async {
+            let looked = notes::look(&self.shared).await;
+            looked.map_err(|trouble| self.shared.pool.told(trouble))
+        })
+    }
 }
 
 struct PostgresSink {

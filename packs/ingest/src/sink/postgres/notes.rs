@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::copy::literal;
 use super::place::{Table, texts, twice};
 use super::pool::{Pool, Trouble};
-use super::{Begun, PostgresSettings, PostgresSink};
+use super::{Begun, PostgresSettings, PostgresSink, Shared};
 use crate::load::LoadId;
 use crate::rows::Batch;
 use crate::sink::{BatchNote, Note, Resumed, SinkError, Stored, Totals};
@@ -66,6 +66,24 @@ pub(super) fn insert(table: &Table, load: &LoadId, batch: &Batch, stored: Stored
         note.rejects,
         literal(&checkpoint)
     )
+}
+
+/// Holds the table and the right to keep notes beside it against the declaration, in a transaction
+/// that is undone.
+pub(super) async fn look(shared: &Shared) -> Result<(), Trouble> {
+    let pool = &shared.pool;
+    let mut lent = pool.lend().await?;
+    let client = &lent.get()?.client;
+    let failed = |error| pool.trouble(error);
+    client.batch_execute("BEGIN").await.map_err(failed)?;
+    let table = Table::look(client, pool, &shared.target).await?;
+    client
+        .batch_execute(&make(&table))
+        .await
+        .map_err(|error| twice(pool, error))?;
+    client.batch_execute("ROLLBACK").await.map_err(failed)?;
+    lent.done();
+    Ok(())
 }
 
 impl PostgresSink {

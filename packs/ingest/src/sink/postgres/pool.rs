@@ -174,6 +174,23 @@ impl Pool {
         Ok(connection)
     }
 
+    /// What is told of it where it is not tried again.
+    pub(super) fn told(&self, trouble: Trouble) -> SinkError {
+        let place = self.place.clone();
+        match trouble {
+            Trouble::Final(error) => error,
+            Trouble::Row => SinkError::Refused {
+                place,
+                message: "a value of the pack's own tables".into(),
+            },
+            Trouble::Passing(error) => SinkError::Unreachable {
+                place,
+                cause: Box::new(error),
+            },
+            Trouble::Again => SinkError::Ended,
+        }
+    }
+
     /// What an error of the driver or the server means for the try.
     pub(super) fn trouble(&self, error: tokio_postgres::Error) -> Trouble {
         let Some(refusal) = error.as_db_error() else {
@@ -214,27 +231,14 @@ where
     let mut wait = WAIT_FIRST;
     let mut since: Option<Instant> = None;
     loop {
-        let error = match deed().await {
+        let trouble = match deed().await {
             Ok(done) => return Ok(done),
-            Err(Trouble::Final(error)) => return Err(error),
-            Err(Trouble::Row) => {
-                return Err(SinkError::Refused {
-                    place: pool.place.clone(),
-                    message: "a value of the pack's own tables".into(),
-                });
-            }
-            Err(Trouble::Passing(error)) => Some(error),
-            Err(Trouble::Again) => None,
+            Err(trouble @ (Trouble::Final(_) | Trouble::Row)) => return Err(pool.told(trouble)),
+            Err(trouble) => trouble,
         };
         let since = *since.get_or_insert_with(Instant::now);
         if since.elapsed() + wait > pool.patience {
-            return Err(match error {
-                Some(error) => SinkError::Unreachable {
-                    place: pool.place.clone(),
-                    cause: Box::new(error),
-                },
-                None => SinkError::Ended,
-            });
+            return Err(pool.told(trouble));
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(WAIT_MAX);

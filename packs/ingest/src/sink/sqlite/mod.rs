@@ -66,6 +66,14 @@ impl Outlet for SqliteOutlet {
             run: OnceLock::new(),
         })
     }
+
+    fn check(&self) -> Reply<'_, ()> {
+        let target = Arc::clone(&self.target);
+        Box::pin(async move {
+            let looked = self.file.hand.ask(move |file| file.look(&target)).await;
+            looked.map_err(|_| SinkError::Ended)?
+        })
+    }
 }
 
 #[derive(Debug)]

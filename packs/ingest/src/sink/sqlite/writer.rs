@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension as _, params};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
 use super::place::{check, insert, rows_at_once};
 use crate::load::LoadId;
@@ -16,6 +16,8 @@ use crate::target::{Kind, Target};
 
 /// Another process may hold the write lock for so long.
 const BUSY: Duration = Duration::from_secs(30);
+/// The same for a look, which somebody waits for.
+const LOOK_BUSY: Duration = Duration::from_secs(5);
 /// Ended loads that are remembered.
 const ENDED_MAX: u32 = 1_000;
 
@@ -89,6 +91,32 @@ impl Writer {
                 Fault::Sqlite(error) => failed(&path, &error),
             }
         })
+    }
+
+    /// Holds the table against the declaration, without a trace: on a connection of its own, in a
+    /// transaction that is undone.
+    pub(super) fn look(&self, target: &Target) -> Result<(), SinkError> {
+        let failed = |error: rusqlite::Error| failed(&self.path, &error);
+        let at = if self.path.exists() {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            Connection::open_with_flags(&self.path, flags)
+        } else {
+            crate::sink::may_make(&self.path).map_err(|cause| SinkError::File {
+                place: self.path.display().to_string(),
+                cause,
+            })?;
+            // What would be made: an empty one.
+            Connection::open_in_memory()
+        };
+        let at = at.map_err(failed)?;
+        at.busy_timeout(LOOK_BUSY).map_err(failed)?;
+        at.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        let looked = at
+            .execute_batch(TABLES)
+            .map_err(failed)
+            .and_then(|()| check(&at, target));
+        let _undone = at.execute_batch("ROLLBACK"); // closing does it too
+        looked
     }
 
     pub(super) fn take_over(
