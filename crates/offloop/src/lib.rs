@@ -21,11 +21,13 @@
 
 mod builder;
 mod builtin;
+mod intake;
 mod pack;
 mod server;
 mod task;
 
 pub use builder::{BuildError, Builder, Checked, CheckedLane};
+pub use intake::{Intake, IntakeError, IntakeSlot, Taking, WholeBody};
 pub use pack::{Pack, PackError, Setup};
 pub use server::Server;
 pub use task::{NewJobError, NewJobExt, payload};

@@ -14,6 +14,8 @@ use offloop_runtime::{
 };
 use offloop_store_seal::Cipher;
 
+use crate::intake::{Intake, IntakeSlot};
+
 /// A pack that cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
 #[error("pack `{pack}`: {message}")]
@@ -44,6 +46,7 @@ pub(crate) struct Additions {
     checks: Vec<(TaskName, Arc<dyn PayloadCheck>)>,
     /// Who has the keys of sealed jobs.
     pub(crate) cipher: Option<Arc<dyn Cipher>>,
+    intake: IntakeSlot,
 }
 
 impl Additions {
@@ -119,6 +122,16 @@ impl Setup<'_> {
     /// Who has the keys for tasks whose jobs are sealed. The last pack that says so wins.
     pub fn cipher(&mut self, cipher: Arc<dyn Cipher>) {
         self.more.cipher = Some(cipher);
+    }
+
+    /// This pack takes bodies that others have fetched. The first pack that says so is asked.
+    pub fn offer_intake(&mut self, intake: Arc<dyn Intake>) {
+        self.more.intake.offer(intake);
+    }
+
+    /// Who takes bodies, to be asked when the server runs: packs that come later may offer it.
+    pub fn intake(&self) -> IntakeSlot {
+        self.more.intake.clone()
     }
 
     /// Jobs that follow the ends of others.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use offloop::egress::{Policy, SystemResolver};
-use offloop_fetch::{BreakerRule, BudgetRule, Call, Client, ClientOptions, Runner, Settings};
+use offloop_fetch::{Call, Client, ClientOptions, Runner, Settings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 
@@ -90,18 +90,14 @@ fn client(port: u16, shape: Shape) {
         .enable_all()
         .build()
         .unwrap();
-    let client = Client::new(ClientOptions {
-        policy: Policy {
-            http: true,
-            ports: vec![port],
-            allow: vec!["127.0.0.1/32".parse().unwrap()],
-            ..Policy::default()
-        },
-        resolver: Arc::new(SystemResolver::default()),
-        breaker: BreakerRule::default(),
-        budget: BudgetRule::default(),
-        seed: 1,
-    });
+    let policy = Policy {
+        http: true,
+        ports: vec![port],
+        allow: vec!["127.0.0.1/32".parse().unwrap()],
+        ..Policy::default()
+    };
+    let resolver = Arc::new(SystemResolver::default());
+    let client = Client::new(ClientOptions::new(policy, resolver, 1));
     let client = client.unwrap();
     let settings = Settings {
         limit: shape.limit,

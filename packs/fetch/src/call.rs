@@ -3,11 +3,14 @@
 //! Must never: show a whole URL in a message. Its query may hold a secret.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::HeaderMap;
+
+use crate::draft::Draft;
 
 /// One call to make.
 #[derive(Clone, Debug)]
@@ -45,6 +48,9 @@ pub enum Keep {
     Hash,
     /// All of them, and their SHA-256.
     Bytes,
+    /// Those of successes as files, written while they come, and their SHA-256. Needs
+    /// [`ClientOptions::drafts`](crate::ClientOptions::drafts).
+    File,
 }
 
 /// A whole answer.
@@ -57,6 +63,8 @@ pub struct Answer {
     pub body_bytes: u64,
     /// Unless nothing was kept.
     pub sha256: Option<[u8; 32]>,
+    /// All of it, if it was asked for as a file.
+    pub file: Option<Arc<Draft>>,
     /// From the start of the try to the last byte.
     pub wall: Duration,
 }

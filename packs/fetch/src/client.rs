@@ -16,10 +16,12 @@ use hyper::{Method, Request, Version};
 use offloop::egress::{Connector, EgressError, Policy, Resolve, Target, TlsSetupError};
 use offloop::runtime::clock::Dice;
 
+use crate::body::Keeping;
 use crate::breaker::BreakerRule;
 use crate::budget::BudgetRule;
 use crate::call::{Again, Answer, Call, Cause, Failure, Keep};
 use crate::conn::{Broken, Conn, Exchanged, idle_time, told};
+use crate::draft::Drafts;
 use crate::host::{Host, Hosts, Tripped, origin};
 use crate::names::Remembering;
 use crate::retry::{is_idempotent, keep_alive, retry_after};
@@ -38,8 +40,24 @@ pub struct ClientOptions {
     pub resolver: Arc<dyn Resolve>,
     pub breaker: BreakerRule,
     pub budget: BudgetRule,
+    /// Where bodies go that are asked for as files ([`Keep::File`]).
+    pub drafts: Option<Drafts>,
     /// Of the jitter.
     pub seed: u64,
+}
+
+impl ClientOptions {
+    /// With the usual breaker and budget, and nowhere to put files.
+    pub fn new(policy: Policy, resolver: Arc<dyn Resolve>, seed: u64) -> Self {
+        Self {
+            policy,
+            resolver,
+            breaker: BreakerRule::default(),
+            budget: BudgetRule::default(),
+            drafts: None,
+            seed,
+        }
+    }
 }
 
 /// Pool, breakers and budgets: what calls of one process share. Cheap to clone.
@@ -52,6 +70,7 @@ struct Inner {
     hosts: Hosts,
     begun: Instant,
     dice: Dice,
+    drafts: Option<Drafts>,
     connections: AtomicU64,
 }
 
@@ -88,6 +107,7 @@ impl Client {
             hosts: Hosts::new(options.breaker, options.budget),
             begun: Instant::now(),
             dice: Dice::new(options.seed),
+            drafts: options.drafts,
             connections: AtomicU64::new(0),
         })))
     }
@@ -207,10 +227,12 @@ impl Client {
                 None => self.connect(hop).await?,
             };
             let request = hop.request()?;
-            let exchanged = conn
-                .exchange(request, bounds.keep, bounds.response_bytes_max)
-                .await;
-            match exchanged {
+            let keeping = Keeping {
+                keep: bounds.keep,
+                bytes_max: bounds.response_bytes_max,
+                drafts: self.0.drafts.as_ref(),
+            };
+            match conn.exchange(request, keeping).await {
                 Ok(exchanged) => {
                     self.keep(conn, host, &exchanged.headers).await;
                     return Ok(exchanged);
@@ -448,5 +470,6 @@ fn of_broken(broken: Broken, hop: &Hop, bounds: Bounds) -> Failure {
             let message = format!("the answer is over {most} bytes, its limit");
             Failure::for_good(Cause::TooLarge, message)
         }
+        Broken::Storage(what) => Failure::new(Cause::Storage, what, idempotent),
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
@@ -20,16 +20,14 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use offloop::egress::Stream;
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::call::{Answer, Keep};
+use crate::body::{Arrived, Arriving, Keeping};
+use crate::call::Answer;
 
 /// Of an answer's head, and what is read ahead of a body.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 128;
-/// Believed of a promised length before its bytes have come.
-const PROMISED_BYTES_MAX: u64 = 64 << 10;
 
 /// Counts what comes, so that "not one byte of an answer" is known and not guessed.
 #[derive(Debug)]
@@ -97,6 +95,8 @@ pub(crate) enum Broken {
     /// It is no HTTP.
     Protocol(String),
     TooLarge,
+    /// It came and could not be kept.
+    Storage(String),
 }
 
 /// A whole answer, its head, and whether the connection may be used again.
@@ -154,12 +154,11 @@ impl Conn {
         !self.ended && self.sender.is_ready()
     }
 
-    /// Asks, and reads the whole answer, at most `bytes_max` of its body.
+    /// Asks, and reads the whole answer.
     pub(crate) async fn exchange(
         &mut self,
         request: Asked,
-        keep: Keep,
-        bytes_max: u64,
+        keeping: Keeping<'_>,
     ) -> Result<Exchanged, Broken> {
         let begun = Instant::now();
         let before = self.read.load(Ordering::Relaxed);
@@ -172,51 +171,39 @@ impl Conn {
                 return Err(broken(&error.into_error(), silent, unsent));
             }
         };
-        self.read_answer(response, keep, bytes_max, begun).await
+        self.read_answer(response, keeping, begun).await
     }
 
     async fn read_answer(
         &mut self,
         response: Response<Incoming>,
-        keep: Keep,
-        bytes_max: u64,
+        keeping: Keeping<'_>,
         begun: Instant,
     ) -> Result<Exchanged, Broken> {
         let (head, mut body) = response.into_parts();
-        let promised = body.size_hint().lower();
-        if promised > bytes_max {
-            return Err(Broken::TooLarge);
-        }
-        let mut kept = BytesMut::new();
-        if keep == Keep::Bytes {
-            kept.reserve(promised.min(PROMISED_BYTES_MAX) as usize);
-        }
-        let mut digest = (keep != Keep::Nothing).then(Sha256::new);
-        let mut len = 0_u64;
+        let status = head.status.as_u16();
+        let mut arriving = Arriving::new(keeping, status, body.size_hint().lower())?;
         while let Some(frame) = self.drive(body.frame()).await {
             let frame = frame.map_err(|error| broken(&error, false, false))?;
-            let Some(data) = frame.data_ref() else {
-                continue;
-            };
-            len += data.len() as u64;
-            if len > bytes_max {
-                return Err(Broken::TooLarge);
-            }
-            if let Some(digest) = &mut digest {
-                digest.update(data);
-            }
-            if keep == Keep::Bytes {
-                kept.extend_from_slice(data);
+            if let Some(data) = frame.data_ref() {
+                arriving.push(data).await?;
             }
         }
+        let Arrived {
+            held,
+            len,
+            sha256,
+            draft,
+        } = arriving.finish().await?;
         let content_type = head.headers.get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|text| text.to_str().ok());
         let answer = Answer {
-            status: head.status.as_u16(),
+            status,
             content_type: content_type.map(|text| text.chars().take(128).collect()),
-            body: kept.freeze(),
+            body: held,
             body_bytes: len,
-            sha256: digest.map(|digest| digest.finalize().into()),
+            sha256,
+            file: draft.map(Arc::new),
             wall: begun.elapsed(),
         };
         Ok(Exchanged {

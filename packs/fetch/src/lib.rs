@@ -7,11 +7,13 @@
 //! Must never: connect to an address that was not checked, call twice what may have been done once, or
 //! hold anything of an answer without a bound.
 
+mod body;
 mod breaker;
 mod budget;
 mod call;
 mod client;
 mod conn;
+mod draft;
 mod flight;
 mod host;
 mod names;
@@ -30,6 +32,7 @@ pub use breaker::{Breaker, BreakerEvents, BreakerRule, BreakerState, NotNow, Per
 pub use budget::{Budget, BudgetRule};
 pub use call::{Answer, Call, Cause, Done, Failure, Keep};
 pub use client::{Client, ClientOptions};
+pub use draft::{Draft, Drafts};
 pub use host::Tripped;
 pub use pack::{FetchOptions, FetchPack, QUEUE, TASK};
 pub use plan::{JOB_CALLS_MAX, OnResult, Plan, PlanLimits, read_plan};

@@ -27,13 +27,16 @@ pub enum OnResult {
     Store,
     /// A job of this task, made in the commit that says that the call is done.
     Task(TaskName),
+    /// Its body is a load into this target of the server.
+    Ingest(Box<str>),
 }
 
 impl OnResult {
     pub(crate) const fn keep(&self) -> Keep {
         match self {
             Self::Hash => Keep::Hash,
-            Self::Inline | Self::Store | Self::Task(_) => Keep::Bytes,
+            Self::Inline | Self::Task(_) => Keep::Bytes,
+            Self::Store | Self::Ingest(_) => Keep::File,
         }
     }
 }
@@ -46,10 +49,10 @@ pub struct Plan {
     pub on_result: OnResult,
 }
 
-/// Fields of a payload.
-pub(crate) const PLAN_FIELDS: &[&str] = &[
-    "requests",
-    "urls",
+/// Fields that list the calls; a list by lines has its lines instead.
+const CALLS_FIELDS: &[&str] = &["requests", "urls"];
+/// Fields of every list, however it comes.
+const LIST_FIELDS: &[&str] = &[
     "limit",
     "per_host",
     "rule",
@@ -63,7 +66,40 @@ pub(crate) const PLAN_FIELDS: &[&str] = &[
     "patience_ms",
     "on_result",
     "task",
+    "target",
 ];
+/// Fields of a list that is made into a group of jobs.
+const GROUP_FIELDS: &[&str] = &["chunk"];
+
+const fn joined<const N: usize>(parts: [&[&'static str]; 3]) -> [&'static str; N] {
+    let mut all = [""; N];
+    let (mut part, mut at) = (0, 0);
+    while part < parts.len() {
+        let mut place = 0;
+        while place < parts[part].len() {
+            all[at] = parts[part][place];
+            (at, place) = (at + 1, place + 1);
+        }
+        part += 1;
+    }
+    all
+}
+
+/// Fields of a payload.
+pub(crate) const PLAN_FIELDS: &[&str] =
+    &joined::<{ CALLS_FIELDS.len() + LIST_FIELDS.len() }>([CALLS_FIELDS, LIST_FIELDS, &[]]);
+/// Fields of the first line of a list by lines.
+pub(crate) const LINES_FIELDS: &[&str] =
+    &joined::<{ LIST_FIELDS.len() + GROUP_FIELDS.len() }>([LIST_FIELDS, GROUP_FIELDS, &[]]);
+/// Fields of a list for a group in one piece.
+pub(crate) const WHOLE_FIELDS: &[&str] = &joined::<
+    { CALLS_FIELDS.len() + LIST_FIELDS.len() + GROUP_FIELDS.len() },
+>([CALLS_FIELDS, LIST_FIELDS, GROUP_FIELDS]);
+
+/// Whether a field lists calls, and so is no part of what a list says of itself.
+pub(crate) fn lists_calls(name: &str) -> bool {
+    CALLS_FIELDS.contains(&name)
+}
 
 /// What an operator lets one job do.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +119,8 @@ impl Default for PlanLimits {
     }
 }
 
-/// Bodies in memory at a time: so many bytes each unless the job says otherwise.
+/// Bodies in memory: so many bytes each unless the job says otherwise. Those that go to disk while they come
+/// have the server's limit.
 const RESPONSE_BYTES_DEFAULT: u64 = 1 << 20;
 
 /// Of an answer that becomes part of another job's payload.
@@ -117,16 +154,7 @@ fn plan(
     problems: &mut Problems,
 ) -> Option<Plan> {
     let fields = Fields::of(value, "", PLAN_FIELDS, problems)?;
-    let on_result = on_result(&fields, problems);
-    let limits = match &on_result {
-        // The body is part of a payload.
-        Some(OnResult::Task(_)) => PlanLimits {
-            response_bytes: limits.response_bytes.min(TASK_BYTES_MAX),
-            ..limits
-        },
-        _ => limits,
-    };
-    let settings = plan_settings(&fields, limits, problems);
+    let (on_result, settings) = list(&fields, limits, problems);
     let calls = calls(&fields, check, problems);
     let on_result = on_result?;
     Some(Plan {
@@ -139,15 +167,39 @@ fn plan(
     })
 }
 
-/// Those of a job, within what its operator allows.
-pub(crate) fn plan_settings(
+/// What every list says of itself.
+pub(crate) fn list(
     fields: &Fields<'_>,
     limits: PlanLimits,
+    problems: &mut Problems,
+) -> (Option<OnResult>, Settings) {
+    let on_result = on_result(fields, problems);
+    let (limits, usual) = match &on_result {
+        // The body is part of a payload.
+        Some(OnResult::Task(_)) => (
+            PlanLimits {
+                response_bytes: limits.response_bytes.min(TASK_BYTES_MAX),
+                ..limits
+            },
+            RESPONSE_BYTES_DEFAULT,
+        ),
+        Some(OnResult::Store | OnResult::Ingest(_)) => (limits, limits.response_bytes),
+        _ => (limits, RESPONSE_BYTES_DEFAULT),
+    };
+    let settings = plan_settings(fields, limits, usual, problems);
+    (on_result, settings)
+}
+
+/// Those of a job, within what its operator allows. `usual`: bytes of an answer unless the job says otherwise.
+fn plan_settings(
+    fields: &Fields<'_>,
+    limits: PlanLimits,
+    usual: u64,
     problems: &mut Problems,
 ) -> Settings {
     let usual = Settings {
         limit: Settings::default().limit.min(limits.limit),
-        response_bytes_max: RESPONSE_BYTES_DEFAULT.min(limits.response_bytes),
+        response_bytes_max: usual.min(limits.response_bytes),
         timeout: Duration::from_secs(30),
         ..Settings::default()
     };
@@ -166,30 +218,41 @@ pub(crate) fn plan_settings(
     settings
 }
 
-pub(crate) fn on_result(fields: &Fields<'_>, problems: &mut Problems) -> Option<OnResult> {
+fn on_result(fields: &Fields<'_>, problems: &mut Problems) -> Option<OnResult> {
     let name = fields.text("on_result", problems).unwrap_or("inline");
     let task = fields.text("task", problems);
-    if name != "task" && fields.get("task").is_some() {
-        problems.say(fields.pointer("task"), "needs on_result task");
+    let target = fields.text("target", problems);
+    for own in ["task", "target"] {
+        let owner = if own == "task" { "task" } else { "ingest" };
+        if name != owner && fields.get(own).is_some() {
+            problems.say(fields.pointer(own), format!("needs on_result {owner}"));
+        }
     }
-    match name {
-        "inline" => Some(OnResult::Inline),
-        "hash" => Some(OnResult::Hash),
-        "store" => Some(OnResult::Store),
-        "task" => match task.map(TaskName::parse) {
-            Some(Ok(task)) => Some(OnResult::Task(task)),
-            Some(Err(error)) => {
+    match (name, task, target) {
+        ("inline", ..) => Some(OnResult::Inline),
+        ("hash", ..) => Some(OnResult::Hash),
+        ("store", ..) => Some(OnResult::Store),
+        ("ingest", _, Some(target)) => Some(OnResult::Ingest(target.into())),
+        ("ingest", _, None) => {
+            let message =
+                "is missing; on_result ingest names the target that bodies are loaded into";
+            problems.say(fields.pointer("target"), message);
+            None
+        }
+        ("task", Some(task), _) => match TaskName::parse(task) {
+            Ok(task) => Some(OnResult::Task(task)),
+            Err(error) => {
                 problems.say(fields.pointer("task"), error.to_string());
                 None
             }
-            None => {
-                let message = "is missing; on_result task names the task whose jobs are made";
-                problems.say(fields.pointer("task"), message);
-                None
-            }
         },
+        ("task", None, _) => {
+            let message = "is missing; on_result task names the task whose jobs are made";
+            problems.say(fields.pointer("task"), message);
+            None
+        }
         _ => {
-            let message = "give one of inline, hash, store, task";
+            let message = "give one of inline, hash, store, task, ingest";
             problems.say(fields.pointer("on_result"), message);
             None
         }
@@ -274,6 +337,9 @@ mod tests {
             (json!({"urls": ["https://a/"], "on_result": "task"}), vec!["/task"]),
             (json!({"urls": ["https://a/"], "on_result": "task", "task": "no name"}), vec!["/task"]),
             (json!({"urls": ["https://a/"], "task": "x"}), vec!["/task"]),
+            (json!({"urls": ["https://a/"], "on_result": "ingest"}), vec!["/target"]),
+            (json!({"urls": ["https://a/"], "on_result": "store", "target": "x"}), vec!["/target"]),
+            (json!({"urls": ["https://a/"], "on_result": "ingest", "target": 7, "task": "x"}), vec!["/target", "/target", "/task"]),
             (json!({"urls": ["https://a/"], "max_response_bytes": 100 << 20}), vec!["/max_response_bytes"]),
             (json!({"urls": ["https://a/"], "chunk": 5}), vec!["/chunk"]),
         ];
@@ -283,6 +349,24 @@ mod tests {
             found.sort();
             assert_eq!(found, want, "{what}");
         }
+    }
+
+    #[test]
+    fn no_field_of_a_list_is_known_to_one_door_and_unknown_to_another() {
+        for field in LIST_FIELDS {
+            for door in [PLAN_FIELDS, LINES_FIELDS, WHOLE_FIELDS] {
+                assert_eq!(door.iter().filter(|name| *name == field).count(), 1);
+            }
+        }
+        assert!(!PLAN_FIELDS.contains(&"chunk") && !LINES_FIELDS.contains(&"urls"));
+        let long =
+            read(&json!({"urls": ["https://a/"], "on_result": "ingest", "target": "people"}));
+        let long = long.unwrap();
+        assert_eq!(
+            long.settings.response_bytes_max,
+            PlanLimits::default().response_bytes
+        );
+        assert_eq!(long.settings.keep, Keep::File);
     }
 
     #[test]

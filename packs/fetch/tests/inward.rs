@@ -13,9 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyper::header::{HeaderName, HeaderValue};
 use offloop::egress::{Policy, Resolve, Resolving};
-use offloop_fetch::{
-    BreakerRule, BudgetRule, Call, Cause, Client, ClientOptions, RetryRule, Settings,
-};
+use offloop_fetch::{BreakerRule, Call, Cause, Client, ClientOptions, RetryRule, Settings};
 use support::{SOON, Server, run};
 use tokio::net::TcpListener;
 
@@ -77,21 +75,19 @@ impl Resolve for Turning {
 }
 
 fn guarded(door: &Server, canaries: &Canaries) -> Client {
+    let policy = Policy {
+        http: true,
+        ports: vec![80, 443, door.at.port(), canaries.port],
+        allow: vec!["127.0.0.9/32".parse().unwrap()],
+        ..Policy::default()
+    };
     Client::new(ClientOptions {
-        policy: Policy {
-            http: true,
-            ports: vec![80, 443, door.at.port(), canaries.port],
-            allow: vec!["127.0.0.9/32".parse().unwrap()],
-            ..Policy::default()
-        },
-        resolver: Arc::new(Turning::default()),
         // Every URL is tried on its own merits.
         breaker: BreakerRule {
             calls: u32::MAX,
             ..BreakerRule::default()
         },
-        budget: BudgetRule::default(),
-        seed: 1,
+        ..ClientOptions::new(policy, Arc::new(Turning::default()), 1)
     })
     .unwrap()
 }

@@ -13,8 +13,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use offloop::egress::{EgressError, Forbidden, Net, Policy, SystemResolver};
 use offloop::runtime::clock::{Clock as _, SystemClock};
 use offloop_fetch::{
-    BreakerRule, BudgetRule, Call, Client, ClientOptions, Hedge, Keep, RetryRule, Rule, Runner,
-    Settings, Tally, calls_from, done_json, read_line, summary_json,
+    Call, Client, ClientOptions, Hedge, Keep, RetryRule, Rule, Runner, Settings, Tally, calls_from,
+    done_json, read_line, summary_json,
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -178,14 +178,9 @@ fn client(args: &Args) -> anyhow::Result<Client> {
         ..Policy::default()
     };
     let now = SystemClock.now().as_millis();
-    Client::new(ClientOptions {
-        policy,
-        resolver: Arc::new(SystemResolver::default()),
-        breaker: BreakerRule::default(),
-        budget: BudgetRule::default(),
-        seed: now ^ (u64::from(std::process::id()) << 44),
-    })
-    .context("cannot set up TLS")
+    let seed = now ^ (u64::from(std::process::id()) << 44);
+    let resolver = Arc::new(SystemResolver::default());
+    Client::new(ClientOptions::new(policy, resolver, seed)).context("cannot set up TLS")
 }
 
 /// Line by line into the channel, which is the brake.

@@ -1,19 +1,19 @@
-//! Whole bodies on disk, named by what is in them: written beside, flushed, then renamed, so that what has a
+//! Whole bodies on disk, named by what is in them: drafts that are flushed, then renamed, so that what has a
 //! name is whole.
 //!
-//! A thread of its own writes: a flush may take as long as it likes without holding up a call.
+//! A thread of its own does it: a flush may take as long as it likes without holding up a call.
 //!
 //! Must never: show a file before its last byte is on disk, or pass its bound.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::draft::Draft;
 use crate::show::hex;
 
 /// Bodies that wait for the disk.
@@ -35,7 +35,7 @@ pub(super) enum KeepError {
 
 struct Order {
     name: String,
-    body: Bytes,
+    draft: Arc<Draft>,
     reply: oneshot::Sender<Result<(), KeepError>>,
 }
 
@@ -75,11 +75,11 @@ impl Files {
     }
 
     /// On disk when answered.
-    pub(super) async fn keep(&self, sha256: &[u8; 32], body: Bytes) -> Result<(), KeepError> {
+    pub(super) async fn keep(&self, sha256: &[u8; 32], draft: Arc<Draft>) -> Result<(), KeepError> {
         let (reply, told) = oneshot::channel();
         let mut order = Order {
             name: hex(sha256),
-            body,
+            draft,
             reply,
         };
         loop {
@@ -116,7 +116,7 @@ struct Disk {
 impl Disk {
     fn serve(&mut self, line: &mpsc::Receiver<Order>, tidy: &dyn Fn()) {
         loop {
-            let Order { name, body, reply } = match line.recv_timeout(TIDY_EVERY) {
+            let Order { name, draft, reply } = match line.recv_timeout(TIDY_EVERY) {
                 Ok(order) => order,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     tidy();
@@ -130,31 +130,27 @@ impl Disk {
             {
                 tracing::warn!(%error, "old bodies cannot be taken away");
             }
-            let _ = reply.send(self.write(&name, &body)); // who asked may be gone
+            let _ = reply.send(self.keep_as(&name, &draft)); // who asked may be gone
         }
     }
 
-    fn write(&mut self, name: &str, body: &[u8]) -> Result<(), KeepError> {
+    fn keep_as(&mut self, name: &str, draft: &Draft) -> Result<(), KeepError> {
         let to = place(&self.folder, name);
         if let Ok(there) = File::open(&to) {
             // What is there is whole; it is as young as its last use.
             there.set_modified(std::time::UNIX_EPOCH + self.clock())?;
             return Ok(());
         }
-        let len = body.len() as u64;
+        let file = File::open(draft.path())?;
+        let len = file.metadata()?.len();
         if self.used + len > self.most {
             let (used, most) = (self.used, self.most);
             return Err(KeepError::Full { used, most });
         }
         let folder = to.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder)?;
-        let beside = self.folder.join(format!("{name}.part"));
-        let mut file = File::create(&beside)?;
-        let written = file.write_all(body).and_then(|()| file.sync_all());
-        if let Err(error) = written.and_then(|()| fs::rename(&beside, &to)) {
-            let _ = fs::remove_file(&beside); // the first error is the one to tell
-            return Err(error.into());
-        }
+        file.sync_all()?;
+        fs::rename(draft.path(), &to)?;
         File::open(folder)?.sync_all()?;
         self.used += len;
         Ok(())
@@ -177,7 +173,7 @@ impl Disk {
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if !path.is_dir() {
-                fs::remove_file(&path)?; // only this thread writes them, and it writes none now
+                fs::remove_file(&path)?; // no body is named so
                 continue;
             }
             for file in fs::read_dir(&path)? {

@@ -1,10 +1,11 @@
 //! The pack: a lane of its own, the task `fetch`, rows of what is done, and routes.
 //!
-//! `task` makes a job's calls, `rows` is what it keeps over a restart, `files` where whole bodies lie,
-//! `routes` takes lists. Built on the facade alone.
+//! `task` makes a job's calls, `rows` is what it keeps over a restart, `hand` gives answers on, `files` is where
+//! whole bodies lie, `routes` takes lists. Built on the facade alone.
 
 mod files;
 mod group;
+mod hand;
 mod routes;
 mod rows;
 mod task;
@@ -19,12 +20,14 @@ use offloop::job::NameError;
 use offloop::lane_io::IoLane;
 use offloop::store::PayloadProblem;
 use offloop::{
-    Pack, PackError, PayloadCheck, QueueName, RuntimeHandle, Setup, TaskError, TaskInfo, TaskName,
+    IntakeSlot, Pack, PackError, PayloadCheck, QueueName, RuntimeHandle, Setup, TaskError,
+    TaskInfo, TaskName,
 };
 
 use crate::breaker::BreakerRule;
 use crate::budget::BudgetRule;
 use crate::client::{Client, ClientOptions};
+use crate::draft::Drafts;
 use crate::host::lock;
 use crate::plan::{OnResult, PlanLimits, read_plan};
 use files::Files;
@@ -49,7 +52,7 @@ pub struct FetchOptions {
     pub limits: PlanLimits,
     pub breaker: BreakerRule,
     pub budget: BudgetRule,
-    /// Bodies that are stored, all together; default 1 GiB.
+    /// Bodies that are stored, all together; default 1 GiB. As many may be under way to their files.
     pub store_bytes: u64,
     /// How long they are; default 7 days.
     pub store_for: Duration,
@@ -85,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) limits: PlanLimits,
     pub(crate) files: Files,
+    pub(crate) intake: IntakeSlot,
     pub(crate) task: TaskName,
     pub(crate) queue: QueueName,
     pub(crate) rows: TaskName,
@@ -120,13 +124,22 @@ impl Shared {
     }
 
     /// What is wrong with handing answers on.
-    pub(crate) fn taker(&self, on_result: &OnResult) -> Option<String> {
-        let OnResult::Task(task) = on_result else {
-            return None;
-        };
-        let known = self.server.get()?.tasks();
-        let is_known = known.iter().any(|view| view.info.name == *task);
-        (!is_known).then(|| "is not declared here".to_owned())
+    pub(crate) fn taker(&self, on_result: &OnResult) -> Option<(&'static str, String)> {
+        match on_result {
+            OnResult::Task(task) => {
+                let known = self.server.get()?.tasks();
+                let is_known = known.iter().any(|view| view.info.name == *task);
+                (!is_known).then(|| ("/task", "is not declared here".to_owned()))
+            }
+            OnResult::Ingest(target) => {
+                let problem = match self.intake.get() {
+                    Some(intake) => intake.problem(target)?,
+                    None => "needs targets; this server has no [ingest.targets]".to_owned(),
+                };
+                Some(("/target", problem))
+            }
+            OnResult::Inline | OnResult::Hash | OnResult::Store => None,
+        }
     }
 }
 
@@ -140,8 +153,9 @@ impl PayloadCheck for Check {
         match read {
             Err(problems) => problems,
             Ok(plan) => {
-                let problem = self.0.taker(&plan.on_result).map(|message| PayloadProblem {
-                    pointer: "/task".into(),
+                let problem = self.0.taker(&plan.on_result);
+                let problem = problem.map(|(pointer, message)| PayloadProblem {
+                    pointer: pointer.into(),
                     message,
                 });
                 problem.into_iter().collect()
@@ -172,14 +186,17 @@ impl FetchPack {
         }
     }
 
-    fn shared(&self, folder: &Path) -> Result<Shared, PackError> {
+    fn shared(&self, folder: &Path, intake: IntakeSlot) -> Result<Shared, PackError> {
         let options = &self.options;
         let name = |error: NameError| fail(error);
+        let unusable = |error| fail(format!("its folder cannot be used: {error}"));
+        let drafts = Drafts::open(folder.join("drafts"), options.store_bytes);
         let client = Client::new(ClientOptions {
             policy: options.policy.clone(),
             resolver: Arc::clone(&options.resolver),
             breaker: options.breaker,
             budget: options.budget,
+            drafts: Some(drafts.map_err(unusable)?),
             seed: options.seed,
         });
         let client = client.map_err(fail)?;
@@ -190,7 +207,8 @@ impl FetchPack {
         Ok(Shared {
             client,
             limits: options.limits,
-            files: files.map_err(|error| fail(format!("its folder cannot be used: {error}")))?,
+            files: files.map_err(unusable)?,
+            intake,
             task: TaskName::parse(TASK).map_err(name)?,
             queue: QueueName::parse(QUEUE).map_err(name)?,
             rows: TaskName::parse(rows::COLLECTION).map_err(name)?,
@@ -206,7 +224,7 @@ impl Pack for FetchPack {
     }
 
     fn install(&mut self, setup: &mut Setup<'_>) -> Result<(), PackError> {
-        let shared = Arc::new(self.shared(&setup.data().join("fetch"))?);
+        let shared = Arc::new(self.shared(&setup.data().join("fetch"), setup.intake())?);
         let own = Arc::clone(&shared);
         let info = TaskInfo {
             name: shared.task.clone(),

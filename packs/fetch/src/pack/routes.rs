@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use super::Shared;
 use super::group::Filling;
-use crate::plan::{PLAN_FIELDS, on_result, plan_settings};
+use crate::plan::{LINES_FIELDS, PLAN_FIELDS, WHOLE_FIELDS, list, lists_calls};
 use crate::read::{Fields, Problems, read_call};
 use crate::rule::Rule;
 
@@ -140,42 +140,6 @@ struct Head {
     chunk: usize,
 }
 
-/// Fields of a list by lines, and of one in a piece.
-const LINES_FIELDS: &[&str] = &[
-    "limit",
-    "per_host",
-    "rule",
-    "retry",
-    "hedge_ms",
-    "deadline_ms",
-    "item_deadline_ms",
-    "timeout_ms",
-    "max_response_bytes",
-    "redirects",
-    "patience_ms",
-    "on_result",
-    "task",
-    "chunk",
-];
-const WHOLE_FIELDS: &[&str] = &[
-    "requests",
-    "urls",
-    "limit",
-    "per_host",
-    "rule",
-    "retry",
-    "hedge_ms",
-    "deadline_ms",
-    "item_deadline_ms",
-    "timeout_ms",
-    "max_response_bytes",
-    "redirects",
-    "patience_ms",
-    "on_result",
-    "task",
-    "chunk",
-];
-
 fn head(
     shared: &Shared,
     value: &Value,
@@ -183,19 +147,15 @@ fn head(
     problems: &mut Problems,
 ) -> Option<Head> {
     let fields = Fields::of(value, "", known, problems)?;
-    let settings = plan_settings(&fields, shared.limits, problems);
-    if let Some(kind) = on_result(&fields, problems)
-        && let Some(problem) = shared.taker(&kind)
-    {
-        problems.say("/task", problem);
+    let (on_result, settings) = list(&fields, shared.limits, problems);
+    if let Some((pointer, problem)) = on_result.and_then(|kind| shared.taker(&kind)) {
+        problems.say(pointer, problem);
     }
     let chunk = fields
         .number("chunk", 1, CHUNK_MAX, problems)
         .unwrap_or(CHUNK_DEFAULT);
     let own = value.as_object()?.iter();
-    let own = own.filter(|(name, _)| {
-        PLAN_FIELDS.contains(&name.as_str()) && !matches!(name.as_str(), "requests" | "urls")
-    });
+    let own = own.filter(|(name, _)| PLAN_FIELDS.contains(&name.as_str()) && !lists_calls(name));
     Some(Head {
         fields: own
             .map(|(name, value)| (name.clone(), value.clone()))

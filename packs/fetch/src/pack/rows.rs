@@ -32,14 +32,22 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// `body_max`: bytes of its body that are kept with it; fewer where they do not fit.
-    pub(super) fn of(done: &Done, body_max: Option<usize>) -> Self {
+    /// - `body_max`: bytes of its body that are kept with it; fewer where they do not fit.
+    /// - `load`: what its body became, if it succeeded.
+    pub(super) fn of(done: &Done, body_max: Option<usize>, load: Option<&str>) -> Self {
         let mut body_max = body_max;
-        let mut text = done_json(done, body_max).to_string();
+        let shown = |body_max| {
+            let mut shown = done_json(done, body_max);
+            if let Some(load) = load.filter(|_| done.outcome.is_ok()) {
+                shown["load"] = load.into();
+            }
+            shown.to_string()
+        };
+        let mut text = shown(body_max);
         // Escapes may make six bytes of one.
         while text.len() > ROW_BYTES_MAX {
             body_max = body_max.map(|most| most / 2).filter(|most| *most > 0);
-            text = done_json(done, body_max).to_string();
+            text = shown(body_max);
         }
         Self {
             index: done.index,

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use offloop::runtime::EnqueueError;
-use offloop::store::{InsertOutcome, InsertRefusal};
-use offloop::{NewJob, RecordWrite, TaskContext, TaskError, TaskName, TaskOutput};
+use offloop::{RecordWrite, TaskContext, TaskError, TaskOutput};
 use serde_json::{Value, json};
 
 use super::Shared;
+use super::hand::{Handed, into_ingest, load_name, to_task};
 use super::rows::{Row, gone, load, sweep};
 use crate::call::{Cause, Done, Failure};
 use crate::plan::{OnResult, Plan, read_plan};
@@ -22,6 +22,8 @@ use crate::show::{done_json, summary_json};
 
 /// Ends that wait for the disk; while so many do, no more are asked for.
 const UNSAVED_MAX: usize = 256;
+/// Those whose bodies lie on disk until they are handed on.
+const UNSAVED_LOADS_MAX: usize = 16;
 const TICK: Duration = Duration::from_millis(200);
 /// When to hand answers on again that a queue had no room for.
 const HAND_ON_WAIT: Duration = Duration::from_secs(1);
@@ -42,16 +44,6 @@ type Saving = Pin<Box<dyn Future<Output = Result<Saved, EnqueueError>> + Send>>;
 struct Saved {
     rows: Vec<Row>,
     handed: Handed,
-}
-
-/// What became of answers that were handed on.
-#[derive(Default)]
-struct Handed {
-    kept: Vec<Done>,
-    /// Their task had no room for them.
-    back: Vec<Done>,
-    /// Bytes of bodies that their task does not take.
-    spoilt: Vec<u64>,
 }
 
 pub(super) async fn fetch(
@@ -137,7 +129,11 @@ impl Job {
             if self.saving.is_none() && (stops || self.list_over && self.unsaved.is_empty()) {
                 break;
             }
-            let room = !stops && !self.list_over && self.unsaved.len() < UNSAVED_MAX;
+            let most = match self.on_result {
+                OnResult::Ingest(_) => UNSAVED_LOADS_MAX,
+                _ => UNSAVED_MAX,
+            };
+            let room = !stops && !self.list_over && self.unsaved.len() < most;
             tokio::select! {
                 saved = save(&mut self.saving) => self.saved(saved)?,
                 done = self.runner.next(), if room => match done {
@@ -162,10 +158,10 @@ impl Job {
     /// One end: told to whoever listens, and put in line for the disk.
     async fn done(&mut self, mut done: Done) {
         if self.on_result == OnResult::Store
-            && let Ok(answer) = &done.outcome
-            && let Some(sha256) = &answer.sha256
+            && let Ok(answer) = &mut done.outcome
+            && let (Some(sha256), Some(file)) = (&answer.sha256, answer.file.take())
         {
-            let kept = self.shared.files.keep(sha256, answer.body.clone()).await;
+            let kept = self.shared.files.keep(sha256, file).await;
             if let Err(error) = kept {
                 self.runner.spoil(Cause::Storage, answer.body_bytes);
                 done.outcome = Err(Failure::for_good(Cause::Storage, error.to_string()));
@@ -195,14 +191,20 @@ impl Job {
         self.saving = Some(Box::pin(async move {
             let server = shared.server().map_err(|_| EnqueueError::ShuttingDown)?;
             let mut handed = match &on_result {
-                OnResult::Task(task) => hand_on(&shared, task, job, batch).await?,
+                OnResult::Task(task) => to_task(server, task, job, batch).await?,
+                OnResult::Ingest(target) => into_ingest(&shared.intake, target, job, batch).await,
                 _ => Handed {
                     kept: batch,
                     ..Handed::default()
                 },
             };
             let kept = std::mem::take(&mut handed.kept).into_iter();
-            let rows: Vec<_> = kept.map(|done| Row::of(&done, inline)).collect();
+            let is_load = matches!(on_result, OnResult::Ingest(_));
+            let row = |done: Done| {
+                let load = is_load.then(|| load_name(job, done.index));
+                Row::of(&done, inline, load.as_deref())
+            };
+            let rows: Vec<_> = kept.map(row).collect();
             let writes = rows.iter().filter_map(|row| row.write(&shared.rows, job));
             server.write_records(writes.collect()).await?;
             Ok(Saved { rows, handed })
@@ -303,59 +305,5 @@ async fn save(saving: &mut Option<Saving>) -> Result<Saved, EnqueueError> {
     match saving {
         Some(saving) => saving.as_mut().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Makes a job of each success: before the row that says that the call is done, and with a key that finds
-/// the job again, so that a crash in between makes no second one. What its queue has no room for comes back.
-async fn hand_on(
-    shared: &Shared,
-    task: &TaskName,
-    job: offloop::JobId,
-    batch: Vec<Done>,
-) -> Result<Handed, EnqueueError> {
-    let server = shared.server().map_err(|_| EnqueueError::ShuttingDown)?;
-    let (good, kept): (Vec<_>, Vec<_>) = batch.into_iter().partition(|done| done.outcome.is_ok());
-    let mut handed = Handed {
-        kept,
-        ..Handed::default()
-    };
-    let jobs = good.iter().map(|done| one(task, job, done));
-    let outcomes = server.enqueue(jobs.collect()).await?;
-    for (mut done, outcome) in good.into_iter().zip(outcomes) {
-        match outcome {
-            // A job of that key is there: this call was made before, and its answer handed on.
-            InsertOutcome::Created { .. }
-            | InsertOutcome::Existing { .. }
-            | InsertOutcome::Refused(InsertRefusal::IdempotencyMismatch { .. }) => {
-                handed.kept.push(done);
-            }
-            InsertOutcome::Refused(
-                InsertRefusal::QueueFull { .. }
-                | InsertRefusal::Draining { .. }
-                | InsertRefusal::NotAdmitted(_),
-            ) => handed.back.push(done),
-            InsertOutcome::Refused(refusal) => {
-                let message = format!("{task} does not take the answer: {refusal}");
-                handed
-                    .spoilt
-                    .push(done.outcome.as_ref().map_or(0, |answer| answer.body_bytes));
-                done.outcome = Err(Failure::for_good(Cause::Storage, message));
-                handed.kept.push(done);
-            }
-        }
-    }
-    Ok(handed)
-}
-
-fn one(task: &TaskName, job: offloop::JobId, done: &Done) -> NewJob {
-    let payload =
-        json!({"fetch_job": job.to_string(), "answer": done_json(done, Some(usize::MAX))});
-    NewJob {
-        task: task.clone(),
-        payload: payload.to_string().into(),
-        options: offloop::JobOptions::default(),
-        idempotency: offloop::job::IdempotencyKey::parse(&format!("fetch/{job}/{}", done.index))
-            .ok(),
     }
 }

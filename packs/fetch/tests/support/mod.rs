@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use offloop::egress::{Policy, SystemResolver};
 use offloop::runtime::clock::Dice;
-use offloop_fetch::{BreakerRule, BudgetRule, Call, Client, ClientOptions, Done, Runner, Settings};
+use offloop_fetch::{Call, Client, ClientOptions, Done, Runner, Settings};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -342,14 +342,8 @@ pub(crate) fn policy(servers: &[SocketAddr]) -> Policy {
 }
 
 pub(crate) fn client(policy: Policy) -> Client {
-    Client::new(ClientOptions {
-        policy,
-        resolver: Arc::new(SystemResolver::default()),
-        breaker: BreakerRule::default(),
-        budget: BudgetRule::default(),
-        seed: 1,
-    })
-    .unwrap()
+    let resolver = Arc::new(SystemResolver::default());
+    Client::new(ClientOptions::new(policy, resolver, 1)).unwrap()
 }
 
 /// All ends, in the order of the list, and the runner that made them.

@@ -1,14 +1,15 @@
 //! The pack: targets of a server, loads into them over HTTP, and the task `ingest`.
 //!
 //! `routes` is the door, `direct` stores a body while it comes, `spool` keeps bodies that wait for a
-//! job of `task`, `upload` takes them in parts, `history` knows the loads that have ended. Built on
-//! the facade alone.
+//! job of `task`, `upload` takes them in parts, `intake` those that other packs have fetched, `history` knows
+//! the loads that have ended. Built on the facade alone.
 //!
 //! Must never: run a load on a thread that serves requests; take a byte that no bound counts.
 
 mod direct;
 mod events;
 mod history;
+mod intake;
 mod outlets;
 mod routes;
 mod spool;
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use offloop::http::PackRoutes;
-use offloop::job::{JobIdSource, NameError};
+use offloop::job::{JobId, JobIdSource, NameError};
 use offloop::lane_io::IoLane;
 use offloop::runtime::clock::{Clock as _, SystemClock};
 use offloop::{Pack, PackError, QueueName, RuntimeHandle, Setup, TaskDefaults, TaskInfo, TaskName};
@@ -228,15 +229,23 @@ impl Shared {
         Some(threads.spawn(async move {
             let id = load.id().clone();
             let end = load.run(intake).await;
-            shared.remember(&loader, &server, &id).await;
+            shared.remember(&loader, &server, &id, None).await;
             end
         }))
     }
 
-    async fn remember(&self, loader: &Loader, server: &RuntimeHandle, id: &LoadId) {
+    async fn remember(
+        &self,
+        loader: &Loader,
+        server: &RuntimeHandle,
+        id: &LoadId,
+        job: Option<JobId>,
+    ) {
         if let Some(status) = loader.status(id) {
             let mut view = view::status_view(&status);
-            if let Some(known) = self.history.get(id) {
+            if let Some(job) = job {
+                view["job"] = job.to_string().into();
+            } else if let Some(known) = self.history.get(id) {
                 view["job"] = known["job"].clone();
             }
             self.history.keep(server, id, view).await;
@@ -301,6 +310,7 @@ impl Pack for IngestPack {
             ..TaskDefaults::default()
         };
         setup.defaults(shared.task.clone(), defaults);
+        setup.offer_intake(Arc::new(intake::Taker(Arc::downgrade(&shared))));
         self.shared = Some(shared);
         Ok(())
     }

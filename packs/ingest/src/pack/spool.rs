@@ -135,6 +135,21 @@ fn name(folder: &Path, load: &LoadId, kind: &str) -> PathBuf {
     folder.join(format!("{load}.{kind}"))
 }
 
+/// Flushed, then under its last name. From another file system it is copied, under a name that the sweep
+/// knows until it is whole.
+fn bring(from: &Path, to: &Path) -> io::Result<()> {
+    File::open(from)?.sync_all()?;
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+        done => return done,
+    }
+    let part = to.with_extension("part");
+    fs::copy(from, &part)?;
+    File::open(&part)?.sync_all()?;
+    fs::rename(part, to)?;
+    fs::remove_file(from)
+}
+
 fn missing_is_fine(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -282,6 +297,51 @@ impl Spool {
             state: Arc::clone(&self.state),
             wanted,
         }
+    }
+
+    /// A whole body that another pack has on disk: moved here, unless one of that name is here already.
+    pub(super) async fn adopt(
+        &self,
+        load: &LoadId,
+        about: &About,
+        from: &Path,
+    ) -> Result<bool, SpoolError> {
+        let len = about.length.unwrap_or(0);
+        {
+            let mut state = lock(&self.state);
+            if state.bodies >= BODIES_MAX {
+                return Err(SpoolError::TooMany);
+            }
+            let (used, most) = (state.used, self.rule.most);
+            if used.saturating_add(len) > most {
+                return Err(SpoolError::Full { used, most });
+            }
+            state.used += len;
+            state.bodies += 1;
+        }
+        let text = serde_json::to_vec(about).map_err(io::Error::from)?;
+        let (folder, from) = (self.folder.clone(), from.to_owned());
+        let (to, beside) = (self.whole(load), name(&self.folder, load, "json"));
+        let hand = self.hand();
+        let moved = hand.ask(move |()| {
+            if to.exists() {
+                return Ok(false);
+            }
+            let mut note = File::create(beside)?;
+            note.write_all(&text)?;
+            note.sync_all()?;
+            bring(&from, &to)?;
+            File::open(&folder)?.sync_all()?;
+            Ok::<_, io::Error>(true)
+        });
+        let moved = moved.await.map_err(|_| SpoolError::Ending);
+        let moved = moved.and_then(|moved| Ok(moved?));
+        if !matches!(moved, Ok(true)) {
+            let mut state = lock(&self.state);
+            state.used = state.used.saturating_sub(len);
+            state.bodies = state.bodies.saturating_sub(1);
+        }
+        moved
     }
 
     /// A part as it was left.

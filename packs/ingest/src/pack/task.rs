@@ -91,7 +91,7 @@ pub(super) async fn recover(shared: &Shared, open: &Open) -> Result<(), String> 
     Ok(())
 }
 
-async fn is_done(open: &Open, id: JobId) -> bool {
+pub(super) async fn is_done(open: &Open, id: JobId) -> bool {
     let found = open.server.job(id).await.ok().flatten();
     found.is_some_and(|job| job.summary.state == JobState::Completed)
 }
@@ -136,8 +136,9 @@ pub(super) async fn ingest(
             }
         }
     };
+    let job = Some(context.work().job);
     shared
-        .remember(&open.loader, &open.server, &payload.load)
+        .remember(&open.loader, &open.server, &payload.load, job)
         .await;
     match ended {
         Ok(summary) => {

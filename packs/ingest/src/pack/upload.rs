@@ -13,9 +13,10 @@ use offloop::http::axum::body::Body;
 use offloop::http::axum::extract::{Path, Request, State};
 use offloop::http::axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use offloop::http::{Refusal, UnderWay, body_refusal};
+use offloop::job::JobId;
 use offloop::store::InsertOutcome;
 use offloop::wire::Problem;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::routes::{Door, text};
 use super::spool::{About, Part, SpoolError};
@@ -257,6 +258,15 @@ fn place(headers: &mut HeaderMap, offset: u64, complete: bool) {
     headers.insert(VERSION, INTEROP);
 }
 
+/// A load whose body is in the spool and whose job has not begun.
+pub(super) fn waiting(load: &LoadId, about: &About, job: JobId, bytes: u64) -> Value {
+    json!({
+        "load": load, "target": about.target, "tenant": about.tenant, "state": "waiting",
+        "job": job.to_string(), "bytes": 0, "bytes_total": bytes, "rows": 0, "stored": 0,
+        "rejected": 0, "rate": 0.0, "elapsed_ms": 0,
+    })
+}
+
 /// The whole body is on disk: its job is made, then it is acknowledged.
 async fn accepted(
     shared: &Shared,
@@ -276,11 +286,7 @@ async fn accepted(
     let Some(job) = job else {
         return Err(Refusal::unavailable("the store did not answer"));
     };
-    let mut view = json!({
-        "load": load, "target": about.target, "tenant": about.tenant, "state": "waiting",
-        "job": job.to_string(), "bytes": 0, "bytes_total": bytes, "rows": 0, "stored": 0,
-        "rejected": 0, "rate": 0.0, "elapsed_ms": 0,
-    });
+    let mut view = waiting(load, about, job, bytes);
     shared.history.keep(&open.server, load, view.clone()).await;
     view["status"] = format!("/v1/ingest/loads/{load}").into();
     let mut response = view::answer(StatusCode::ACCEPTED, &view);
