@@ -6,13 +6,16 @@ mod common;
 use common::{declared, read_all};
 use proptest::prelude::*;
 
-/// The form in which `text` is handed on, or the code of its reject.
+/// The form in which `text` is handed on inside quotes, or the code of its reject.
 fn one(kind: &str, text: &str) -> Result<String, &'static str> {
+    read_one(kind, &format!("\"{}\"\n", text.replace('"', "\"\"")))
+}
+
+fn read_one(kind: &str, field: &str) -> Result<String, &'static str> {
     let target = declared(&format!(
         "sink = \"ndjson\"\npath = \"out\"\nheader = \"none\"\nnull = [\"~\"]\n\
          columns = [{{ name = \"x\", {kind} }}]"
     ));
-    let field = format!("\"{}\"\n", text.replace('"', "\"\""));
     let read = read_all(&target, field.as_bytes(), &[]);
     match read.rejects.first() {
         Some(reject) => Err(reject.reason.code()),
@@ -118,5 +121,14 @@ proptest! {
             Ok(form) => prop_assert_eq!(form.parse::<i64>().ok(), text.parse::<i64>().ok()),
             Err(_) => prop_assert!(text.parse::<i64>().is_err()),
         }
+    }
+
+    /// Most numbers outside quotes are told by a shorter way: it must tell the same.
+    #[test]
+    fn a_number_means_the_same_inside_and_outside_quotes(
+        text in "[-+]?0?[0-9]{1,20}[.]?[0-9]{0,30}|[-+.0-9e/:]{1,24}",
+        kind in "type = \"float\"|type = \"int\"|type = \"int2\"|type = \"int\", max_bytes = 3|type = \"int\", min = -5, max = 70"
+    ) {
+        prop_assert_eq!(read_one(&kind, &format!("{text}\n")), one(&kind, &text));
     }
 }

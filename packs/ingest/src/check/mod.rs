@@ -47,10 +47,88 @@ pub(crate) struct Stood {
 #[derive(Debug)]
 pub(crate) struct Checker {
     rules: Box<[Rule]>,
+    quick: Box<[Quick]>,
     nulls: Box<[Box<[u8]>]>,
     /// Bit `n`: one of `nulls` has `n` bytes.
     null_lengths: u64,
     trim: bool,
+}
+
+/// What a column makes of a field without odd bytes that was not looked at: most fields of most
+/// files are told without a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quick {
+    /// Longer than any text that passes as it is; 0 where the bytes matter.
+    quoted_below: usize,
+    /// Bit `n`: an unquoted field of `n` bytes may stand for null.
+    bare_nulls: u64,
+    bare: Bare,
+    bare_empty_is_null: bool,
+    quoted_empty_is_null: bool,
+}
+
+/// Fields outside quotes that pass as they stand. What is not told here is looked at with care.
+#[derive(Debug, Clone, Copy)]
+enum Bare {
+    /// Shorter than this, whatever they say.
+    Text(usize),
+    /// Up to 18 digits between these.
+    Int(i64, i64),
+    /// Without bounds or exponent.
+    Float,
+    None,
+}
+
+impl Quick {
+    fn new(rule: &Rule, nulls: u64, trim: bool) -> Self {
+        let is_text = matches!(rule.kind, Kind::Text);
+        let takes_empty = rule.null && nulls & 1 != 0;
+        let quoted_below = if is_text { rule.max_bytes + 1 } else { 0 };
+        Self {
+            quoted_below,
+            bare_nulls: nulls,
+            bare: match (rule.kind, rule.bounds) {
+                (Kind::Text, _) if !trim => Bare::Text(quoted_below),
+                // A column of few bytes is left to the look with care.
+                _ if rule.max_bytes < number::PLAIN_BYTES_MAX => Bare::None,
+                (Kind::Int { .. }, Bounds::Int(min, max)) => Bare::Int(min, max),
+                (Kind::Float, Bounds::None) => Bare::Float,
+                _ => Bare::None,
+            },
+            bare_empty_is_null: takes_empty,
+            quoted_empty_is_null: takes_empty && !is_text,
+        }
+    }
+
+    /// An empty field is a null that the column takes.
+    #[inline]
+    pub(crate) const fn empty_is_null(&self, quoted: bool) -> bool {
+        if quoted {
+            self.quoted_empty_is_null
+        } else {
+            self.bare_empty_is_null
+        }
+    }
+
+    /// A quoted field passes as it is, if this is true of its length.
+    #[inline]
+    pub(crate) const fn passes_quoted(&self, len: usize) -> bool {
+        len < self.quoted_below
+    }
+
+    /// An unquoted field passes as it is.
+    #[inline]
+    pub(crate) fn passes_bare(&self, text: &[u8]) -> bool {
+        if text.len() < 64 && self.bare_nulls >> text.len() & 1 != 0 {
+            return false;
+        }
+        match self.bare {
+            Bare::Text(below) => text.len() < below,
+            Bare::Int(min, max) => number::is_plain_int(text, min, max),
+            Bare::Float => number::is_plain(text),
+            Bare::None => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -79,13 +157,17 @@ impl Checker {
             max_bytes: column.max_bytes,
             bounds: bounds(column),
         };
+        let null_lengths = format
+            .nulls
+            .iter()
+            .fold(0, |mask, null| mask | 1 << null.len());
+        let rules: Box<[Rule]> = columns.iter().map(rule).collect();
+        let quick = |rule: &Rule| Quick::new(rule, null_lengths, format.trim);
         Self {
-            rules: columns.iter().map(rule).collect(),
+            quick: rules.iter().map(quick).collect(),
+            rules,
             nulls: format.nulls.iter().cloned().collect(),
-            null_lengths: format
-                .nulls
-                .iter()
-                .fold(0, |mask, null| mask | 1 << null.len()),
+            null_lengths,
             trim: format.trim,
         }
     }
@@ -99,26 +181,9 @@ impl Checker {
         }
     }
 
-    /// A quoted field of text without odd bytes passes as it is, if this is true of its length:
-    /// most fields of most files, told without a call.
-    #[inline]
-    pub(crate) fn passes_quoted(&self, column: usize, len: usize) -> bool {
-        let rule = &self.rules[column];
-        matches!(rule.kind, Kind::Text) && len <= rule.max_bytes
-    }
-
-    /// An empty field of this column is a null that it takes.
-    #[inline]
-    pub(crate) fn is_null_when_empty(&self, column: usize, quoted: bool) -> bool {
-        let rule = &self.rules[column];
-        self.null_lengths & 1 != 0 && rule.null && !(quoted && matches!(rule.kind, Kind::Text))
-    }
-
-    /// The same for an unquoted field.
-    #[inline]
-    pub(crate) fn passes_bare(&self, column: usize, len: usize) -> bool {
-        let may_be_null = len < 64 && self.null_lengths >> len & 1 != 0;
-        !self.trim && !may_be_null && self.passes_quoted(column, len)
+    /// What is told of each column's fields without their bytes.
+    pub(crate) fn quick(&self) -> &[Quick] {
+        &self.quick
     }
 
     /// One of the texts that stand for null; one of them has its length.
@@ -187,6 +252,12 @@ impl Checker {
 
 fn trimmed(text: &[u8]) -> (usize, &[u8]) {
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    if let (Some(first), Some(last)) = (text.first(), text.last())
+        && !is_blank(first)
+        && !is_blank(last)
+    {
+        return (0, text);
+    }
     let Some(from) = text.iter().position(|byte| !is_blank(byte)) else {
         return (0, &[]);
     };

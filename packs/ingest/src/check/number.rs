@@ -135,19 +135,61 @@ pub(super) fn int(
     Ok(Value::whole(text))
 }
 
+/// Longest text of a plain number: so many digits are finite whatever they are.
+pub(super) const PLAIN_BYTES_MAX: usize = 300;
+
 /// `-12.5`: a JSON number without exponent, told in one pass. Most are like this.
-fn is_plain(text: &[u8]) -> bool {
+#[inline]
+pub(super) fn is_plain(text: &[u8]) -> bool {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let mut point = digits.len();
-    for (at, byte) in digits.iter().enumerate() {
-        if *byte == b'.' && point == digits.len() {
-            point = at;
-        } else if !byte.is_ascii_digit() {
-            return false;
-        }
+    let whole = digits
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    let ends_well = match &digits[whole..] {
+        [] => true,
+        [b'.', fraction @ ..] => !fraction.is_empty() && are_digits(fraction),
+        _ => false,
+    };
+    ends_well && whole > 0 && (digits[0] != b'0' || whole == 1) && text.len() <= PLAIN_BYTES_MAX
+}
+
+/// A whole number of up to 18 digits that stands as it is to be written, between these.
+#[inline]
+pub(super) fn is_plain_int(text: &[u8], min: i64, max: i64) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let mut value = 0_i64;
+    let mut odd = 0;
+    for byte in digits.iter().take(18) {
+        let digit = byte.wrapping_sub(b'0');
+        odd |= u8::from(digit > 9);
+        value = value.wrapping_mul(10).wrapping_add(i64::from(digit));
     }
-    let starts_well = point > 0 && (digits[0] != b'0' || point == 1);
-    starts_well && point + 1 != digits.len() && text.len() <= 300
+    let value = if digits.len() < text.len() {
+        -value
+    } else {
+        value
+    };
+    // "-0" and "007" are written in another way.
+    let has_zero = digits.first() == Some(&b'0') && text.len() > 1;
+    odd == 0 && !has_zero && matches!(digits.len(), 1..=18) && (min..=max).contains(&value)
+}
+
+/// Eight at a time: a digit is 0x30 to 0x39.
+fn are_digits(text: &[u8]) -> bool {
+    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    const SIX: u64 = 0x0606_0606_0606_0606;
+    let are = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word);
+        // A carry leaves a byte of 0xfa or more, which the first test has refused.
+        word & HIGH == ZEROS && word.wrapping_add(SIX) & HIGH == ZEROS
+    };
+    match text.last_chunk() {
+        // The last eight are looked at again where they overlap.
+        Some(last) => are(last) && text.as_chunks().0.iter().all(are),
+        None => text.iter().all(u8::is_ascii_digit),
+    }
 }
 
 pub(super) fn float(text: &[u8], bounds: Bounds, made: &mut Vec<u8>) -> Result<Value, Reason> {
@@ -155,8 +197,7 @@ pub(super) fn float(text: &[u8], bounds: Bounds, made: &mut Vec<u8>) -> Result<V
         return Ok(Value::whole(text));
     }
     let parts = parts(text).ok_or(Reason::Not(Kind::Float))?;
-    // Up to 300 digits without an exponent are finite whatever they are.
-    let may_overflow = !parts.exponent.is_empty() || parts.whole.len() > 300;
+    let may_overflow = !parts.exponent.is_empty() || parts.whole.len() > PLAIN_BYTES_MAX;
     if may_overflow || !matches!(bounds, Bounds::None) {
         let value = std::str::from_utf8(text)
             .ok()

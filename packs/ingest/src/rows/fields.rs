@@ -6,7 +6,7 @@
 use super::batch::{Mapping, Slot};
 use super::reader::Reader;
 use super::reject::Reason;
-use crate::check::{Checker, Stood, Value};
+use crate::check::{Checker, Quick, Stood, Value};
 use crate::split::Mark;
 use crate::target::{Header, Target};
 
@@ -36,39 +36,50 @@ impl Reader {
         }
         let marks = &marks.fields[fields];
         let quote = target.format().quote;
-        batch.slots.reserve(mapping.columns.len());
         if matches!(target.format().header, Header::Present { .. })
             && is_header(target, mapping, &batch.text, start, marks)
         {
             return Err((None, Reason::RepeatedHeader));
         }
-        for (column, at) in mapping.columns.iter().enumerate() {
-            let Some(at) = *at else {
+        let columns = &mapping.columns[..];
+        let first = batch.slots.len();
+        batch.slots.resize(first + columns.len(), Slot::NULL);
+        let slots = &mut batch.slots[first..][..columns.len()];
+        let quick = &checker.quick()[..columns.len()];
+        // Columns mostly stand in their order: then a field begins where the last one ended.
+        let (mut next, mut from) = (0, start);
+        for column in 0..columns.len() {
+            let Some(at) = columns[column] else {
                 checker
                     .missing(column)
                     .map_err(|reason| (Some(column), reason))?;
-                batch.slots.push(Slot::NULL);
                 continue;
             };
             let at = at as usize;
-            let from = if at == 0 {
-                start
+            if at != next {
+                from = if at == 0 {
+                    start
+                } else {
+                    marks[at - 1].at() + 1
+                };
+            }
+            let end = marks[at];
+            if let Some(known) = at_once(&quick[column], &batch.text, from, end, quote) {
+                slots[column] = known;
             } else {
-                marks[at - 1].at() + 1
-            };
-            let slot = one_field(
-                checker,
-                column,
-                &batch.text,
-                from,
-                marks[at],
-                quote,
-                &mut batch.made,
-                scratch,
-            );
-            batch
-                .slots
-                .push(slot.map_err(|reason| (Some(column), reason))?);
+                slots[column] = one_field(
+                    checker,
+                    column,
+                    &batch.text,
+                    from,
+                    end,
+                    quote,
+                    &mut batch.made,
+                    scratch,
+                )
+                .map_err(|reason| (Some(column), reason))?;
+            }
+            (next, from) = (at + 1, end.at() + 1);
         }
         Ok(())
     }
@@ -109,8 +120,38 @@ fn is_header(
     names > 1
 }
 
-/// Unescapes and checks one field; hands back its place.
+/// The place of a field that passes without a look at what is in it.
 #[inline]
+fn at_once(quick: &Quick, text: &[u8], from: usize, end: Mark, quote: Option<u8>) -> Option<Slot> {
+    if end.is_odd() {
+        return None;
+    }
+    let raw = &text[from..end.at()];
+    let [first, rest @ ..] = raw else {
+        return quick.empty_is_null(false).then_some(Slot::NULL);
+    };
+    if Some(*first) != quote {
+        return quick.passes_bare(raw).then_some(Slot {
+            start: from as u32,
+            len: raw.len() as u32,
+        });
+    }
+    let [inner @ .., last] = rest else {
+        return None;
+    };
+    if end.is_ragged() || Some(*last) != quote {
+        return None;
+    }
+    if inner.is_empty() && quick.empty_is_null(true) {
+        return Some(Slot::NULL);
+    }
+    quick.passes_quoted(inner.len()).then_some(Slot {
+        start: from as u32 + 1,
+        len: inner.len() as u32,
+    })
+}
+
+/// Unescapes and checks one field; hands back its place.
 #[expect(
     clippy::too_many_arguments,
     reason = "the parts of one borrowed reader"
@@ -133,24 +174,6 @@ fn one_field(
         odd: end.is_odd(),
     };
     let is_simple = !end.is_ragged() && raw.len() >= 2 && raw.last().copied() == quote;
-    if !end.is_odd() {
-        let is_empty = raw.is_empty() || (raw.len() == 2 && is_simple && quoted);
-        if is_empty && checker.is_null_when_empty(column, quoted) {
-            return Ok(Slot::NULL);
-        }
-        if is_simple && quoted && checker.passes_quoted(column, raw.len() - 2) {
-            return Ok(Slot {
-                start: from as u32 + 1,
-                len: raw.len() as u32 - 2,
-            });
-        }
-        if !quoted && checker.passes_bare(column, raw.len()) {
-            return Ok(Slot {
-                start: from as u32,
-                len: raw.len() as u32,
-            });
-        }
-    }
     let value = if !quoted {
         checker.field(column, raw, stood, made)?
     } else if is_simple {
