@@ -4,11 +4,12 @@
 #   eval "$(bash xtask/servers.sh start FOLDER)"     starts both, prints export lines with their addresses
 #   bash xtask/servers.sh stop FOLDER                ends what was started in that folder, and nothing else
 #   bash xtask/servers.sh kafka-stop|kafka-kill|kafka-start FOLDER    the broker alone; it keeps its port and its data
+#   bash xtask/servers.sh postgres-kill|postgres-start FOLDER         the same for the database
 #
 # PostgreSQL comes from the system (apt: postgresql), Kafka from its published jars (Maven), kept in
 # OFFLOOP_KAFKA_LIBS (default: ~/.cache/offloop-kafka). Both keep their default durability.
 set -euo pipefail
-verb=${1:?start, stop, kafka-stop, kafka-kill or kafka-start}
+verb=${1:?start, stop, kafka-stop, kafka-kill, kafka-start, postgres-kill or postgres-start}
 folder=${2:?the folder of the servers}
 kafka_version=4.1.2
 libs=${OFFLOOP_KAFKA_LIBS:-$HOME/.cache/offloop-kafka}/$kafka_version
@@ -39,6 +40,17 @@ postgres_bin() {
   echo "$found"
 }
 
+run_postgres() {
+  local bin data=$folder/postgres port
+  bin=$(postgres_bin)
+  port=$(cat "$folder/postgres.port")
+  # Its own session: an interrupt for the caller is none for it.
+  as_owner setsid "$bin/postgres" -D "$data/db" -p "$port" -h 127.0.0.1 -k "$data" -c max_connections=200 \
+    >> "$folder/postgres.log" 2>&1 &
+  until_up $! 300 "$folder/postgres.log" "$bin/pg_isready" -q -h 127.0.0.1 -p "$port" -U offloop
+  as_owner head -1 "$data/db/postmaster.pid" > "$folder/postgres.pid"
+}
+
 start_postgres() {
   local bin data=$folder/postgres port
   bin=$(postgres_bin)
@@ -46,11 +58,8 @@ start_postgres() {
   if [ "$(id -u)" = 0 ]; then chown postgres: "$data"; chmod a+x "$folder"; fi
   as_owner "$bin/initdb" -D "$data/db" -U offloop --auth=trust --no-instructions > "$folder/postgres.log" 2>&1
   port=$(free_port)
-  # Its own session: an interrupt for the caller is none for it.
-  as_owner setsid "$bin/postgres" -D "$data/db" -p "$port" -h 127.0.0.1 -k "$data" -c max_connections=200 \
-    >> "$folder/postgres.log" 2>&1 &
-  until_up $! 300 "$folder/postgres.log" "$bin/pg_isready" -q -h 127.0.0.1 -p "$port" -U offloop
-  as_owner head -1 "$data/db/postmaster.pid" > "$folder/postgres.pid"
+  echo "$port" > "$folder/postgres.port"
+  run_postgres
   echo "export OFFLOOP_TEST_POSTGRES=postgres://offloop@127.0.0.1:$port/postgres"
 }
 
@@ -140,5 +149,7 @@ case $verb in
   kafka-stop) end_pid "$folder/kafka.pid" ;;
   kafka-kill) end_pid "$folder/kafka.pid" KILL ;;
   kafka-start) run_kafka ;;
-  *) echo "start, stop, kafka-stop, kafka-kill or kafka-start, not $verb" >&2; exit 2 ;;
+  postgres-kill) end_pid "$folder/postgres.pid" QUIT ;;
+  postgres-start) run_postgres ;;
+  *) echo "start, stop, kafka-stop, kafka-kill, kafka-start, postgres-kill or postgres-start, not $verb" >&2; exit 2 ;;
 esac

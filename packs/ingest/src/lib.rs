@@ -9,6 +9,7 @@
 //! reject that says where it stood; give other rows for other pieces of the same bytes.
 
 mod check;
+pub mod consume;
 pub mod decode;
 mod infer;
 pub mod load;
@@ -23,7 +24,7 @@ pub use decode::{Compression, DecodeError, Decoder, Encoding, Step};
 pub use infer::{InferError, Inferred, SAMPLE_BYTES_MAX, infer};
 pub use pack::{IngestOptions, IngestPack};
 pub use rows::{
-    Batch, Checkpoint, HeaderError, Mapping, RAW_BYTES_MAX, ReadError, Reader, Reason, Recovery,
-    Reject, Row, Rows,
+    Batch, Checkpoint, HeaderError, Mapping, MessageReader, RAW_BYTES_MAX, ReadError, Reader,
+    Reason, Recovery, Reject, Row, Rows,
 };
 pub use target::{Column, Kind, RawTarget, Sink, Target, TargetProblem};

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::id::LoadId;
 use crate::rejects::RejectLog;
 use crate::rows::Batch;
-use crate::sink::{BatchNote, Note, Ranges, Sink, SinkError, Stored};
+use crate::sink::{Aside, BatchNote, Note, Ranges, Sink, SinkError, Stored};
 
 type Landed = (Arc<Batch>, Result<Stored, SinkError>);
 
@@ -106,7 +106,7 @@ impl Flight {
             load: self.load.clone(),
             bearable: bearable.map(|bearable| bearable.saturating_sub(self.sink_rejects)),
             order: self.sent,
-            log: self.log.clone(),
+            aside: Aside::File(self.log.clone()),
         };
         self.sent += 1;
         self.under_way.spawn(async move {

@@ -4,11 +4,14 @@
 //! of the batch in which it was found, so that both can be stored in one transaction with the
 //! batch's [`Checkpoint`].
 //!
+//! A [`MessageReader`] does the same for messages of a topic.
+//!
 //! Must never: wait, read a clock, or depend on how the input was cut into pieces.
 
 mod batch;
 mod fields;
 mod header;
+mod message;
 mod reader;
 mod recover;
 mod reject;
@@ -16,5 +19,6 @@ mod reject;
 pub use batch::{Batch, Checkpoint, Mapping, Recovery, Row, Rows};
 pub(crate) use fields::unescape;
 pub use header::HeaderError;
+pub use message::MessageReader;
 pub use reader::{ReadError, Reader};
 pub use reject::{RAW_BYTES_MAX, Reason, Reject};

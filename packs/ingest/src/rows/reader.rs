@@ -25,7 +25,7 @@ const SCAN: usize = 16 << 10;
 /// Bytes scanned in one call.
 const CALL_SCAN_MAX: usize = 256 << 10;
 /// Refused rows of one batch.
-const BATCH_REJECTS_MAX: usize = 1_000;
+pub(super) const BATCH_REJECTS_MAX: usize = 1_000;
 /// Text that one batch may hold before it is cut: marks and slots point into it.
 pub(super) const BATCH_TEXT_MAX: usize = 512 << 20;
 
@@ -441,6 +441,21 @@ impl Reader {
             recovery: self.recovery,
         };
         self.full = false;
+        self.begin(done.number + 1);
+        done
+    }
+
+    /// The same for [`super::MessageReader`], whose messages end where `to` says.
+    pub(super) fn cut_messages(&mut self, to: u64) -> Batch {
+        let next = self.spare.take().unwrap_or_default();
+        let mut done = std::mem::replace(&mut self.batch, next);
+        self.batch.clear();
+        self.base = to;
+        done.checkpoint = Checkpoint {
+            offset: to,
+            batch: done.number + 1,
+            ..Checkpoint::default()
+        };
         self.begin(done.number + 1);
         done
     }

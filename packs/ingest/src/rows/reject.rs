@@ -43,6 +43,22 @@ pub enum Reason {
     UnclosedQuote,
     /// The header once more, as in files that were joined.
     RepeatedHeader,
+    /// A message without a value, as compacted topics have them for what is deleted.
+    NoValue,
+    /// A message that is no JSON object.
+    NotObject,
+    /// A name in an object that is no column's.
+    UnknownField,
+    /// A name that comes twice in one object.
+    FieldTwice,
+    /// A required column that an object does not have.
+    MissingField,
+    /// A message with more than one record.
+    ManyRecords,
+    /// The message passes the limit.
+    MessageTooLong {
+        limit: usize,
+    },
 }
 
 impl Reason {
@@ -59,6 +75,13 @@ impl Reason {
             Self::RecordTooLong { .. } => "record_too_long",
             Self::UnclosedQuote => "unclosed_quote",
             Self::RepeatedHeader => "repeated_header",
+            Self::NoValue => "no_value",
+            Self::NotObject => "not_object",
+            Self::UnknownField => "unknown_field",
+            Self::FieldTwice => "field_twice",
+            Self::MissingField => "missing_field",
+            Self::ManyRecords => "many_records",
+            Self::MessageTooLong { .. } => "message_too_long",
         }
     }
 }
@@ -81,6 +104,17 @@ impl fmt::Display for Reason {
             }
             Self::UnclosedQuote => f.write_str("a quote that never closes"),
             Self::RepeatedHeader => f.write_str("the header once more"),
+            Self::NoValue => f.write_str("a message without a value"),
+            Self::NotObject => f.write_str("no JSON object"),
+            Self::UnknownField => f.write_str(
+                "a name that is no column's (extra_columns = \"ignore\" would pass it over)",
+            ),
+            Self::FieldTwice => f.write_str("comes twice in the object"),
+            Self::MissingField => f.write_str("is missing (required = false would make it null)"),
+            Self::ManyRecords => f.write_str("more than one record in a message"),
+            Self::MessageTooLong { limit } => {
+                write!(f, "longer than limits.record_bytes, {limit}")
+            }
         }
     }
 }

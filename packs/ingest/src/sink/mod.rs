@@ -19,6 +19,7 @@ pub mod ndjson;
 pub mod postgres;
 mod ranges;
 pub mod sqlite;
+mod stream;
 
 use std::fmt;
 use std::future::Future;
@@ -33,6 +34,8 @@ use serde::{Deserialize, Serialize};
 pub use error::SinkError;
 pub use hand::Hand;
 pub use ranges::Ranges;
+pub(crate) use stream::Source;
+pub use stream::Stream;
 
 use crate::load::LoadId;
 use crate::rejects::{RejectLog, SinkReject};
@@ -45,6 +48,15 @@ pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, SinkError>> + Send
 pub trait Outlet: Send + Sync + fmt::Debug {
     /// The way of one load into it. Waits for nothing and fails at nothing: [`Sink::resume`] does.
     fn sink(&self, load: &LoadId) -> Arc<dyn Sink>;
+
+    /// The way of one partition of a topic into it: its position is stored in one commit with the
+    /// rows, and [`Sink::resume`] tells it as the end of the only note. Its batches are to follow
+    /// each other without a gap, one at a time; [`Sink::finish`] is not for it.
+    ///
+    /// `None`: the place has no such commits.
+    fn stream(&self, _stream: &Stream) -> Option<Arc<dyn Sink>> {
+        None
+    }
 
     /// Whether the place is there and is what the target says, without a trace in it: nothing is
     /// made, noted or taken away. Errors: as of [`Sink::resume`].
@@ -135,7 +147,21 @@ pub struct BatchNote {
     /// Number of this call of [`Sink::store`] in this run of the load, from 0 without gaps, in the
     /// order of the input: calls that are under way at once may begin in any order.
     pub order: u64,
-    pub(crate) log: RejectLog,
+    pub(crate) aside: Aside,
+}
+
+/// Where a batch's refused rows go.
+#[derive(Debug, Clone)]
+pub(crate) enum Aside {
+    File(RejectLog),
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "of topics alone"))]
+    Letters(Arc<dyn Letters>),
+}
+
+/// A place of refused rows that is no file of this process.
+pub(crate) trait Letters: Send + Sync + fmt::Debug {
+    /// Puts aside what the place refused of a batch; what the reader refused was before.
+    fn post(&self, more: Vec<SinkReject>) -> Reply<'_, ()>;
 }
 
 impl BatchNote {
@@ -158,10 +184,14 @@ impl BatchNote {
             });
         }
         let count = batch.rejects().len() as u64 + more.len() as u64;
-        self.log
-            .keep(Arc::clone(batch), more)
-            .await
-            .map_err(|cause| SinkError::RejectFile { cause })?;
+        match &self.aside {
+            Aside::File(log) => {
+                let kept = log.keep(Arc::clone(batch), more).await;
+                kept.map_err(|cause| SinkError::RejectFile { cause })?;
+            }
+            Aside::Letters(_) if more.is_empty() => {}
+            Aside::Letters(letters) => letters.post(more).await?,
+        }
         Ok(count)
     }
 

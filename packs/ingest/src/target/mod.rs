@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub use raw::{Number, RawBatch, RawColumn, RawLimits, RawStop, RawTarget};
 pub use resolve::TargetProblem;
+pub(crate) use topic::is_topic;
 pub use topic::{RawTopic, RawTopicCreate, TopicCreate, TopicRule, Value};
 pub use units::{Size, Span};
 

@@ -1,4 +1,5 @@
 //! A real broker for tests: topics, and what is in them.
+#![allow(dead_code, reason = "each test takes its part")]
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -166,4 +167,22 @@ pub(crate) fn check_order(received: &[Received], rows: &BTreeMap<u64, String>) -
         assert_eq!(came.get(key).copied().unwrap_or(0), due.len(), "of `{key}`");
     }
     again
+}
+
+/// Sum of the offsets that the group of the topic's name was told.
+pub(crate) fn told(brokers: &str, topic: &str) -> i64 {
+    let mut config = client(brokers);
+    config.set("group.id", topic);
+    let consumer: BaseConsumer = config.create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), ASK).unwrap();
+    let mut asked = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        asked.add_partition(topic, partition.id());
+    }
+    let found = consumer.committed_offsets(asked, ASK).unwrap();
+    let offsets = found.elements();
+    let offsets = offsets
+        .iter()
+        .filter_map(|element| element.offset().to_raw());
+    offsets.filter(|offset| *offset > 0).sum()
 }

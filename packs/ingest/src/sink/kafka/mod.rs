@@ -10,6 +10,7 @@
 //! the same key that was given up.
 
 mod dead;
+mod letters;
 mod notes;
 mod place;
 mod settings;
@@ -22,6 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+pub(crate) use letters::{DeadLetter, LetterBox};
 pub use settings::{KafkaSettings, RawKafka};
 
 use self::dead::{Office, Sent};

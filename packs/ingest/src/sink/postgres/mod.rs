@@ -14,6 +14,7 @@ mod place;
 mod pool;
 mod salvage;
 mod store;
+mod streams;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use tokio_postgres::Config;
 
-use super::{BatchNote, Outlet, Reply, Resumed, Sink, SinkError, Stored, Totals};
+use super::{BatchNote, Outlet, Reply, Resumed, Sink, SinkError, Source, Stored, Stream, Totals};
 use crate::load::LoadId;
 use crate::rows::Batch;
 use crate::target::{OnConflict, Sink as Destination, Target};
@@ -95,6 +96,17 @@ impl PostgresOutlet {
     }
 }
 
+impl PostgresOutlet {
+    fn way_of(&self, source: Source) -> PostgresSink {
+        PostgresSink {
+            shared: Arc::clone(&self.shared),
+            source,
+            begun: OnceLock::new(),
+            gate: tokio::sync::Mutex::new(()),
+        }
+    }
+}
+
 impl fmt::Debug for PostgresOutlet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresOutlet")
@@ -105,12 +117,11 @@ impl fmt::Debug for PostgresOutlet {
 
 impl Outlet for PostgresOutlet {
     fn sink(&self, load: &LoadId) -> Arc<dyn Sink> {
-        Arc::new(PostgresSink {
-            shared: Arc::clone(&self.shared),
-            load: load.clone(),
-            begun: OnceLock::new(),
-            gate: tokio::sync::Mutex::new(()),
-        })
+        Arc::new(self.way_of(Source::Load(load.clone())))
+    }
+
+    fn stream(&self, stream: &Stream) -> Option<Arc<dyn Sink>> {
+        Some(Arc::new(self.way_of(Source::Stream(stream.clone()))))
     }
 
     fn check(&self) -> Reply<'_, ()> {
@@ -124,7 +135,7 @@ impl Outlet for PostgresOutlet {
 
 struct PostgresSink {
     shared: Arc<Shared>,
-    load: LoadId,
+    source: Source,
     begun: OnceLock<Begun>,
     /// A load stands in the pool's line once, however many batches it has: loads take turns.
     gate: tokio::sync::Mutex<()>,
@@ -140,7 +151,7 @@ struct Begun {
 impl fmt::Debug for PostgresSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresSink")
-            .field("load", &self.load)
+            .field("source", &self.source)
             .finish_non_exhaustive()
     }
 }
@@ -159,6 +170,7 @@ impl PostgresSink {
 impl Sink for PostgresSink {
     fn width(&self) -> usize {
         match self.shared.target.place().on_conflict {
+            _ if matches!(self.source, Source::Stream(_)) => 1,
             // The later row is to win: batches in the order of the input.
             OnConflict::Update | OnConflict::Keep => 1,
             OnConflict::Reject => self.shared.settings.connections,
@@ -181,7 +193,10 @@ impl Sink for PostgresSink {
     fn finish(&self, totals: Totals) -> Reply<'_, ()> {
         Box::pin(async move {
             let begun = self.begun()?;
-            pool::patiently(&self.shared.pool, || self.end(begun, totals)).await
+            let Source::Load(load) = &self.source else {
+                return Ok(());
+            };
+            pool::patiently(&self.shared.pool, || self.end(begun, load, totals)).await
         })
     }
 }

@@ -7,10 +7,10 @@ use tokio_postgres::Client;
 use super::copy::literal;
 use super::place::{Table, texts, twice};
 use super::pool::{Pool, Trouble};
-use super::{Begun, PostgresSettings, PostgresSink, Shared};
+use super::{Begun, PostgresSettings, PostgresSink, Shared, streams};
 use crate::load::LoadId;
 use crate::rows::Batch;
-use crate::sink::{BatchNote, Note, Resumed, SinkError, Stored, Totals};
+use crate::sink::{BatchNote, Note, Resumed, SinkError, Source, Stored, Totals};
 
 /// Notes of loads that never ended go after so many days.
 const ABANDONED_DAYS: u32 = 30;
@@ -18,7 +18,7 @@ const ABANDONED_DAYS: u32 = 30;
 pub(super) const NOTES_TABLE: &str = "offloop_ingest_batches";
 
 /// Which load of which table: first columns of both tables' keys.
-pub(super) fn key(table: &Table, load: &LoadId) -> String {
+fn key(table: &Table, load: &LoadId) -> String {
     format!("place = {} AND load = '{load}'", literal(&table.name))
 }
 
@@ -26,7 +26,7 @@ fn loads(table: &Table) -> String {
     format!("{}.offloop_ingest_loads", table.schema)
 }
 
-pub(super) fn batches(table: &Table) -> String {
+fn batches(table: &Table) -> String {
     format!("{}.{NOTES_TABLE}", table.schema)
 }
 
@@ -49,6 +49,17 @@ pub(super) fn fence(table: &Table, load: &LoadId, run: i64) -> String {
         "SELECT 1 FROM {} WHERE {} AND run = {run} FOR SHARE",
         loads(table),
         key(table, load)
+    )
+}
+
+/// Finds the counts of `batch` if it is stored.
+pub(super) fn noted(table: &Table, load: &LoadId, batch: &Batch) -> String {
+    format!(
+        "SELECT rows, rejects FROM {} WHERE {} AND from_byte = {} AND to_byte = {}",
+        batches(table),
+        key(table, load),
+        batch.from(),
+        batch.to()
     )
 }
 
@@ -94,6 +105,14 @@ impl PostgresSink {
         let mut lent = self.lend().await?;
         let client = &lent.get()?.client;
         let table = Table::look(client, pool, &shared.target).await?;
+        let load = match &self.source {
+            Source::Load(load) => load,
+            Source::Stream(stream) => {
+                let taken = streams::take_over(client, pool, table, stream).await?;
+                lent.done();
+                return Ok(taken);
+            }
+        };
         let failed = |error| pool.trouble(error);
         if let Err(error) = client.batch_execute(&make(&table)).await {
             return Err(twice(pool, error));
@@ -104,7 +123,7 @@ impl PostgresSink {
                  ON CONFLICT (place, load) DO UPDATE SET run = {loads}.run + 1, begun_at = now() \
                  RETURNING run, finished_at IS NOT NULL, rows, rejects, bytes",
                 literal(&table.name),
-                self.load,
+                load,
                 loads = loads(&table)
             ))
             .await
@@ -120,19 +139,24 @@ impl PostgresSink {
             rejects: number(3),
             bytes: number(4),
         });
-        let notes = read(client, pool, &table, &self.load).await?;
+        let notes = read(client, pool, &table, load).await?;
         let run = number(0) as i64;
         lent.done();
         let table = std::sync::Arc::new(table);
         Ok((Begun { run, table }, Resumed { notes, finished }))
     }
 
-    pub(super) async fn end(&self, begun: &Begun, totals: Totals) -> Result<(), Trouble> {
+    pub(super) async fn end(
+        &self,
+        begun: &Begun,
+        load: &LoadId,
+        totals: Totals,
+    ) -> Result<(), Trouble> {
         let pool = &self.shared.pool;
         let table = &begun.table;
         let mut lent = self.lend().await?;
         let client = &lent.get()?.client;
-        let (loads, batches, key) = (loads(table), batches(table), key(table, &self.load));
+        let (loads, batches, key) = (loads(table), batches(table), key(table, load));
         let failed = |error| pool.trouble(error);
         // Only the last run may say that its load ended; the second time finds it so.
         let ended = client

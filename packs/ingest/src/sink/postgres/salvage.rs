@@ -35,7 +35,7 @@ impl PostgresSink {
         let (mut bad, skip) = zoned(batch, &begun.table);
         let mut lent = self.lend().await?;
         let connection = lent.get()?;
-        self.open(connection, begun).await?;
+        self.open(connection, begun, batch).await?;
         let client = &connection.client;
         client.batch_execute(&make(target)).await.map_err(failed)?;
         let into = format!(

@@ -10,10 +10,10 @@ use super::copy::{CopyRows, names};
 use super::notes::{self, NOTES_TABLE};
 use super::place::{Table, insert, texts};
 use super::pool::{Connection, Trouble, patiently};
-use super::{Begun, PostgresSink};
+use super::{Begun, PostgresSink, streams};
 use crate::rejects::SinkReject;
 use crate::rows::Batch;
-use crate::sink::{BatchNote, SinkError, Stored};
+use crate::sink::{BatchNote, SinkError, Source, Stored};
 use crate::target::OnConflict;
 
 /// Name of the temporary table that rows go through where COPY cannot put them into the table.
@@ -68,7 +68,7 @@ impl PostgresSink {
         note: &BatchNote,
         is_again: bool,
     ) -> Result<Stored, Trouble> {
-        self.open(connection, begun).await?;
+        self.open(connection, begun, batch).await?;
         if is_again && let Some(stored) = self.noted(connection, begun, batch).await? {
             let ended = connection.client.batch_execute("ROLLBACK").await;
             ended.map_err(|error| self.shared.pool.trouble(error))?;
@@ -92,8 +92,16 @@ impl PostgresSink {
     }
 
     /// Begins a transaction that only the load's last run can commit.
-    pub(super) async fn open(&self, connection: &Connection, begun: &Begun) -> Result<(), Trouble> {
-        let fence = notes::fence(&begun.table, &self.load, begun.run);
+    pub(super) async fn open(
+        &self,
+        connection: &Connection,
+        begun: &Begun,
+        batch: &Batch,
+    ) -> Result<(), Trouble> {
+        let fence = match &self.source {
+            Source::Load(load) => notes::fence(&begun.table, load, begun.run),
+            Source::Stream(stream) => streams::fence(&begun.table, stream, begun.run, batch),
+        };
         let rows = connection
             .client
             .simple_query(&format!("BEGIN; {fence}"))
@@ -112,15 +120,13 @@ impl PostgresSink {
         begun: &Begun,
         batch: &Batch,
     ) -> Result<Option<Stored>, Trouble> {
+        let noted = match &self.source {
+            Source::Load(load) => notes::noted(&begun.table, load, batch),
+            Source::Stream(stream) => streams::noted(&begun.table, stream, batch),
+        };
         let rows = connection
             .client
-            .simple_query(&format!(
-                "SELECT rows, rejects FROM {} WHERE {} AND from_byte = {} AND to_byte = {}",
-                notes::batches(&begun.table),
-                notes::key(&begun.table, &self.load),
-                batch.from(),
-                batch.to()
-            ))
+            .simple_query(&noted)
             .await
             .map_err(|error| self.shared.pool.trouble(error))?;
         let rows = texts(&rows);
@@ -185,7 +191,10 @@ impl PostgresSink {
         batch: &Batch,
         stored: Stored,
     ) -> Result<(), Trouble> {
-        let insert = notes::insert(&begun.table, &self.load, batch, stored);
+        let insert = match &self.source {
+            Source::Load(load) => notes::insert(&begun.table, load, batch, stored),
+            Source::Stream(stream) => streams::advance(&begun.table, stream, batch, stored),
+        };
         let done = connection
             .client
             .batch_execute(&format!("{insert}; COMMIT"))

@@ -3,12 +3,15 @@
 //! Must never: hold the file's write lock while it waits for anything but the reject file.
 
 mod place;
+mod streams;
 mod writer;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use super::{BatchNote, Hand, Outlet, Reply, Resumed, Sink, SinkError, Stored, Totals};
+use super::{
+    BatchNote, Hand, Outlet, Reply, Resumed, Sink, SinkError, Source, Stored, Stream, Totals,
+};
 use crate::load::LoadId;
 use crate::rows::Batch;
 use crate::target::{Sink as Destination, Target};
@@ -57,14 +60,24 @@ impl SqliteOutlet {
     }
 }
 
-impl Outlet for SqliteOutlet {
-    fn sink(&self, load: &LoadId) -> Arc<dyn Sink> {
-        Arc::new(SqliteSink {
+impl SqliteOutlet {
+    fn way_of(&self, source: Source) -> SqliteSink {
+        SqliteSink {
             file: self.file.clone(),
             target: Arc::clone(&self.target),
-            load: load.clone(),
+            source,
             run: OnceLock::new(),
-        })
+        }
+    }
+}
+
+impl Outlet for SqliteOutlet {
+    fn sink(&self, load: &LoadId) -> Arc<dyn Sink> {
+        Arc::new(self.way_of(Source::Load(load.clone())))
+    }
+
+    fn stream(&self, stream: &Stream) -> Option<Arc<dyn Sink>> {
+        Some(Arc::new(self.way_of(Source::Stream(stream.clone()))))
     }
 
     fn check(&self) -> Reply<'_, ()> {
@@ -80,7 +93,7 @@ impl Outlet for SqliteOutlet {
 struct SqliteSink {
     file: SqliteFile,
     target: Arc<Target>,
-    load: LoadId,
+    source: Source,
     run: OnceLock<i64>,
 }
 
@@ -102,8 +115,10 @@ impl Sink for SqliteSink {
     fn resume(&self) -> Reply<'_, Resumed> {
         Box::pin(async {
             let _turn = self.file.turn.lock().await;
-            let (target, load) = (Arc::clone(&self.target), self.load.clone());
-            let (run, resumed) = self.ask(move |file| file.take_over(&target, &load)).await?;
+            let (target, source) = (Arc::clone(&self.target), self.source.clone());
+            let (run, resumed) = self
+                .ask(move |file| file.take_over(&target, &source))
+                .await?;
             // Once a sink: a second answer would be an earlier run's.
             let _first = self.run.set(run);
             Ok(resumed)
@@ -120,10 +135,10 @@ impl Sink for SqliteSink {
                 rejects,
             };
             let _turn = self.file.turn.lock().await;
-            let (target, load) = (Arc::clone(&self.target), self.load.clone());
+            let (target, source) = (Arc::clone(&self.target), self.source.clone());
             let rows = Arc::clone(&batch);
             let inserted = self
-                .ask(move |file| file.insert(&target, &load, run, &rows, stored))
+                .ask(move |file| file.insert(&target, &source, run, &rows, stored))
                 .await?;
             let bad = match inserted {
                 Inserted::Committed => return Ok(stored),
@@ -133,9 +148,9 @@ impl Sink for SqliteSink {
                 rows: (batch.len() - bad.len()) as u64,
                 rejects: note.put_aside(&batch, bad).await?,
             };
-            let load = self.load.clone();
+            let source = self.source.clone();
             let table = self.target.sink().table();
-            self.ask(move |file| file.commit(&table, &load, &batch, stored))
+            self.ask(move |file| file.commit(&table, &source, &batch, stored))
                 .await?;
             Ok(stored)
         })
@@ -144,8 +159,11 @@ impl Sink for SqliteSink {
     fn finish(&self, totals: Totals) -> Reply<'_, ()> {
         Box::pin(async move {
             let run = self.run()?;
+            let Source::Load(load) = self.source.clone() else {
+                return Ok(());
+            };
             let _turn = self.file.turn.lock().await;
-            let (load, table) = (self.load.clone(), self.target.sink().table());
+            let table = self.target.sink().table();
             self.ask(move |file| file.finish(&table, &load, run, totals))
                 .await
         })

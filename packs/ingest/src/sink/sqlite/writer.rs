@@ -8,10 +8,11 @@ use std::time::Duration;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
 use super::place::{check, insert, rows_at_once};
+use super::streams;
 use crate::load::LoadId;
 use crate::rejects::SinkReject;
 use crate::rows::{Batch, Row};
-use crate::sink::{BatchNote, Note, Resumed, SinkError, Stored, Totals};
+use crate::sink::{BatchNote, Note, Resumed, SinkError, Source, Stored, Totals};
 use crate::target::{Kind, Target};
 
 /// Another process may hold the write lock for so long.
@@ -122,11 +123,17 @@ impl Writer {
     pub(super) fn take_over(
         &mut self,
         target: &Target,
-        load: &LoadId,
+        source: &Source,
     ) -> Result<(i64, Resumed), SinkError> {
         let table = target.sink().table();
         self.within(|at| {
             check(at, target)?;
+            let load = match source {
+                Source::Load(load) => load,
+                Source::Stream(stream) => {
+                    return Ok((streams::take_over(at, &table, stream)?, true));
+                }
+            };
             let (run, finished) = at.query_row(
                 "INSERT INTO offloop_ingest_loads (place, load, run) VALUES (?1, ?2, 1)
                  ON CONFLICT DO UPDATE SET run = run + 1
@@ -157,19 +164,26 @@ impl Writer {
     pub(super) fn insert(
         &mut self,
         target: &Target,
-        load: &LoadId,
+        source: &Source,
         run: i64,
         batch: &Batch,
         stored: Stored,
     ) -> Result<Inserted, SinkError> {
         let table = target.sink().table();
         self.within(|at| {
-            fence(at, &table, load, run)?;
+            match source {
+                Source::Load(load) => fence(at, &table, load, run)?,
+                Source::Stream(stream) => {
+                    if !streams::is_next(at, &table, stream, run, batch)? {
+                        return Err(SinkError::TakenOver.into());
+                    }
+                }
+            }
             let bad = put(at, target, batch)?;
             if !bad.is_empty() {
                 return Ok((Inserted::Open { bad }, false));
             }
-            note(at, &table, load, batch, stored)?;
+            note(at, &table, source, batch, stored)?;
             Ok((Inserted::Committed, true))
         })
     }
@@ -178,7 +192,7 @@ impl Writer {
     pub(super) fn commit(
         &mut self,
         table: &str,
-        load: &LoadId,
+        source: &Source,
         batch: &Batch,
         stored: Stored,
     ) -> Result<(), SinkError> {
@@ -186,7 +200,7 @@ impl Writer {
         if at.is_autocommit() {
             return Err(SinkError::Ended);
         }
-        let done = note(at, table, load, batch, stored).and_then(|()| at.execute_batch("COMMIT"));
+        let done = note(at, table, source, batch, stored).and_then(|()| at.execute_batch("COMMIT"));
         done.map_err(|error| failed(&self.path, &error))
     }
 
@@ -279,10 +293,14 @@ fn fence(at: &Connection, table: &str, load: &LoadId, run: i64) -> Result<(), Fa
 fn note(
     at: &Connection,
     table: &str,
-    load: &LoadId,
+    source: &Source,
     batch: &Batch,
     stored: Stored,
 ) -> rusqlite::Result<()> {
+    let load = match source {
+        Source::Load(load) => load,
+        Source::Stream(stream) => return streams::advance(at, table, stream, batch, stored),
+    };
     let note = BatchNote::of(batch, stored);
     // Numbers and field places alone; cannot fail.
     let checkpoint = serde_json::to_string(&note.checkpoint).unwrap_or_default();

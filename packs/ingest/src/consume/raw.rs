@@ -1,0 +1,184 @@
+//! `[ingest.consumers.NAME]`: what was written, and what is meant.
+//!
+//! Must never: let rows come twice into a table without a word from the operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::load::LoadId;
+use crate::target::{OnConflict, Sink, Size, Span, Target, TargetProblem, Value, is_topic};
+
+/// What was written, key by key.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConsumer {
+    pub topic: String,
+    /// Default: `offloop-` and the consumer's name.
+    pub group: Option<String>,
+    /// Name of a target with the sink `postgres` or `sqlite`.
+    pub target: String,
+    /// `json` (default: one object a message) or `csv` (one record, in the columns' order).
+    pub value: Option<String>,
+    /// `earliest` (default) or `latest`: where a partition begins that the table knows nothing of.
+    pub start: Option<String>,
+    /// The table has no key: what the topic has twice is stored twice. Default false.
+    pub append: Option<bool>,
+    /// Default: the topic's name and `.dlq`.
+    pub dead_letters: Option<String>,
+    /// Of messages that wait to be stored. 4MiB to 4GiB, default 64MiB.
+    pub memory: Option<Size>,
+    /// So long the group waits for a process that is silent. 6s to 5m, default 45s.
+    pub session: Option<Span>,
+}
+
+/// Where a partition begins that nothing is known of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Earliest,
+    Latest,
+}
+
+/// A declaration that makes sense. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumer {
+    pub(crate) name: Arc<str>,
+    pub(crate) topic: Arc<str>,
+    pub(crate) group: Arc<str>,
+    pub(crate) target: Arc<str>,
+    pub(crate) value: Value,
+    pub(crate) start: Start,
+    pub(crate) dead_letters: Arc<str>,
+    pub(crate) memory: u64,
+    pub(crate) session: Duration,
+}
+
+const GROUP_BYTES_MAX: usize = 249;
+const SESSION: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(300));
+
+impl Consumer {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+    /// Name of its target.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+}
+
+impl RawConsumer {
+    /// What is meant, or all that is wrong. `targets`: those that are declared.
+    pub fn resolve(&self, name: &str, targets: &[Target]) -> Result<Consumer, Vec<TargetProblem>> {
+        let mut problems = Vec::new();
+        let mut add = |field: &str, problem: String| {
+            let point = if field.is_empty() { "" } else { "." };
+            problems.push(TargetProblem {
+                field: format!("ingest.consumers.{name}{point}{field}"),
+                problem,
+            });
+        };
+        if let Err(error) = LoadId::parse(name) {
+            add("", error.to_string().replace("load", "consumer"));
+        }
+        let group = self.group.clone();
+        let group = group.unwrap_or_else(|| format!("offloop-{name}"));
+        if group.is_empty() || group.len() > GROUP_BYTES_MAX || group.chars().any(char::is_control)
+        {
+            let problem = format!("1 to {GROUP_BYTES_MAX} bytes without control characters");
+            add("group", problem);
+        }
+        let dead_letters = self.dead_letters.clone();
+        let dead_letters = dead_letters.unwrap_or_else(|| format!("{}.dlq", self.topic));
+        for (field, topic) in [("topic", &self.topic), ("dead_letters", &dead_letters)] {
+            if !is_topic(topic) {
+                add(
+                    field,
+                    "a topic's name has 1 to 249 characters of a-z, A-Z, 0-9, ., _ and -".into(),
+                );
+            }
+        }
+        if dead_letters == self.topic {
+            add(
+                "dead_letters",
+                "it is the topic itself; refused messages need another one".into(),
+            );
+        }
+        match targets.iter().find(|target| target.name() == self.target) {
+            None => add("target", format!("there is no target `{}`", self.target)),
+            Some(target) => self.check_target(target, &mut add),
+        }
+        let value = match self.value.as_deref() {
+            None | Some("json") => Value::Json,
+            Some("csv") => Value::Csv,
+            Some(other) => {
+                add("value", format!("`{other}`; json or csv"));
+                Value::Json
+            }
+        };
+        let start = match self.start.as_deref() {
+            None | Some("earliest") => Start::Earliest,
+            Some("latest") => Start::Latest,
+            Some(other) => {
+                add("start", format!("`{other}`; earliest or latest"));
+                Start::Earliest
+            }
+        };
+        let memory = self.memory.map_or(64 << 20, |size| size.0);
+        if !(4 << 20..=4 << 30).contains(&memory) {
+            add("memory", "out of range; 4MiB to 4GiB".into());
+        }
+        let session = self.session.map_or(Duration::from_secs(45), |span| span.0);
+        if session < SESSION.0 || session > SESSION.1 {
+            add("session", "out of range; 6s to 5m".into());
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Consumer {
+            name: name.into(),
+            topic: self.topic.as_str().into(),
+            group: group.into(),
+            target: self.target.as_str().into(),
+            value,
+            start,
+            dead_letters: dead_letters.into(),
+            memory,
+            session,
+        })
+    }
+
+    fn check_target(&self, target: &Target, add: &mut dyn FnMut(&str, String)) {
+        if !matches!(target.sink(), Sink::Postgres { .. } | Sink::Sqlite { .. }) {
+            let problem = format!(
+                "target `{}` has another sink than postgres or sqlite, whose commits hold rows and offsets together",
+                target.name()
+            );
+            add("target", problem);
+        }
+        let upserts = target.place().on_conflict != OnConflict::Reject;
+        match (upserts, self.append.unwrap_or(false)) {
+            (false, false) => add(
+                "append",
+                format!(
+                    "target `{}` does not upsert, so that what a producer sends twice is there twice: declare its key column, or say append = true",
+                    target.name()
+                ),
+            ),
+            (true, true) => add(
+                "append",
+                format!(
+                    "target `{}` upserts by its key; leave it out",
+                    target.name()
+                ),
+            ),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Topics of a real broker into tables of a real PostgreSQL: each message once, whatever is killed.
+#![cfg(feature = "kafka")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod consuming;
+mod loads;
+mod topics;
+
+use consuming::{
+    COLUMNS, Sender, begin, caught_up, number, person, plan, schema, servers, stop, table, until,
+};
+use loads::runtime;
+use offloop_ingest::consume::ConsumerState;
+use topics::{fresh_name, make};
+
+const PEOPLE: &str = "CREATE TABLE people (id int4 PRIMARY KEY, name text)";
+
+#[test]
+fn what_a_producer_sends_twice_is_there_once_and_its_last_word_stands() {
+    let name = "what_a_producer_sends_twice_is_there_once_and_its_last_word_stands";
+    let Some((brokers, url)) = servers(name) else {
+        return;
+    };
+    let topic = fresh_name("upsert");
+    runtime().block_on(async {
+        make(&brokers, &topic, 4, &[]).await;
+        let table_client = schema(&url, "upsert", PEOPLE).await;
+        let sender = Sender::new(&brokers, &topic);
+        for round in 0..3 {
+            for id in 0..5_000 {
+                let value = person(id, &format!("{id} \"in\"\n\\ round {round}"));
+                sender.send(None, &id.to_string(), Some(value.as_bytes()));
+            }
+        }
+        sender.flush();
+        let target = table("upsert.people", &format!("key = \"id\"\n{COLUMNS}"));
+        let running = begin(plan(&brokers, &url, &target, &topic, ""));
+        let status = caught_up(&running, 15_000).await;
+        assert_eq!((status.stored, status.rejected), (15_000, 0));
+        assert_eq!(status.partitions.len(), 4);
+        stop(running).await;
+        let right = "SELECT count(*) FROM people WHERE name = id || E' \"in\"\\n\\\\ round 2'";
+        assert_eq!(number(&table_client, right).await, 5_000);
+        assert_eq!(
+            number(&table_client, "SELECT count(*) FROM people").await,
+            5_000
+        );
+
+        // It goes on where the table is, and the group was told.
+        sender.send(None, "7", Some(person(7, "at last").as_bytes()));
+        sender.flush();
+        let running = begin(plan(&brokers, &url, &target, &topic, ""));
+        let status = caught_up(&running, 15_001).await;
+        assert_eq!(
+            (status.stored, status.rejected),
+            (1, 0),
+            "the rest was not read again"
+        );
+        stop(running).await;
+        let told = number(
+            &table_client,
+            "SELECT sum(next_offset)::int8 FROM offloop_ingest_streams",
+        )
+        .await;
+        assert_eq!(told, 15_001);
+        assert_eq!(topics::told(&brokers, &topic), 15_001);
+    });
+}
+
+#[test]
+fn a_message_that_is_no_row_costs_one_message_and_is_one_dead_letter() {
+    let name = "a_message_that_is_no_row_costs_one_message_and_is_one_dead_letter";
+    let Some((brokers, url)) = servers(name) else {
+        return;
+    };
+    let topic = fresh_name("poison");
+    runtime().block_on(async {
+        make(&brokers, &topic, 1, &[("max.message.bytes", "10000000")]).await;
+        let make = "CREATE TABLE people (id int4 PRIMARY KEY, name text CHECK (name <> 'no'))";
+        let table_client = schema(&url, "poison", make).await;
+        let sender = Sender::new(&brokers, &topic);
+        let large = person(50, &"x".repeat(2_000_000));
+        let bad: &[(&str, &str)] = &[
+            ("not_object", "{\"id\": 1, \"name\""),
+            ("not_object", "[1]"),
+            ("not_object", "\u{0}"),
+            ("type", "{\"id\": \"one\", \"name\": \"a\"}"),
+            ("range", "{\"id\": 4294967294, \"name\": \"a\"}"),
+            ("type", "{\"id\": 1, \"name\": {\"first\": \"a\"}}"),
+            ("null", "{\"id\": null, \"name\": \"a\"}"),
+            ("missing_field", "{\"id\": 1}"),
+            ("unknown_field", "{\"id\": 1, \"name\": \"a\", \"age\": 3}"),
+            ("field_twice", "{\"id\": 1, \"id\": 2, \"name\": \"a\"}"),
+            ("nul", "{\"id\": 1, \"name\": \"\\u0000\"}"),
+            ("encoding", "{\"id\": 1, \"name\": \"\\ud800\"}"),
+            ("sink", "{\"id\": 1, \"name\": \"no\"}"),
+            ("message_too_long", &large),
+        ];
+        for (at, (_, value)) in bad.iter().enumerate() {
+            let id = 100 + at as u64;
+            sender.send(None, "good", Some(person(id, "good").as_bytes()));
+            sender.send(None, "bad", Some(value.as_bytes()));
+        }
+        sender.send(None, "gone", None);
+        sender.send(None, "good", Some(person(1_000, "").as_bytes()));
+        sender.flush();
+        let more = format!("key = \"id\"\n{COLUMNS}\nlimits = {{ record_bytes = \"1MiB\" }}");
+        let target = table("poison.people", &more);
+        let running = begin(plan(&brokers, &url, &target, &topic, ""));
+        let status = caught_up(&running, 30).await;
+        assert_eq!((status.stored, status.rejected), (15, 15));
+        stop(running).await;
+        assert_eq!(
+            number(&table_client, "SELECT count(*) FROM people").await,
+            15
+        );
+        let empty = "SELECT count(*) FROM people WHERE id = 1000 AND name = ''";
+        assert_eq!(
+            number(&table_client, empty).await,
+            1,
+            "an empty text is no null"
+        );
+        let mut dead = topics::all(&brokers, &format!("{topic}.dlq"));
+        dead.sort_by_key(|letter| letter.headers["offloop-offset"].parse::<u64>().unwrap());
+        assert_eq!(dead.len(), 15);
+        for (at, (reason, value)) in bad.iter().enumerate() {
+            let letter = &dead[at];
+            assert_eq!(letter.headers["offloop-reason"], *reason, "{letter:?}");
+            assert_eq!(letter.headers["offloop-offset"], (2 * at + 1).to_string());
+            assert_eq!(letter.headers["offloop-topic"], topic);
+            assert_eq!(letter.headers["offloop-partition"], "0");
+            assert_eq!(
+                (letter.key.as_deref(), &letter.value[..]),
+                (Some("bad"), *value)
+            );
+        }
+        assert_eq!(dead[14].headers["offloop-reason"], "no_value");
+        assert_eq!(dead[14].key.as_deref(), Some("gone"));
+        assert!(
+            dead[12].headers["offloop-message"].contains("23514"),
+            "{:?}",
+            dead[12]
+        );
+    });
+}
+
+#[test]
+fn a_stop_names_the_offset_and_stores_what_stands_before_it() {
+    let name = "a_stop_names_the_offset_and_stores_what_stands_before_it";
+    let Some((brokers, url)) = servers(name) else {
+        return;
+    };
+    let topic = fresh_name("stop");
+    runtime().block_on(async {
+        make(&brokers, &topic, 1, &[]).await;
+        let table_client = schema(&url, "stops", PEOPLE).await;
+        let sender = Sender::new(&brokers, &topic);
+        for id in 0..2_000 {
+            let value = if id % 500 == 333 {
+                "{}".to_owned()
+            } else {
+                person(id, "x")
+            };
+            sender.send(None, "k", Some(value.as_bytes()));
+        }
+        sender.flush();
+        for (rule, offset, rows) in [("\"stop\"", 333, 333), ("{ stop_after = 2 }", 1_333, 1_331)] {
+            let more = format!("key = \"id\"\n{COLUMNS}\non_bad_row = {rule}");
+            let target = table("stops.people", &more);
+            let mut running = begin(plan(&brokers, &url, &target, &topic, ""));
+            let status = until(&running, |status| status.state == ConsumerState::Failed).await;
+            let error = running.ended().await.unwrap_err();
+            assert!(error.is_final());
+            let told = format!("{topic}[0] offset {offset}: column `id`: is missing");
+            assert!(error.to_string().contains(&told), "{error}");
+            assert!(status.error.unwrap().contains(&told));
+            assert_eq!(
+                number(&table_client, "SELECT count(*) FROM people").await,
+                rows
+            );
+        }
+    });
+}
