@@ -112,17 +112,17 @@ fn a_killed_member_of_a_group_costs_no_message_and_doubles_none() {
         let first = child(&topic);
         let second = child(&topic);
         // Messages keep coming while one is killed, and another one.
-        let sending = tokio::task::spawn_blocking(move || {
+        let sending = std::thread::spawn(move || {
             for part in 0..30 {
                 send(&sender, part * 2_000..(part + 1) * 2_000);
             }
         });
-        let killing = tokio::task::spawn_blocking(move || {
+        let killing = std::thread::spawn(move || {
             kill_at(first, 3_000);
             kill_at(second, 5_000);
         });
-        killing.await.unwrap();
-        sending.await.unwrap();
+        killing.join().unwrap();
+        sending.join().unwrap();
         let target = people("two");
         let running = begin(plan(&brokers, &url, &target, &topic, ""));
         let status = caught_up(&running, 60_000).await;
@@ -150,7 +150,7 @@ fn partitions_that_change_hands_lose_no_message_and_double_none() {
         let plan = || plan(&brokers, &url, &target, &topic, "");
         let one = begin(plan());
         until(&one, |status| status.partitions.len() == 6).await;
-        let sending = tokio::task::spawn_blocking(move || {
+        let sending = std::thread::spawn(move || {
             for part in 0..40 {
                 send(&sender, part * 1_000..(part + 1) * 1_000);
             }
@@ -165,7 +165,7 @@ fn partitions_that_change_hands_lose_no_message_and_double_none() {
         assert_eq!(shared.restarts, 0);
         stop(one).await;
         until(&two, |status| status.partitions.len() == 6).await;
-        sending.await.unwrap();
+        sending.join().unwrap();
         let status = caught_up(&two, 40_000).await;
         assert_eq!((status.restarts, status.rejected), (0, 0));
         stop(two).await;

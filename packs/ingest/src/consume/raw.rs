@@ -87,33 +87,38 @@ impl RawConsumer {
         if let Err(error) = LoadId::parse(name) {
             add("", error.to_string().replace("load", "consumer"));
         }
-        let group = self.group.clone();
-        let group = group.unwrap_or_else(|| format!("offloop-{name}"));
-        if group.is_empty() || group.len() > GROUP_BYTES_MAX || group.chars().any(char::is_control)
-        {
-            let problem = format!("1 to {GROUP_BYTES_MAX} bytes without control characters");
-            add("group", problem);
-        }
-        let dead_letters = self.dead_letters.clone();
-        let dead_letters = dead_letters.unwrap_or_else(|| format!("{}.dlq", self.topic));
-        for (field, topic) in [("topic", &self.topic), ("dead_letters", &dead_letters)] {
-            if !is_topic(topic) {
-                add(
-                    field,
-                    "a topic's name has 1 to 249 characters of a-z, A-Z, 0-9, ., _ and -".into(),
-                );
-            }
-        }
-        if dead_letters == self.topic {
-            add(
-                "dead_letters",
-                "it is the topic itself; refused messages need another one".into(),
-            );
-        }
         match targets.iter().find(|target| target.name() == self.target) {
             None => add("target", format!("there is no target `{}`", self.target)),
             Some(target) => self.check_target(target, &mut add),
         }
+        let (value, start) = self.words(&mut add);
+        let memory = self.memory.map_or(64 << 20, |size| size.0);
+        if !(4 << 20..=4 << 30).contains(&memory) {
+            add("memory", "out of range; 4MiB to 4GiB".into());
+        }
+        let session = self.session.map_or(Duration::from_secs(45), |span| span.0);
+        if session < SESSION.0 || session > SESSION.1 {
+            add("session", "out of range; 6s to 5m".into());
+        }
+        let consumer = Consumer {
+            name: name.into(),
+            topic: self.topic.as_str().into(),
+            group: self.group(name, &mut add).into(),
+            target: self.target.as_str().into(),
+            value,
+            start,
+            dead_letters: self.dead_letters(&mut add).into(),
+            memory,
+            session,
+        };
+        if problems.is_empty() {
+            Ok(consumer)
+        } else {
+            Err(problems)
+        }
+    }
+
+    fn words(&self, add: &mut dyn FnMut(&str, String)) -> (Value, Start) {
         let value = match self.value.as_deref() {
             None | Some("json") => Value::Json,
             Some("csv") => Value::Csv,
@@ -130,28 +135,37 @@ impl RawConsumer {
                 Start::Earliest
             }
         };
-        let memory = self.memory.map_or(64 << 20, |size| size.0);
-        if !(4 << 20..=4 << 30).contains(&memory) {
-            add("memory", "out of range; 4MiB to 4GiB".into());
+        (value, start)
+    }
+
+    fn group(&self, name: &str, add: &mut dyn FnMut(&str, String)) -> String {
+        let group = self.group.clone();
+        let group = group.unwrap_or_else(|| format!("offloop-{name}"));
+        if group.is_empty() || group.len() > GROUP_BYTES_MAX || group.chars().any(char::is_control)
+        {
+            let problem = format!("1 to {GROUP_BYTES_MAX} bytes without control characters");
+            add("group", problem);
         }
-        let session = self.session.map_or(Duration::from_secs(45), |span| span.0);
-        if session < SESSION.0 || session > SESSION.1 {
-            add("session", "out of range; 6s to 5m".into());
+        group
+    }
+
+    fn dead_letters(&self, add: &mut dyn FnMut(&str, String)) -> String {
+        let dead_letters = self.dead_letters.clone();
+        let dead_letters = dead_letters.unwrap_or_else(|| format!("{}.dlq", self.topic));
+        for (field, topic) in [("topic", &self.topic), ("dead_letters", &dead_letters)] {
+            if !is_topic(topic) {
+                let problem =
+                    "a topic's name has 1 to 249 characters of a-z, A-Z, 0-9, ., _ and -".into();
+                add(field, problem);
+            }
         }
-        if !problems.is_empty() {
-            return Err(problems);
+        if dead_letters == self.topic {
+            add(
+                "dead_letters",
+                "it is the topic itself; refused messages need another one".into(),
+            );
         }
-        Ok(Consumer {
-            name: name.into(),
-            topic: self.topic.as_str().into(),
-            group: group.into(),
-            target: self.target.as_str().into(),
-            value,
-            start,
-            dead_letters: dead_letters.into(),
-            memory,
-            session,
-        })
+        dead_letters
     }
 
     fn check_target(&self, target: &Target, add: &mut dyn FnMut(&str, String)) {

@@ -98,10 +98,10 @@ pub(crate) async fn until(
     let waited = tokio::time::timeout(PATIENCE, watch.wait_for(|status| is(status)))
         .await
         .map(|status| status.unwrap().clone());
-    match waited {
-        Ok(status) => status,
-        Err(_elapsed) => panic!("{:#?}", running.watch().borrow()),
-    }
+    let Ok(status) = waited else {
+        panic!("{:#?}", running.watch().borrow());
+    };
+    status
 }
 
 /// Everything that the topic has is in the table.
