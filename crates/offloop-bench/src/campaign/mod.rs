@@ -17,6 +17,7 @@ mod frozen;
 mod full_disk;
 mod groups;
 mod herd;
+mod honest;
 mod http;
 mod images;
 mod journal;
@@ -31,6 +32,7 @@ mod puller;
 mod server;
 mod slow;
 mod stubborn;
+mod uploads;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -77,6 +79,8 @@ enum Which {
     R8,
     /// Ten thousand jobs that fail together; five hundred workers that come back at once
     L6,
+    /// Hundreds of large uploads at once into one table
+    Uploads,
 }
 
 impl Which {
@@ -117,6 +121,12 @@ pub(crate) struct Args {
     /// lanes: how long it goes on, in seconds
     #[arg(long, default_value_t = 110)]
     for_s: u64,
+    /// uploads: size of each
+    #[arg(long, default_value_t = 100)]
+    megabytes: u64,
+    /// uploads: address of a PostgreSQL; default a SQLite file
+    #[arg(long)]
+    postgres: Option<String>,
     /// A build that is broken on purpose: run as well, and it must turn red
     #[arg(long)]
     sabotaged: Option<PathBuf>,
@@ -138,6 +148,8 @@ pub(crate) struct Run {
     pub(crate) corpus: Option<PathBuf>,
     pub(crate) hold: Duration,
     pub(crate) span: Duration,
+    pub(crate) megabytes: u64,
+    pub(crate) postgres: Option<String>,
     /// What is asked of the program is broken on purpose.
     pub(crate) broken: bool,
     pub(crate) dice: Dice,
@@ -336,6 +348,8 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         corpus: args.corpus.clone(),
         hold: Duration::from_secs(args.hold_s),
         span: Duration::from_secs(args.for_s),
+        megabytes: args.megabytes,
+        postgres: args.postgres.clone(),
         broken: args.broken,
         dice: Dice::new(seed),
         counters: Counters::default(),
@@ -363,6 +377,7 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         Which::R7Remote => elsewhere::run(&mut run),
         Which::R8 => clock_steps::run(&mut run),
         Which::L6 => herd::run(&mut run),
+        Which::Uploads => uploads::run(&mut run),
     };
     let found = run.is_red();
     if let Err(error) = &done {

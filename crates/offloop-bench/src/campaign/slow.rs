@@ -10,9 +10,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::honest::Honest;
 use super::http::Client;
 use super::oracle::ask;
-use super::server::{Server, Setup};
+use super::server::Server;
 use super::{Run, p99, rounded, spread};
 
 const CONNECTIONS: usize = 2_000;
@@ -26,7 +27,6 @@ const BUFFERS_FILL: Duration = Duration::from_secs(6);
 /// For the sweeper's pause and two busy cores.
 const SLACK: Duration = Duration::from_secs(4);
 const HONEST_FOR: Duration = Duration::from_secs(5);
-const HONEST_PAUSE: Duration = Duration::from_millis(5);
 /// Below this, "twice as long" is noise of the machine.
 const HONEST_FLOOR: Duration = Duration::from_millis(10);
 /// Connections that stay: the honest client's and ours.
@@ -63,7 +63,7 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     let mut client = setup.client();
     let path = large_job(&mut client)?;
     let base = server.memory("VmRSS");
-    let honest = Honest::start(&setup);
+    let honest = Honest::jobs(&setup);
     std::thread::sleep(HONEST_FOR);
     let before = honest.finish();
     run.figure("connections", connections);
@@ -74,14 +74,14 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
         .build()?;
     for (slow, name, deadline) in Slow::ALL {
         // Opening them keeps our own half of the machine busy: told, and not held against the server.
-        let opening = Honest::start(&setup);
+        let opening = Honest::jobs(&setup);
         let stop = Arc::new(AtomicBool::new(false));
         let opened = tokio.block_on(open(slow, connections, setup.address, &path, &stop))?;
         run.figure(
             &format!("{name}_opening_honest_ms"),
             spread(&opening.finish()),
         );
-        let honest = Honest::start(&setup);
+        let honest = Honest::jobs(&setup);
         let seen = wait_closed(&mut client, &server, connections, opened, deadline + SLACK)?;
         stop.store(true, Ordering::Release);
         let during = honest.finish();
@@ -227,40 +227,5 @@ async fn dribble(mut stream: TcpStream, rest: &'static [u8], stop: Arc<AtomicBoo
         if !went {
             return;
         }
-    }
-}
-
-/// A client that means well: small jobs, one after the other.
-struct Honest {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Vec<Duration>>,
-}
-
-impl Honest {
-    fn start(setup: &Setup) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, mut client) = (Arc::clone(&stop), setup.client());
-        let thread = std::thread::spawn(move || {
-            let (job, mut times) = (json!({ "task": "offloop.noop" }), Vec::new());
-            while !stopped.load(Ordering::Acquire) {
-                let began = Instant::now();
-                let taken = client
-                    .post("/v1/jobs", &job)
-                    .is_ok_and(|answer| answer.status == 201);
-                times.push(if taken {
-                    began.elapsed()
-                } else {
-                    Duration::from_secs(60)
-                });
-                std::thread::sleep(HONEST_PAUSE);
-            }
-            times
-        });
-        Self { stop, thread }
-    }
-
-    fn finish(self) -> Vec<Duration> {
-        self.stop.store(true, Ordering::Release);
-        self.thread.join().unwrap_or_default()
     }
 }

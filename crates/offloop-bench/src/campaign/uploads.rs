@@ -1,0 +1,451 @@
+//! Hundreds of large uploads at once into one table, beside clients of the API: memory, delay, and
+//! every row accounted for.
+//!
+//! Most send all of it. Some fall silent in the middle, some hang up, some are slow: of them the
+//! table must hold what the server says it stored, neither more nor less.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs::Permissions;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::honest::Honest;
+use super::http::Client;
+use super::server::{Server, Setup};
+use super::{Run, p99, rounded, spread};
+
+const UPLOADS: u32 = 200;
+/// Rows of a block, which is sent over and over; its last row is a bad one.
+const BLOCK_ROWS: u64 = 1_024;
+const ROW_BYTES: usize = 256;
+const BLOCK_BYTES: usize = BLOCK_ROWS as usize * ROW_BYTES;
+const IDLE: Duration = Duration::from_secs(10);
+/// Between two blocks of a slow sender.
+const SLOW_PAUSE: Duration = Duration::from_secs(2);
+const SLOW_BLOCKS: u64 = 16;
+const QUIET_FOR: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_mins(40);
+/// The goals.
+const MEMORY: u64 = 64 << 20;
+const DELAY: Duration = Duration::from_millis(5);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    Whole,
+    Slow,
+    /// Sends so many blocks and a half, and nothing more.
+    FallsSilent(u64),
+    HangsUp(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Upload {
+    number: u32,
+    sender: Sender,
+    blocks: u64,
+}
+
+/// What the server said of an upload.
+#[derive(Debug)]
+struct Told {
+    upload: Upload,
+    status: u16,
+    body: Value,
+}
+
+pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
+    let number = run.cycles.unwrap_or(UPLOADS);
+    let blocks = (run.megabytes * 1_000_000 / BLOCK_BYTES as u64).max(4);
+    let place = Place::new(run);
+    let setup = run.setup(&place.config(run)?)?;
+    place.clear()?;
+    let server = setup.start()?;
+    let probe = probe(&setup)?;
+    let (idle, before) = quiet(&setup, &server, &probe);
+    run.figure("uploads", number);
+    run.figure("megabytes_each", run.megabytes);
+    run.figure("place", place.name());
+    run.figure("idle_rss_mib", idle >> 20);
+    run.figure("quiet_reads_ms", spread(&before.0));
+    run.figure("quiet_jobs_ms", spread(&before.1));
+
+    let uploads: Vec<_> = (0..number).map(|at| choose(run, at, blocks)).collect();
+    let memory = Watch::start(server.pid());
+    let (reads, jobs) = (Honest::reads(&setup, probe), Honest::jobs(&setup));
+    let began = Instant::now();
+    let told = send_all(setup.address, &uploads)?;
+    let took = began.elapsed();
+    let (reads, jobs) = (reads.finish(), jobs.finish());
+    let most = memory.finish();
+
+    run.figure("took_s", rounded(took.as_secs_f64()));
+    run.figure("rss_over_idle_mib", most.saturating_sub(idle) >> 20);
+    run.figure("reads_ms", spread(&reads));
+    run.figure("jobs_ms", spread(&jobs));
+    if most.saturating_sub(idle) > MEMORY {
+        run.breach(format!(
+            "{} MiB over idle; the goal is {}",
+            (most - idle) >> 20,
+            MEMORY >> 20
+        ));
+    }
+    for (what, times) in [("reads", &reads), ("jobs", &jobs)] {
+        if p99(times) > DELAY {
+            let p99 = p99(times);
+            run.breach(format!("p99 of {what} is {p99:?}; the goal is {DELAY:?}"));
+        }
+    }
+    account(run, &setup, &place, &told, took)
+}
+
+/// A path to read: a job that has ended.
+fn probe(setup: &Setup) -> anyhow::Result<String> {
+    let answer = setup
+        .client()
+        .post("/v1/jobs", &json!({ "task": "offloop.noop" }));
+    let answer = answer.map_err(|error| anyhow::anyhow!("the first job: {error:?}"))?;
+    let id = answer.json()["id"].as_str().map(str::to_owned);
+    Ok(format!(
+        "/v1/jobs/{}",
+        id.context("the first job has no id")?
+    ))
+}
+
+/// Memory and delays of a server that only has its clients of the API.
+fn quiet(setup: &Setup, server: &Server, probe: &str) -> (u64, (Vec<Duration>, Vec<Duration>)) {
+    let (reads, jobs) = (Honest::reads(setup, probe.to_owned()), Honest::jobs(setup));
+    std::thread::sleep(QUIET_FOR);
+    let times = (reads.finish(), jobs.finish());
+    (server.memory("VmRSS"), times)
+}
+
+fn choose(run: &mut Run, number: u32, blocks: u64) -> Upload {
+    let sender = match number % 25 {
+        3 => Sender::FallsSilent(run.dice.between(0, blocks - 1)),
+        11 => Sender::HangsUp(run.dice.between(0, blocks - 1)),
+        19 => Sender::Slow,
+        _ => Sender::Whole,
+    };
+    let blocks = match sender {
+        Sender::Slow => SLOW_BLOCKS.min(blocks),
+        _ => blocks,
+    };
+    Upload {
+        number,
+        sender,
+        blocks,
+    }
+}
+
+impl Upload {
+    const fn is_cut(&self) -> bool {
+        matches!(self.sender, Sender::FallsSilent(_) | Sender::HangsUp(_))
+    }
+}
+
+/// Rows 1, 2, 3 ... of one upload; the last one's number is none.
+fn block(number: u32) -> Vec<u8> {
+    let mut text = String::with_capacity(BLOCK_BYTES);
+    for row in 1..=BLOCK_ROWS {
+        let start = text.len();
+        let _ = if row == BLOCK_ROWS {
+            write!(text, "{number:04},none,")
+        } else {
+            write!(text, "{number:04},{row:04},")
+        }; // text takes everything
+        while text.len() < start + ROW_BYTES - 1 {
+            text.push(char::from(b'a' + (text.len() % 26) as u8));
+        }
+        text.push('\n');
+    }
+    text.into_bytes()
+}
+
+fn send_all(to: SocketAddr, uploads: &[Upload]) -> anyhow::Result<Vec<Told>> {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    tokio.block_on(async {
+        let all: Vec<_> = uploads
+            .iter()
+            .map(|one| tokio::spawn(send(to, *one)))
+            .collect();
+        let mut told = Vec::new();
+        for (at, one) in all.into_iter().enumerate() {
+            let one = tokio::time::timeout(LIMIT, one).await;
+            let one = one.context("an upload never ended")??;
+            told.push(one.with_context(|| format!("upload {at}"))?);
+        }
+        Ok(told)
+    })
+}
+
+async fn send(to: SocketAddr, upload: Upload) -> anyhow::Result<Told> {
+    let block = block(upload.number);
+    let mut stream = TcpStream::connect(to).await?;
+    let length = upload.blocks * BLOCK_BYTES as u64;
+    let head = format!(
+        "POST /v1/ingest/uploads-campaign?load=upload-{} HTTP/1.1\r\nhost: {to}\r\n\
+         content-type: text/csv\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n",
+        upload.number
+    );
+    stream.write_all(head.as_bytes()).await?;
+    let blocks = match upload.sender {
+        Sender::Whole | Sender::Slow => upload.blocks,
+        Sender::FallsSilent(blocks) | Sender::HangsUp(blocks) => blocks,
+    };
+    for _ in 0..blocks {
+        // A refusal may be there before everything is taken.
+        if stream.write_all(&block).await.is_err() {
+            break;
+        }
+        if upload.sender == Sender::Slow {
+            tokio::time::sleep(SLOW_PAUSE).await;
+        }
+    }
+    if upload.is_cut() {
+        let half = &block[..BLOCK_BYTES / 2 + 100];
+        let _ = stream.write_all(half).await; // refused already
+    }
+    let mut text = Vec::new();
+    if !matches!(upload.sender, Sender::HangsUp(_)) {
+        stream.read_to_end(&mut text).await?;
+    }
+    Ok(read(upload, &text))
+}
+
+fn read(upload: Upload, text: &[u8]) -> Told {
+    let text = String::from_utf8_lossy(text);
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    // The body may come in chunks: its object is what counts.
+    let object = body.find('{').zip(body.rfind('}'));
+    let object = object.map_or("", |(from, to)| &body[from..=to]);
+    Told {
+        upload,
+        status: status.unwrap_or(0),
+        body: serde_json::from_str(object).unwrap_or_default(),
+    }
+}
+
+/// Compares what was sent, what the server says of it, and what the table holds.
+fn account(
+    run: &mut Run,
+    setup: &Setup,
+    place: &Place,
+    told: &[Told],
+    took: Duration,
+) -> anyhow::Result<()> {
+    let mut client = setup.client();
+    let held = place.rows()?;
+    let mut rows = 0;
+    for one in told {
+        let load = wait_ended(&mut client, one.upload.number)?;
+        let (count, sum) = held.get(&one.upload.number).copied().unwrap_or_default();
+        rows += count;
+        if let Err(what) = judge(one, &load, count, sum) {
+            let number = one.upload.number;
+            run.breach(format!(
+                "upload {number}: {what}: {count} rows, {load}, {one:?}"
+            ));
+        }
+    }
+    let bytes = rows as f64 * ROW_BYTES as f64;
+    let cut = told.iter().filter(|one| one.upload.is_cut()).count();
+    run.figure("rows", rows);
+    run.figure("cut", cut);
+    run.figure("mb_per_s", rounded(bytes / 1e6 / took.as_secs_f64()));
+    Ok(())
+}
+
+/// One upload: `count` rows of it are in the table, their numbers make `sum`.
+fn judge(told: &Told, load: &Value, count: u64, sum: u64) -> Result<(), &'static str> {
+    const GOOD: u64 = BLOCK_ROWS - 1;
+    const ONCE: u64 = GOOD * BLOCK_ROWS / 2;
+    if load["stored"].as_u64() != Some(count) {
+        return Err("the server's record and the table differ");
+    }
+    let blocks = told.upload.blocks;
+    let sent = match told.upload.sender {
+        Sender::Whole | Sender::Slow => {
+            if told.status != 200 || told.body["stored"].as_u64() != Some(count) {
+                return Err("not answered as stored");
+            }
+            if (count, sum) != (blocks * GOOD, blocks * ONCE) {
+                return Err("rows are missing, or there twice");
+            }
+            if load["rejected"].as_u64() != Some(blocks) {
+                return Err("the bad rows are not those that were sent");
+            }
+            return Ok(());
+        }
+        Sender::FallsSilent(sent) => {
+            if told.status != 408 || told.body["stored"].as_u64() != Some(count) {
+                return Err("who fell silent was not told what is stored");
+            }
+            sent
+        }
+        Sender::HangsUp(sent) => sent,
+    };
+    // Its complete rows in their order, as far as they were taken.
+    let (whole, part) = (count / GOOD, count % GOOD);
+    if count > (sent + 1) * GOOD || sum != whole * ONCE + part * (part + 1) / 2 {
+        return Err("the rows are no beginning of what was sent");
+    }
+    Ok(())
+}
+
+/// The load's view once it has ended.
+fn wait_ended(client: &mut Client, number: u32) -> anyhow::Result<Value> {
+    let path = format!("/v1/ingest/loads/upload-{number}");
+    let began = Instant::now();
+    loop {
+        let answer = client
+            .get(&path)
+            .map_err(|error| anyhow::anyhow!("{path}: {error:?}"))?;
+        let load = answer.json();
+        if matches!(load["state"].as_str(), Some("stored" | "failed")) {
+            return Ok(load);
+        }
+        if began.elapsed() > Duration::from_mins(1) {
+            bail!("{path} does not end: {load}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The largest resident memory meanwhile.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<u64>,
+}
+
+impl Watch {
+    fn start(pid: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut most = 0;
+            while !stopped.load(Ordering::Acquire) {
+                most = most.max(super::procfs::memory(pid, "VmRSS"));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            most
+        });
+        Self { stop, thread }
+    }
+
+    fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+/// Where the rows go, and how they are counted from outside.
+enum Place {
+    Sqlite(PathBuf),
+    Postgres(String),
+}
+
+const TABLE: &str = "offloop_uploads_campaign";
+
+impl Place {
+    fn new(run: &Run) -> Self {
+        match &run.postgres {
+            Some(address) => Self::Postgres(address.clone()),
+            None => Self::Sqlite(run.folder.join("uploads.db")),
+        }
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "SQLite",
+            Self::Postgres(_) => "PostgreSQL",
+        }
+    }
+
+    fn config(&self, run: &Run) -> anyhow::Result<String> {
+        let quoted = |path: &Path| json!(path.display().to_string()).to_string();
+        let (more, sink) = match self {
+            Self::Sqlite(path) => {
+                let sink = format!("sink = \"sqlite\"\npath = {}", quoted(path));
+                (String::new(), sink)
+            }
+            Self::Postgres(address) => {
+                let file = run.folder.join("postgres");
+                std::fs::write(&file, address)?;
+                std::fs::set_permissions(&file, Permissions::from_mode(0o600))?;
+                let more = format!("postgres_file = {}", quoted(&file));
+                (more, "sink = \"postgres\"".to_owned())
+            }
+        };
+        let idle = IDLE.as_secs();
+        Ok(format!(
+            "[ingest]\nloads = 1000\ntenant_loads = 1000\nidle = \"{idle}s\"\n{more}\n\
+             [ingest.targets.uploads-campaign]\n{sink}\ntable = \"{TABLE}\"\ncreate = true\n\
+             header = \"none\"\ncolumns = [\n{{ name = \"upload\", type = \"int4\" }},\n\
+             {{ name = \"row\", type = \"int4\" }},\n{{ name = \"body\", type = \"text\" }},\n]"
+        ))
+    }
+
+    /// No rows of an earlier run.
+    fn clear(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) => self
+                .ask(&format!(
+                    "drop table if exists {TABLE}, offloop_ingest_batches, offloop_ingest_loads"
+                ))
+                .map(drop),
+        }
+    }
+
+    /// For each upload the count of its rows and the sum of their numbers.
+    fn rows(&self) -> anyhow::Result<HashMap<u32, (u64, u64)>> {
+        let query = format!("select upload, count(*), sum(\"row\") from {TABLE} group by upload");
+        let text = self.ask(&query)?;
+        let row = |line: &str| {
+            let mut parts = line.split('|').map(str::parse::<u64>);
+            let mut next = || parts.next()?.ok();
+            Some((next()? as u32, (next()?, next()?)))
+        };
+        let rows = text
+            .lines()
+            .map(|line| row(line).with_context(|| line.to_owned()));
+        rows.collect()
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a witness that is not ours, not a task"
+    )]
+    fn ask(&self, query: &str) -> anyhow::Result<String> {
+        let mut command = match self {
+            Self::Sqlite(path) => {
+                let mut command = std::process::Command::new("sqlite3");
+                command.arg(path).arg(query);
+                command
+            }
+            Self::Postgres(address) => {
+                let mut command = std::process::Command::new("psql");
+                command.args([address.as_str(), "-X", "-q", "-A", "-t", "-c", query]);
+                command
+            }
+        };
+        let said = command.output().context("needs sqlite3 or psql")?;
+        if !said.status.success() {
+            bail!("{query}: {}", String::from_utf8_lossy(&said.stderr).trim());
+        }
+        Ok(String::from_utf8(said.stdout)?)
+    }
+}
