@@ -57,11 +57,7 @@ impl Reader {
             };
             let at = at as usize;
             if at != next {
-                from = if at == 0 {
-                    start
-                } else {
-                    marks[at - 1].at() + 1
-                };
+                from = begin(marks, start, at);
             }
             let end = marks[at];
             if let Some(known) = at_once(&quick[column], &batch.text, from, end, quote) {
@@ -85,6 +81,15 @@ impl Reader {
     }
 }
 
+/// Where field `at` of the record at `start` begins.
+#[inline]
+fn begin(marks: &[Mark], start: usize, at: usize) -> usize {
+    match at.checked_sub(1) {
+        Some(before) => marks[before].at() + 1,
+        None => start,
+    }
+}
+
 /// A record whose fields are the names of its columns. One column alone may well hold its name.
 fn is_header(
     target: &Target,
@@ -97,11 +102,7 @@ fn is_header(
     for (column, at) in target.columns().iter().zip(&mapping.columns) {
         let Some(at) = *at else { continue };
         let at = at as usize;
-        let from = if at == 0 {
-            start
-        } else {
-            marks[at - 1].at() + 1
-        };
+        let from = begin(marks, start, at);
         let field = &text[from..marks[at].at()];
         if field.len() < column.from.len() {
             return false;
