@@ -107,6 +107,18 @@ fn is_open(stream: &BufReader<TcpStream>) -> bool {
     quiet && socket.set_nonblocking(false).is_ok()
 }
 
+/// Status and JSON of a whole answer after which the connection was closed; 0 if it is none.
+pub(crate) fn parse(text: &[u8]) -> (u16, Value) {
+    let text = String::from_utf8_lossy(text);
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    // The body may come in chunks: its object is what counts.
+    let object = body.find('{').zip(body.rfind('}'));
+    let object = object.map_or("", |(from, to)| &body[from..=to]);
+    let value = serde_json::from_str(object).unwrap_or_default();
+    (status.unwrap_or(0), value)
+}
+
 fn line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut text = String::new();
     stream.read_line(&mut text)?;

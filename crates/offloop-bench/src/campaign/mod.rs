@@ -6,6 +6,7 @@
 
 mod beside;
 mod bombs;
+mod broken_files;
 mod clock_steps;
 mod deaths;
 mod dice;
@@ -32,6 +33,7 @@ mod puller;
 mod server;
 mod slow;
 mod stubborn;
+mod table;
 mod uploads;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +57,8 @@ enum Which {
     R5,
     /// Thousands of slow connections
     L2,
+    /// Thousands of broken files; one line, and one file, of `--megabytes`
+    L4,
     /// Pictures that claim more than they are
     L5,
     /// SIGTERM under load, once and twice
@@ -121,10 +125,10 @@ pub(crate) struct Args {
     /// lanes: how long it goes on, in seconds
     #[arg(long, default_value_t = 110)]
     for_s: u64,
-    /// uploads: size of each
-    #[arg(long, default_value_t = 100)]
-    megabytes: u64,
-    /// uploads: address of a PostgreSQL; default a SQLite file
+    /// Size: of each of uploads, default 100; of l4's large files, default 1,000
+    #[arg(long)]
+    megabytes: Option<u64>,
+    /// uploads: the address of a PostgreSQL; default a SQLite file
     #[arg(long)]
     postgres: Option<String>,
     /// A build that is broken on purpose: run as well, and it must turn red
@@ -148,7 +152,7 @@ pub(crate) struct Run {
     pub(crate) corpus: Option<PathBuf>,
     pub(crate) hold: Duration,
     pub(crate) span: Duration,
-    pub(crate) megabytes: u64,
+    pub(crate) megabytes: Option<u64>,
     pub(crate) postgres: Option<String>,
     /// What is asked of the program is broken on purpose.
     pub(crate) broken: bool,
@@ -365,6 +369,7 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         Which::R4 => faults::run(&mut run),
         Which::R5 => full_disk::run(&mut run),
         Which::L2 => slow::run(&mut run),
+        Which::L4 => broken_files::run(&mut run),
         Which::L5 => bombs::run(&mut run),
         Which::Drain => drain::run(&mut run),
         Which::Stubborn => stubborn::run(&mut run),

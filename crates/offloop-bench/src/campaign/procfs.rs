@@ -1,6 +1,9 @@
 //! What /proc says of servers and of what they leave behind.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// In the environment of every process that a lane starts.
@@ -115,4 +118,32 @@ pub(crate) fn memory(pid: u32, field: &str) -> u64 {
         .and_then(|text| text.parse::<u64>().ok())
         .unwrap_or(0)
         << 10
+}
+
+/// Looks at a process' resident memory until it is told to stop.
+pub(crate) struct MemoryWatch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl MemoryWatch {
+    pub(crate) fn start(pid: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut most = 0;
+            while !stopped.load(Ordering::Acquire) {
+                most = most.max(memory(pid, "VmRSS"));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            most
+        });
+        Self { stop, thread }
+    }
+
+    /// The most that was seen, in bytes.
+    pub(crate) fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().unwrap_or_default()
+    }
 }

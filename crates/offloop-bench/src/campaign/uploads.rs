@@ -6,12 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -21,10 +16,14 @@ use tokio::net::TcpStream;
 
 use super::honest::Honest;
 use super::http::Client;
+use super::procfs::MemoryWatch;
 use super::server::{Server, Setup};
+use super::table::Place;
 use super::{Run, p99, rounded, spread};
 
 const UPLOADS: u32 = 200;
+const MEGABYTES: u64 = 100;
+const TABLE: &str = "offloop_uploads_campaign";
 /// Rows of a block, which is sent over and over; its last row is a bad one.
 const BLOCK_ROWS: u64 = 1_024;
 const ROW_BYTES: usize = 256;
@@ -65,22 +64,22 @@ struct Told {
 
 pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     let number = run.cycles.unwrap_or(UPLOADS);
-    let blocks = (run.megabytes * 1_000_000 / BLOCK_BYTES as u64).max(4);
-    let place = Place::new(run);
-    let setup = run.setup(&place.config(run)?)?;
-    place.clear()?;
+    let megabytes = run.megabytes.unwrap_or(MEGABYTES);
+    let blocks = (megabytes * 1_000_000 / BLOCK_BYTES as u64).max(4);
+    let place = Place::of(run);
+    let setup = run.setup(&config(&place)?)?;
     let server = setup.start()?;
     let probe = probe(&setup)?;
     let (idle, before) = quiet(&setup, &server, &probe);
     run.figure("uploads", number);
-    run.figure("megabytes_each", run.megabytes);
+    run.figure("megabytes_each", megabytes);
     run.figure("place", place.name());
     run.figure("idle_rss_mib", idle >> 20);
     run.figure("quiet_reads_ms", spread(&before.0));
     run.figure("quiet_jobs_ms", spread(&before.1));
 
     let uploads: Vec<_> = (0..number).map(|at| choose(run, at, blocks)).collect();
-    let memory = Watch::start(server.pid());
+    let memory = MemoryWatch::start(server.pid());
     let (reads, jobs) = (Honest::reads(&setup, probe), Honest::jobs(&setup));
     let began = Instant::now();
     let told = send_all(setup.address, &uploads)?;
@@ -221,21 +220,12 @@ async fn send(to: SocketAddr, upload: Upload) -> anyhow::Result<Told> {
     if !matches!(upload.sender, Sender::HangsUp(_)) {
         stream.read_to_end(&mut text).await?;
     }
-    Ok(read(upload, &text))
-}
-
-fn read(upload: Upload, text: &[u8]) -> Told {
-    let text = String::from_utf8_lossy(text);
-    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    // The body may come in chunks: its object is what counts.
-    let object = body.find('{').zip(body.rfind('}'));
-    let object = object.map_or("", |(from, to)| &body[from..=to]);
-    Told {
+    let (status, body) = super::http::parse(&text);
+    Ok(Told {
         upload,
-        status: status.unwrap_or(0),
-        body: serde_json::from_str(object).unwrap_or_default(),
-    }
+        status,
+        body,
+    })
 }
 
 /// Compares what was sent, what the server says of it, and what the table holds.
@@ -247,7 +237,7 @@ fn account(
     took: Duration,
 ) -> anyhow::Result<()> {
     let mut client = setup.client();
-    let held = place.rows()?;
+    let held = rows(place)?;
     let mut rows = 0;
     for one in told {
         let load = wait_ended(&mut client, one.upload.number)?;
@@ -324,128 +314,34 @@ fn wait_ended(client: &mut Client, number: u32) -> anyhow::Result<Value> {
     }
 }
 
-/// The largest resident memory meanwhile.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<u64>,
+/// Declares the target, whose table is empty afterwards.
+fn config(place: &Place) -> anyhow::Result<String> {
+    place.ask(&format!(
+        "drop table if exists {TABLE}; drop table if exists offloop_ingest_batches; \
+         drop table if exists offloop_ingest_loads"
+    ))?;
+    let (more, sink) = place.declared()?;
+    let idle = IDLE.as_secs();
+    Ok(format!(
+        "[ingest]\nloads = 1000\ntenant_loads = 1000\nidle = \"{idle}s\"\n{more}\n\
+         [ingest.targets.uploads-campaign]\n{sink}\ntable = \"{TABLE}\"\ncreate = true\n\
+         header = \"none\"\ncolumns = [\n{{ name = \"upload\", type = \"int4\" }},\n\
+         {{ name = \"row\", type = \"int4\" }},\n{{ name = \"body\", type = \"text\" }},\n]"
+    ))
 }
 
-impl Watch {
-    fn start(pid: u32) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut most = 0;
-            while !stopped.load(Ordering::Acquire) {
-                most = most.max(super::procfs::memory(pid, "VmRSS"));
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            most
-        });
-        Self { stop, thread }
-    }
-
-    fn finish(self) -> u64 {
-        self.stop.store(true, Ordering::Release);
-        self.thread.join().unwrap_or_default()
-    }
-}
-
-/// Where the rows go, and how they are counted from outside.
-enum Place {
-    Sqlite(PathBuf),
-    Postgres(String),
-}
-
-const TABLE: &str = "offloop_uploads_campaign";
-
-impl Place {
-    fn new(run: &Run) -> Self {
-        match &run.postgres {
-            Some(address) => Self::Postgres(address.clone()),
-            None => Self::Sqlite(run.folder.join("uploads.db")),
-        }
-    }
-
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Sqlite(_) => "SQLite",
-            Self::Postgres(_) => "PostgreSQL",
-        }
-    }
-
-    fn config(&self, run: &Run) -> anyhow::Result<String> {
-        let quoted = |path: &Path| json!(path.display().to_string()).to_string();
-        let (more, sink) = match self {
-            Self::Sqlite(path) => {
-                let sink = format!("sink = \"sqlite\"\npath = {}", quoted(path));
-                (String::new(), sink)
-            }
-            Self::Postgres(address) => {
-                let file = run.folder.join("postgres");
-                std::fs::write(&file, address)?;
-                std::fs::set_permissions(&file, Permissions::from_mode(0o600))?;
-                let more = format!("postgres_file = {}", quoted(&file));
-                (more, "sink = \"postgres\"".to_owned())
-            }
-        };
-        let idle = IDLE.as_secs();
-        Ok(format!(
-            "[ingest]\nloads = 1000\ntenant_loads = 1000\nidle = \"{idle}s\"\n{more}\n\
-             [ingest.targets.uploads-campaign]\n{sink}\ntable = \"{TABLE}\"\ncreate = true\n\
-             header = \"none\"\ncolumns = [\n{{ name = \"upload\", type = \"int4\" }},\n\
-             {{ name = \"row\", type = \"int4\" }},\n{{ name = \"body\", type = \"text\" }},\n]"
-        ))
-    }
-
-    /// No rows of an earlier run.
-    fn clear(&self) -> anyhow::Result<()> {
-        match self {
-            Self::Sqlite(_) => Ok(()),
-            Self::Postgres(_) => self
-                .ask(&format!(
-                    "drop table if exists {TABLE}, offloop_ingest_batches, offloop_ingest_loads"
-                ))
-                .map(drop),
-        }
-    }
-
-    /// For each upload the count of its rows and the sum of their numbers.
-    fn rows(&self) -> anyhow::Result<HashMap<u32, (u64, u64)>> {
-        let query = format!("select upload, count(*), sum(\"row\") from {TABLE} group by upload");
-        let text = self.ask(&query)?;
-        let row = |line: &str| {
-            let mut parts = line.split('|').map(str::parse::<u64>);
-            let mut next = || parts.next()?.ok();
-            Some((next()? as u32, (next()?, next()?)))
-        };
-        let rows = text
-            .lines()
-            .map(|line| row(line).with_context(|| line.to_owned()));
-        rows.collect()
-    }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a witness that is not ours, not a task"
-    )]
-    fn ask(&self, query: &str) -> anyhow::Result<String> {
-        let mut command = match self {
-            Self::Sqlite(path) => {
-                let mut command = std::process::Command::new("sqlite3");
-                command.arg(path).arg(query);
-                command
-            }
-            Self::Postgres(address) => {
-                let mut command = std::process::Command::new("psql");
-                command.args([address.as_str(), "-X", "-q", "-A", "-t", "-c", query]);
-                command
-            }
-        };
-        let said = command.output().context("needs sqlite3 or psql")?;
-        if !said.status.success() {
-            bail!("{query}: {}", String::from_utf8_lossy(&said.stderr).trim());
-        }
-        Ok(String::from_utf8(said.stdout)?)
-    }
+/// For each upload the count of its rows and the sum of their numbers.
+fn rows(place: &Place) -> anyhow::Result<HashMap<u32, (u64, u64)>> {
+    let text = place.ask(&format!(
+        "select upload, count(*), sum(\"row\") from {TABLE} group by upload"
+    ))?;
+    let row = |line: &str| {
+        let mut parts = line.split('|').map(str::parse::<u64>);
+        let mut next = || parts.next()?.ok();
+        Some((next()? as u32, (next()?, next()?)))
+    };
+    let rows = text
+        .lines()
+        .map(|line| row(line).with_context(|| line.to_owned()));
+    rows.collect()
 }
