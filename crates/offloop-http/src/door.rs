@@ -14,7 +14,7 @@ use crate::config::{DoorConfig, DoorError};
 use crate::conn::{Clock, Registry, Rules, accept_loop};
 use crate::encoding::Encoding;
 use crate::metrics::Metrics;
-use crate::pack::{PackPage, PackRoutes};
+use crate::pack::{PackMetrics, PackPage, PackRoutes};
 use crate::routes;
 
 /// Connections that the kernel keeps until they are accepted; it may have a smaller bound of its own
@@ -50,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) rules: Rules,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Metrics,
+    /// Of packs.
+    pub(crate) figures: Vec<PackMetrics>,
     /// `true` once the door closes: streams end, connections are told.
     pub(crate) closing: watch::Sender<bool>,
     /// `true` a little earlier: `readyz` says no.
@@ -190,12 +192,14 @@ impl Door {
             remote,
             watchers: Arc::new(Semaphore::new(PULLS_MAX)),
             pages: Vec::new(),
+            figures: Vec::new(),
             openapi: routes::openapi::document(&packs),
             handle,
             config,
         };
         let mut routers = Vec::new();
         for pack in packs {
+            inner.figures.extend(pack.metrics);
             inner.pages.extend(pack.page.map(|page| (pack.name, page)));
             routers.push(pack.router);
         }

@@ -27,5 +27,5 @@ pub use config::{DoorConfig, DoorError, TOKEN_BYTES_MIN};
 pub use door::{Door, DoorReport};
 pub use files::send_file;
 pub use mime;
-pub use pack::{PackPage, PackRoutes};
+pub use pack::{PackMetrics, PackPage, PackRoutes};
 pub use problem::Refusal;

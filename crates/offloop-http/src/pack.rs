@@ -1,5 +1,8 @@
 //! What a pack brings to the door.
 
+use std::fmt;
+use std::sync::Arc;
+
 use axum::Router;
 use offloop_wire::FieldProblem;
 
@@ -15,6 +18,18 @@ pub struct PackRoutes {
     pub page: Option<PackPage>,
     /// OpenAPI 3.1 `paths` of the router.
     pub openapi: Option<serde_json::Value>,
+    pub metrics: Option<PackMetrics>,
+}
+
+/// Figures of a pack at `/metrics`: lines of Prometheus' text form, each name with its `# HELP` and
+/// `# TYPE`, names beginning with `offloop_` and the pack's. Asked for each answer: let it be quick.
+#[derive(Clone)]
+pub struct PackMetrics(pub Arc<dyn Fn(&mut String) + Send + Sync>);
+
+impl fmt::Debug for PackMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PackMetrics")
+    }
 }
 
 /// A page of the dashboard.

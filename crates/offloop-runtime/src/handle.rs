@@ -249,6 +249,11 @@ impl RuntimeHandle {
         self.0.clock.now()
     }
 
+    /// The server goes down: a task without an end of its own ends now, so that nobody waits for it.
+    pub fn is_closing(&self) -> bool {
+        self.0.is_closing()
+    }
+
     /// How long the job will be kept once it is final, if it or its task says so.
     pub fn keep_of(&self, job: &NewJob) -> Option<Duration> {
         job.options.keep.or(self.0.defaults_of(&job.task).keep)

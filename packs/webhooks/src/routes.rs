@@ -26,6 +26,7 @@ pub(crate) fn routes(shared: Arc<Shared>) -> PackRoutes {
         router,
         page: None,
         openapi: Some(openapi()),
+        ..PackRoutes::default()
     }
 }
 

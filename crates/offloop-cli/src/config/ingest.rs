@@ -12,6 +12,7 @@ use offloop_ingest::sink::kafka::RawKafka;
 use offloop_ingest::{IngestOptions, RawTarget, Sink, Target};
 use serde::Deserialize;
 
+use super::consumers::{RawConsumer, consumers};
 use super::resolve::Problems;
 use super::units::{Size, Span};
 
@@ -38,6 +39,8 @@ pub(crate) struct RawIngest {
     /// Understood where the program is built for it.
     #[cfg(not(feature = "kafka"))]
     pub(crate) kafka: Option<toml::Table>,
+    #[serde(default)]
+    pub(crate) consumers: BTreeMap<String, RawConsumer>,
     #[serde(default)]
     pub(crate) targets: BTreeMap<String, RawTarget>,
 }
@@ -88,6 +91,12 @@ pub(super) fn ingest(
         );
     }
     kafka(raw, &mut options, problems);
+    options.consumers = consumers(
+        &raw.consumers,
+        &options.targets,
+        raw.kafka.is_some(),
+        problems,
+    );
     bounds(raw, &mut options, problems);
     let wanted = raw.enabled.unwrap_or(true) && !options.targets.is_empty();
     wanted.then_some(options)

@@ -3,6 +3,7 @@
 //!
 //! Defaults -> `offloop.toml` -> `OFFLOOP_*` -> flags; the later wins.
 
+mod consumers;
 mod fetch;
 mod ingest;
 mod limits;

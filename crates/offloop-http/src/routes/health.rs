@@ -123,6 +123,9 @@ pub(super) async fn metrics(State(door): State<Arc<Inner>>, uri: Uri) -> Answer 
     let readers = door.config.subscribers_max - door.subscribers.available_permits();
     let _ = writeln!(out, "{name} {readers}");
     door.metrics.write(&mut out);
+    for figures in &door.figures {
+        figures.0(&mut out);
+    }
     let mut response = Response::new(Body::from(out));
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     Ok(response)

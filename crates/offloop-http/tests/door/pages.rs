@@ -16,6 +16,7 @@ fn lab() -> PackRoutes {
             module: "export function render() {}",
         }),
         openapi: Some(serde_json::json!({"/v1/lab": {"get": {"summary": "The lab."}}})),
+        ..PackRoutes::default()
     }
 }
 

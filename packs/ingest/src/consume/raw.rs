@@ -27,6 +27,9 @@ pub struct RawConsumer {
     pub append: Option<bool>,
     /// Default: the topic's name and `.dlq`.
     pub dead_letters: Option<String>,
+    /// Members of the group that the server is, 1 to 64, default 1. Servers that share one store of
+    /// jobs share these, too.
+    pub members: Option<u16>,
     /// Of messages that wait to be stored. 4MiB to 4GiB, default 64MiB.
     pub memory: Option<Size>,
     /// So long the group waits for a process that is silent. 6s to 5m, default 45s.
@@ -50,6 +53,7 @@ pub struct Consumer {
     pub(crate) value: Value,
     pub(crate) start: Start,
     pub(crate) dead_letters: Arc<str>,
+    pub(crate) members: u16,
     pub(crate) memory: u64,
     pub(crate) session: Duration,
 }
@@ -92,6 +96,10 @@ impl RawConsumer {
             Some(target) => self.check_target(target, &mut add),
         }
         let (value, start) = self.words(&mut add);
+        let members = self.members.unwrap_or(1);
+        if !(1..=64).contains(&members) {
+            add("members", "out of range; 1 to 64".into());
+        }
         let memory = self.memory.map_or(64 << 20, |size| size.0);
         if !(4 << 20..=4 << 30).contains(&memory) {
             add("memory", "out of range; 4MiB to 4GiB".into());
@@ -108,6 +116,7 @@ impl RawConsumer {
             value,
             start,
             dead_letters: self.dead_letters(&mut add).into(),
+            members,
             memory,
             session,
         };

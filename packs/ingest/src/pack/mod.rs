@@ -2,10 +2,12 @@
 //!
 //! `routes` is the door, `direct` stores a body while it comes, `spool` keeps bodies that wait for a
 //! job of `task`, `upload` takes them in parts, `intake` those that other packs have fetched, `history` knows
-//! the loads that have ended. Built on the facade alone.
+//! the loads that have ended, `consumers` are jobs without an end. Built on the facade alone.
 //!
 //! Must never: run a load on a thread that serves requests; take a byte that no bound counts.
 
+#[cfg(feature = "kafka")]
+mod consumers;
 mod direct;
 mod events;
 mod history;
@@ -29,6 +31,7 @@ use offloop::{Pack, PackError, QueueName, RuntimeHandle, Setup, TaskDefaults, Ta
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
+use crate::consume::Consumer;
 use crate::load::{Intake, Load, LoadFailed, LoadId, LoadIdError, Loader, Settings, Summary};
 #[cfg(feature = "kafka")]
 use crate::sink::kafka::KafkaSettings;
@@ -39,7 +42,7 @@ use spool::{Spool, SpoolRule};
 pub use view::chain;
 
 /// Names of targets that are parts of paths already.
-pub const RESERVED: [&str; 3] = ["loads", "targets", "uploads"];
+pub const RESERVED: [&str; 4] = ["consumers", "loads", "targets", "uploads"];
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -51,6 +54,8 @@ pub struct IngestOptions {
     /// The cluster of targets with the sink `kafka`.
     #[cfg(feature = "kafka")]
     pub kafka: Option<KafkaSettings>,
+    /// Topics that are read into targets.
+    pub consumers: Vec<Consumer>,
     /// Memory of all batches together; default 32 MiB.
     pub memory_bytes: u64,
     /// Loads at once; default 256.
@@ -81,6 +86,7 @@ impl IngestOptions {
             postgres: None,
             #[cfg(feature = "kafka")]
             kafka: None,
+            consumers: Vec::new(),
             memory_bytes: 32 << 20,
             loads: 256,
             tenant_loads: 64,
@@ -169,6 +175,8 @@ struct Shared {
     spool: Spool,
     task: TaskName,
     queue: QueueName,
+    #[cfg(feature = "kafka")]
+    consumers: consumers::Consumers,
     threads: Threads,
     ids: Mutex<JobIdSource>,
     /// Set when the server runs.
@@ -203,6 +211,8 @@ impl Shared {
             spool: spool.map_err(|error| fail(format!("the spool cannot be used: {error}")))?,
             task: TaskName::parse(task::TASK).map_err(name)?,
             queue: QueueName::parse(task::QUEUE).map_err(name)?,
+            #[cfg(feature = "kafka")]
+            consumers: consumers::Consumers::default(),
             ids: Mutex::new(JobIdSource::new(0, seed)),
             open: OnceLock::new(),
             data: data.to_owned(),
@@ -310,6 +320,8 @@ impl Pack for IngestPack {
             ..TaskDefaults::default()
         };
         setup.defaults(shared.task.clone(), defaults);
+        #[cfg(feature = "kafka")]
+        consumers::install(&shared, setup)?;
         setup.offer_intake(Arc::new(intake::Taker(Arc::downgrade(&shared))));
         self.shared = Some(shared);
         Ok(())
@@ -346,6 +358,8 @@ impl Pack for IngestPack {
         let server = server.clone();
         let open = Open { loader, server };
         offloop::block_on(task::recover(&shared, &open)).map_err(fail)?;
+        #[cfg(feature = "kafka")]
+        consumers::open(&shared, &mut opener, &open.server)?;
         let _once = shared.open.set(open);
         Ok(routes::routes(shared))
     }

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "kafka")]
+use offloop::http::PackMetrics;
 use offloop::http::axum::Router;
 use offloop::http::axum::extract::rejection::QueryRejection;
 use offloop::http::axum::extract::{Path, Query, Request, State};
@@ -43,12 +45,15 @@ impl Door {
 }
 
 pub(super) fn routes(shared: Arc<Shared>) -> PackRoutes {
+    #[cfg(feature = "kafka")]
+    let own = Arc::clone(&shared);
     let door = Door {
         shared,
         readers: Arc::new(Semaphore::new(READERS_MAX)),
     };
     let router = Router::new()
         .route("/v1/ingest/targets", get(targets))
+        .route("/v1/ingest/consumers", get(consumers))
         .route("/v1/ingest/loads", get(loads))
         .route("/v1/ingest/loads/{load}", get(one))
         .route("/v1/ingest/loads/{load}/rejects", get(rejects))
@@ -61,8 +66,13 @@ pub(super) fn routes(shared: Arc<Shared>) -> PackRoutes {
         )
         .route("/v1/ingest/{target}", post(take))
         .with_state(door);
+    #[cfg(feature = "kafka")]
+    let metrics = Some(PackMetrics(Arc::new(move |out| own.consumers.figures(out))));
+    #[cfg(not(feature = "kafka"))]
+    let metrics = None;
     PackRoutes {
         name: "ingest".into(),
+        metrics,
         router,
         page: Some(PackPage {
             title: "Ingest",
@@ -266,6 +276,16 @@ async fn take(
         return upload::create(&door.shared, open, ask, asked, body, under_way).await;
     }
     direct::direct(&door.shared, open, ask, body, under_way).await
+}
+
+/// Those of this process.
+async fn consumers(State(door): State<Door>) -> Answer {
+    door.open()?;
+    #[cfg(feature = "kafka")]
+    let all = door.shared.consumers.views();
+    #[cfg(not(feature = "kafka"))]
+    let all: [Value; 0] = [];
+    Ok(view::answer(StatusCode::OK, &json!({ "consumers": all })))
 }
 
 async fn targets(State(door): State<Door>) -> Answer {

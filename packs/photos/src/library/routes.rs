@@ -43,6 +43,7 @@ pub(crate) fn routes(library: Arc<Library>) -> PackRoutes {
             module: include_str!("page.js"),
         }),
         openapi: Some(openapi()),
+        ..PackRoutes::default()
     }
 }
 

@@ -62,6 +62,7 @@ pub(super) fn routes(shared: Arc<Shared>, server: RuntimeHandle) -> PackRoutes {
         }),
         // The file is in the binary, and a test reads it.
         openapi: serde_json::from_str(include_str!("openapi.json")).ok(),
+        ..PackRoutes::default()
     }
 }
 
