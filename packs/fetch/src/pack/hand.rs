@@ -20,7 +20,8 @@ const LOADS_AT_ONCE: usize = 8;
 /// What became of answers that were handed on.
 #[derive(Default)]
 pub(super) struct Handed {
-    pub(super) kept: Vec<Done>,
+    /// With the job that goes on with its body, where one does.
+    pub(super) kept: Vec<(Done, Option<JobId>)>,
     /// Who takes them had no room for them.
     pub(super) back: Vec<Done>,
     /// Bytes of bodies that are not taken.
@@ -28,13 +29,17 @@ pub(super) struct Handed {
 }
 
 impl Handed {
-    fn of_failed(batch: Vec<Done>) -> (Vec<Done>, Self) {
-        let (good, kept) = batch.into_iter().partition(|done| done.outcome.is_ok());
-        let handed = Self {
-            kept,
+    /// These are done as they are.
+    pub(super) fn keeping(done: Vec<Done>) -> Self {
+        Self {
+            kept: done.into_iter().map(|done| (done, None)).collect(),
             ..Self::default()
-        };
-        (good, handed)
+        }
+    }
+
+    fn of_failed(batch: Vec<Done>) -> (Vec<Done>, Self) {
+        let (good, kept): (_, Vec<_>) = batch.into_iter().partition(|done| done.outcome.is_ok());
+        (good, Self::keeping(kept))
     }
 
     /// Its call succeeded, and what came is of no use to who was to have it.
@@ -42,7 +47,7 @@ impl Handed {
         let bytes = done.outcome.as_ref().map_or(0, |answer| answer.body_bytes);
         self.spoilt.push(bytes);
         done.outcome = Err(Failure::for_good(Cause::Storage, message));
-        self.kept.push(done);
+        self.kept.push((done, None));
     }
 }
 
@@ -62,7 +67,7 @@ pub(super) async fn to_task(
             InsertOutcome::Created { .. }
             | InsertOutcome::Existing { .. }
             | InsertOutcome::Refused(InsertRefusal::IdempotencyMismatch { .. }) => {
-                handed.kept.push(done);
+                handed.kept.push((done, None));
             }
             InsertOutcome::Refused(
                 InsertRefusal::QueueFull { .. }
@@ -116,7 +121,7 @@ pub(super) async fn into_ingest(
                     target,
                     file: file.path(),
                 };
-                intake.take(body).await.map(drop)
+                intake.take(body).await
             }
             _ => Err(IntakeError::Refused("nobody takes bodies here".into())),
         };
@@ -125,12 +130,12 @@ pub(super) async fn into_ingest(
     let mut taken = futures_util::stream::iter(taken).buffer_unordered(LOADS_AT_ONCE);
     while let Some((mut done, taken)) = taken.next().await {
         match taken {
-            Ok(()) => {
+            Ok(load_job) => {
                 // What is left of the draft, and its part of the bound, go now.
                 if let Ok(answer) = &mut done.outcome {
                     answer.file = None;
                 }
-                handed.kept.push(done);
+                handed.kept.push((done, Some(load_job)));
             }
             Err(IntakeError::Full(_)) => handed.back.push(done),
             Err(refused) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use offloop::runtime::EnqueueError;
-use offloop::{RecordWrite, TaskContext, TaskError, TaskOutput};
+use offloop::{JobId, RecordWrite, TaskContext, TaskError, TaskOutput};
 use serde_json::{Value, json};
 
 use super::Shared;
@@ -193,16 +193,12 @@ impl Job {
             let mut handed = match &on_result {
                 OnResult::Task(task) => to_task(server, task, job, batch).await?,
                 OnResult::Ingest(target) => into_ingest(&shared.intake, target, job, batch).await,
-                _ => Handed {
-                    kept: batch,
-                    ..Handed::default()
-                },
+                _ => Handed::keeping(batch),
             };
             let kept = std::mem::take(&mut handed.kept).into_iter();
-            let is_load = matches!(on_result, OnResult::Ingest(_));
-            let row = |done: Done| {
-                let load = is_load.then(|| load_name(job, done.index));
-                Row::of(&done, inline, load.as_deref())
+            let row = |(done, load_job): (Done, Option<JobId>)| {
+                let load = load_job.map(|load_job| (load_name(job, done.index), load_job));
+                Row::of(&done, inline, load)
             };
             let rows: Vec<_> = kept.map(row).collect();
             let writes = rows.iter().filter_map(|row| row.write(&shared.rows, job));
