@@ -2,7 +2,7 @@
 //!
 //! One home for it, so that no caller has a second way out that checks less.
 //!
-//! Must never: fall back to plain text, take a certificate that the system does not trust, or
+//! Must never: fall back to plain text, take a certificate that neither the system nor the operator trusts, or
 //! connect to anything but what [`Policy`] checked.
 
 use std::fmt;
@@ -18,15 +18,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use crate::policy::{EgressError, Policy, Resolve};
+use crate::roots::{Roots, TlsSetupError, of_handshake};
 use crate::target::{Host, Target};
-
-/// TLS cannot be set up on this machine.
-#[derive(Debug, thiserror::Error)]
-#[error("TLS cannot be set up: {0}")]
-pub struct TlsSetupError(#[source] rustls::Error);
 
 /// Where one may connect to, who knows names, and which certificates are trusted. Cheap to clone.
 #[derive(Clone)]
@@ -46,27 +41,16 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// Trusts the system's certificates. They are read here, once: some 10 ms.
-    pub fn new(policy: Policy, resolver: Arc<dyn Resolve>) -> Result<Self, TlsSetupError> {
-        let mut roots = RootCertStore::empty();
-        let system = rustls_native_certs::load_native_certs();
-        for problem in &system.errors {
-            tracing::warn!(%problem, "some certificates of the system cannot be read");
-        }
-        let (_, unread) = roots.add_parsable_certificates(system.certs);
-        if unread > 0 {
-            tracing::debug!(unread, "certificates that no library reads");
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(TlsSetupError)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    /// Trusts the system's certificates and `roots`. The former are read here, once: some 10 ms.
+    pub fn new(
+        policy: Policy,
+        resolver: Arc<dyn Resolve>,
+        roots: &Roots,
+    ) -> Result<Self, TlsSetupError> {
         Ok(Self {
             policy: Arc::new(policy),
             resolver,
-            tls: TlsConnector::from(Arc::new(config)),
+            tls: TlsConnector::from(roots.config()?),
         })
     }
 
@@ -94,7 +78,7 @@ impl Connector {
         };
         let shaken = timeout_at(until, self.tls.connect(name, stream)).await;
         let stream = shaken.map_err(|_| EgressError::Late(within))?;
-        Ok(Stream::Tls(Box::new(stream.map_err(EgressError::Tls)?)))
+        Ok(Stream::Tls(Box::new(stream.map_err(of_handshake)?)))
     }
 }
 

@@ -14,10 +14,12 @@ mod address;
 mod connector;
 mod lookup;
 mod policy;
+mod roots;
 mod target;
 
 pub use address::{Forbidden, Net, NetError};
-pub use connector::{Connector, Stream, TlsSetupError};
+pub use connector::{Connector, Stream};
 pub use lookup::SystemResolver;
 pub use policy::{EgressError, Policy, Resolve, Resolving};
+pub use roots::{PEM_BYTES_MAX, Roots, RootsError, TlsSetupError};
 pub use target::{Host, Target, URL_BYTES_MAX};

@@ -66,13 +66,16 @@ pub enum EgressError {
     Connect(#[source] io::Error),
     #[error("does not speak TLS as it should")]
     Tls(#[source] io::Error),
+    #[error("shows a certificate that cannot be trusted: {0}")]
+    Certificate(String),
     #[error("was not reached within {0:?}")]
     Late(Duration),
 }
 
 impl EgressError {
     /// Whether the same call may succeed later without anybody changing the URL or the configuration.
-    /// A name that leads inside is a mistake or a game: neither is worth another try.
+    /// A name that leads inside is a mistake or a game, and a certificate is renewed by hand: none is worth
+    /// another try.
     pub const fn retry_helps(&self) -> bool {
         !matches!(
             self,
@@ -81,6 +84,7 @@ impl EgressError {
                 | Self::Port(_)
                 | Self::Credentials
                 | Self::Forbidden { .. }
+                | Self::Certificate(_)
         )
     }
 }
