@@ -29,3 +29,4 @@ pub use files::send_file;
 pub use mime;
 pub use pack::{PackMetrics, PackPage, PackRoutes};
 pub use problem::Refusal;
+pub use routes::key_of_request;

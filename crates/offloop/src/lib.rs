@@ -25,6 +25,7 @@ mod intake;
 mod pack;
 mod server;
 mod task;
+pub mod units;
 
 pub use builder::{BuildError, Builder, Checked, CheckedLane};
 pub use intake::{Intake, IntakeError, IntakeSlot, Taking, WholeBody};

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Version};
-use offloop::egress::{Connector, EgressError, Policy, Resolve, Target, TlsSetupError};
+use offloop::egress::{Connector, EgressError, Policy, Resolve, Roots, Target, TlsSetupError};
 use offloop::runtime::clock::Dice;
 
 use crate::body::Keeping;
@@ -22,12 +22,15 @@ use crate::budget::BudgetRule;
 use crate::call::{Again, Answer, Call, Cause, Failure, Keep};
 use crate::conn::{Broken, Conn, Exchanged, idle_time, told};
 use crate::draft::Drafts;
+use crate::gate::Gate;
 use crate::host::{Host, Hosts, Tripped, origin};
 use crate::names::Remembering;
 use crate::retry::{is_idempotent, keep_alive, retry_after};
 
 /// Of a try, the connection may take so much, with its handshake.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Of one process.
+const CONNECTIONS_DEFAULT: u32 = 2_000;
 /// Idle connections to one host.
 const IDLE_MAX: usize = 4_096;
 
@@ -42,6 +45,12 @@ pub struct ClientOptions {
     pub budget: BudgetRule,
     /// Where bodies go that are asked for as files ([`Keep::File`]).
     pub drafts: Option<Drafts>,
+    /// Authorities that are trusted beside the system's.
+    pub roots: Roots,
+    /// Calls at a time over all lists, and connections, in use or idle; 1 to [`CONNECTIONS_MAX`], default 2,000.
+    ///
+    /// [`CONNECTIONS_MAX`]: crate::CONNECTIONS_MAX
+    pub connections: u32,
     /// Of the jitter.
     pub seed: u64,
 }
@@ -55,6 +64,8 @@ impl ClientOptions {
             breaker: BreakerRule::default(),
             budget: BudgetRule::default(),
             drafts: None,
+            roots: Roots::default(),
+            connections: CONNECTIONS_DEFAULT,
             seed,
         }
     }
@@ -71,7 +82,9 @@ struct Inner {
     begun: Instant,
     dice: Dice,
     drafts: Option<Drafts>,
+    gate: Gate,
     connections: AtomicU64,
+    reused: AtomicU64,
 }
 
 /// Bounds of one try.
@@ -103,12 +116,14 @@ impl Client {
     pub fn new(options: ClientOptions) -> Result<Self, TlsSetupError> {
         let resolver = Arc::new(Remembering::new(options.resolver));
         Ok(Self(Arc::new(Inner {
-            connector: Connector::new(options.policy, resolver)?,
+            connector: Connector::new(options.policy, resolver, &options.roots)?,
             hosts: Hosts::new(options.breaker, options.budget),
             begun: Instant::now(),
             dice: Dice::new(options.seed),
             drafts: options.drafts,
+            gate: Gate::new(options.connections),
             connections: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
         })))
     }
 
@@ -124,6 +139,20 @@ impl Client {
     /// Connections that were made so far.
     pub fn connections(&self) -> u64 {
         self.0.connections.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were asked on a connection that had served one before.
+    pub fn reused(&self) -> u64 {
+        self.0.reused.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are open, and how many may be.
+    pub fn open_connections(&self) -> (usize, usize) {
+        (self.0.gate.open(), self.0.gate.most)
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.gate
     }
 
     /// Connections that wait for their next call.
@@ -202,6 +231,8 @@ impl Client {
                 permit.bad(self.now());
             }
             Err(failure) => match failure.cause {
+                // It answers, and what it shows is to be told to every caller.
+                Cause::Tls if failure.again == Again::No => drop(permit),
                 Cause::Connect | Cause::Tls | Cause::Timeout | Cause::Reset | Cause::Protocol => {
                     host.remember(&failure.message);
                     permit.bad(self.now());
@@ -223,7 +254,10 @@ impl Client {
             let reused = pooled.is_some();
             cost.calls.fetch_add(1, Ordering::Relaxed);
             let mut conn = match pooled.take() {
-                Some(conn) => conn,
+                Some(conn) => {
+                    self.0.reused.fetch_add(1, Ordering::Relaxed);
+                    conn
+                }
                 None => self.connect(hop).await?,
             };
             let request = hop.request()?;
@@ -246,10 +280,11 @@ impl Client {
     }
 
     async fn connect(&self, hop: &Hop) -> Result<Conn, Failure> {
+        let counted = self.0.gate.count(|| self.0.hosts.make_room());
         let stream = self.0.connector.connect(&hop.place.target, CONNECT_WITHIN);
         let stream = stream.await.map_err(|error| of_egress(&error))?;
         self.0.connections.fetch_add(1, Ordering::Relaxed);
-        let conn = Conn::open(stream).await;
+        let conn = Conn::open(stream, counted).await;
         conn.map_err(|error| Failure::new(Cause::Connect, told(&error), Again::Yes(None)))
     }
 
@@ -432,7 +467,7 @@ fn of_egress(error: &EgressError) -> Failure {
     let cause = match error {
         EgressError::Forbidden { .. } => Cause::Forbidden,
         EgressError::Unknown { .. } | EgressError::Lookup { .. } => Cause::Name,
-        EgressError::Tls(_) => Cause::Tls,
+        EgressError::Tls(_) | EgressError::Certificate(_) => Cause::Tls,
         EgressError::Connect(_) => Cause::Connect,
         EgressError::Late(_) => Cause::Timeout,
         _ => Cause::Url,

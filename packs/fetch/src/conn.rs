@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::body::{Arrived, Arriving, Keeping};
 use crate::call::Answer;
+use crate::gate::Counted;
 
 /// Of an answer's head, and what is read ahead of a body.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -106,18 +107,20 @@ pub(crate) struct Exchanged {
 }
 
 type Asked = Request<Full<Bytes>>;
+type Driven = Pin<Box<Connection<TokioIo<Metered>, Full<Bytes>>>>;
 
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
     sender: SendRequest<Full<Bytes>>,
-    connection: Pin<Box<Connection<TokioIo<Metered>, Full<Bytes>>>>,
+    /// `None`: it has ended.
+    connection: Option<Driven>,
     read: Arc<AtomicU64>,
-    ended: bool,
+    _counted: Counted,
 }
 
 impl Conn {
-    pub(crate) async fn open(stream: Stream) -> Result<Self, hyper::Error> {
+    pub(crate) async fn open(stream: Stream, counted: Counted) -> Result<Self, hyper::Error> {
         let read = Arc::new(AtomicU64::new(0));
         let io = TokioIo::new(Metered {
             stream,
@@ -130,9 +133,9 @@ impl Conn {
         let (sender, connection) = builder.handshake(io).await?;
         Ok(Self {
             sender,
-            connection: Box::pin(connection),
+            connection: Some(Box::pin(connection)),
             read,
-            ended: false,
+            _counted: counted,
         })
     }
 
@@ -140,8 +143,12 @@ impl Conn {
     async fn drive<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         std::future::poll_fn(|cx| {
-            if !self.ended && self.connection.as_mut().poll(cx).is_ready() {
-                self.ended = true;
+            if let Some(connection) = &mut self.connection
+                && connection.as_mut().poll(cx).is_ready()
+            {
+                // Dropped, not only left alone: a question that it has not taken lies in its line, and
+                // whoever asked it would wait for ever.
+                self.connection = None;
             }
             future.as_mut().poll(cx)
         })
@@ -151,7 +158,7 @@ impl Conn {
     /// Whether it may be asked again: looked at once, without waiting.
     pub(crate) async fn is_idle(&mut self) -> bool {
         self.drive(std::future::ready(())).await;
-        !self.ended && self.sender.is_ready()
+        self.connection.is_some() && self.sender.is_ready()
     }
 
     /// Asks, and reads the whole answer.

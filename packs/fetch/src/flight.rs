@@ -10,6 +10,7 @@ use futures_util::future::{Either, select};
 
 use crate::call::{Answer, Call, Done, Failure};
 use crate::client::{Bounds, Client, Cost, Place};
+use crate::gate::Seat;
 use crate::host::lock;
 use crate::runner::{Places, Settings, key};
 
@@ -73,12 +74,19 @@ pub(crate) type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
 struct Extra<'a> {
     places: &'a Places,
     host: usize,
+    _seat: Seat,
 }
 
 impl<'a> Extra<'a> {
-    fn take(places: &'a Places, host: usize) -> Option<Self> {
+    fn take(client: &Client, places: &'a Places, host: usize) -> Option<Self> {
+        let seat = client.gate().try_enter()?;
         // Made only where there is one: to drop it is to give it back.
-        lock(places).extra(&host).then(|| Self { places, host })
+        lock(places).extra(&host).then_some(())?;
+        Some(Self {
+            places,
+            host,
+            _seat: seat,
+        })
     }
 }
 
@@ -92,7 +100,7 @@ pub(crate) async fn fly(
     client: Client,
     settings: Arc<Settings>,
     places: Places,
-    item: Box<Item>,
+    (item, _seat): (Box<Item>, Seat),
     until: Option<Instant>,
     hedge: Option<Duration>,
 ) -> Landed {
@@ -108,7 +116,7 @@ pub(crate) async fn fly(
     let (outcome, hedged, hedge_won) = match hedge {
         None => (attempt().await, false, false),
         Some(after) => {
-            let place = || Extra::take(&places, key(&item.place));
+            let place = || Extra::take(&client, &places, key(&item.place));
             // On the heap: room for two tries would make every flight twice as large.
             Box::pin(hedged(attempt(), attempt, after, place)).await
         }

@@ -17,6 +17,8 @@ use crate::conn::{Conn, Idle};
 /// Hosts that are remembered; those that nobody uses go first.
 const HOSTS_MAX: usize = 10_000;
 
+/// Connections that are closed at once where room is needed, so that not each looks through all hosts.
+const ROOM: usize = 16;
 /// So long a connection that was looked at is not looked at again.
 const FRESH: Duration = Duration::from_millis(1);
 
@@ -105,6 +107,16 @@ impl Host {
     pub(crate) fn idle(&self) -> usize {
         lock(&self.idle).len()
     }
+
+    /// Closes the connection that lay idle longest.
+    fn close_oldest(&self) -> bool {
+        let mut idle = lock(&self.idle);
+        let is_some = !idle.is_empty();
+        if is_some {
+            idle.remove(0); // the last one in is the first one out: the oldest is the first
+        }
+        is_some
+    }
 }
 
 /// All hosts.
@@ -153,6 +165,13 @@ impl Hosts {
 
     pub(crate) fn idle(&self) -> usize {
         lock(&self.all).values().map(|host| host.idle()).sum()
+    }
+
+    /// Closes some connections that lie idle; `false`: there are none.
+    pub(crate) fn make_room(&self) -> bool {
+        let all = lock(&self.all);
+        let closed = all.values().filter(|host| host.close_oldest());
+        closed.take(ROOM).count() > 0
     }
 
     /// Hosts that are left alone or were, most often first.

@@ -1,63 +1,26 @@
-//! When a list of calls is over, by the ends that it has seen.
+//! When a list of calls is over, by the ends that it has seen. The rules are those of groups of jobs: a list
+//! that is long becomes one, and means the same by them.
 //!
 //! Must never: know what a call is.
 
-use std::fmt;
+pub use offloop::job::GroupRule as Rule;
 
-/// What a list of calls is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rule {
-    /// All must succeed; the first that fails ends the others.
-    All,
-    /// Each comes to its own end.
-    #[default]
-    AllSettled,
-    /// The first end counts, good or bad, and ends the others.
-    Race,
-    /// The first success counts and ends the others; failed if none does.
-    Any,
-}
-
-impl Rule {
-    pub const ALL: [Self; 4] = [Self::All, Self::AllSettled, Self::Race, Self::Any];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::AllSettled => "all_settled",
-            Self::Race => "race",
-            Self::Any => "any",
-        }
-    }
-
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|rule| rule.as_str() == name)
-    }
-
-    /// Whether this end decides, and how: `Some(true)` is success.
-    pub const fn decided_by(self, good: bool) -> Option<bool> {
-        match (self, good) {
-            (Self::All, false) => Some(false),
-            (Self::Any, true) => Some(true),
-            (Self::Race, good) => Some(good),
-            (Self::All, true) | (Self::Any, false) | (Self::AllSettled, _) => None,
-        }
-    }
-
-    /// How it went where no single end decided. A list of nothing is a success but for those who
-    /// wait for one.
-    pub const fn at_the_end(self, total: u64) -> bool {
-        match self {
-            Self::All | Self::AllSettled => true,
-            Self::Any => false,
-            Self::Race => total > 0,
-        }
+/// Whether this end decides, and how: `Some(true)` is success.
+pub(crate) const fn decided_by(rule: Rule, good: bool) -> Option<bool> {
+    match (rule, good) {
+        (Rule::All, false) => Some(false),
+        (Rule::Any, true) => Some(true),
+        (Rule::Race, good) => Some(good),
+        (Rule::All, true) | (Rule::Any, false) | (Rule::AllSettled, _) => None,
     }
 }
 
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+/// How it went where no single end decided. A list of nothing is a success but for those who wait for one.
+pub(crate) const fn at_the_end(rule: Rule, total: u64) -> bool {
+    match rule {
+        Rule::All | Rule::AllSettled => true,
+        Rule::Any => false,
+        Rule::Race => total > 0,
     }
 }
 
@@ -81,10 +44,10 @@ mod tests {
             let mut seen = 0;
             let decided = ends.iter().find_map(|good| {
                 seen += 1;
-                rule.decided_by(*good)
+                decided_by(rule, *good)
             });
-            let verdict = decided.unwrap_or_else(|| rule.at_the_end(ends.len() as u64));
-            assert_eq!((verdict, seen), (want, counted), "{rule} {ends:?}");
+            let verdict = decided.unwrap_or_else(|| at_the_end(rule, ends.len() as u64));
+            assert_eq!((verdict, seen), (want, counted), "{rule:?} {ends:?}");
         }
     }
 }

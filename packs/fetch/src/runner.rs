@@ -20,10 +20,11 @@ use tokio::time::{Sleep, sleep_until};
 use crate::call::{Again, Call, Cause, Done, Failure, Keep};
 use crate::client::{Client, Place};
 use crate::flight::{Flight, Item, Landed, fly};
+use crate::gate::Turn;
 use crate::host::lock;
 use crate::queue::Queue;
 use crate::retry::{RetryRule, is_idempotent};
-use crate::rule::Rule;
+use crate::rule::{Rule, at_the_end, decided_by};
 use crate::tally::Tally;
 
 /// Items that are read ahead of those that are started.
@@ -128,6 +129,9 @@ pub struct Runner {
     places: Places,
     later: BinaryHeap<Reverse<Later>>,
     flying: FuturesUnordered<Flight>,
+    /// It has its places in this list, and waits for one among all lists.
+    first: Option<Box<Item>>,
+    turn: Turn,
     ready: VecDeque<Done>,
     tally: Tally,
     begun: Instant,
@@ -166,6 +170,8 @@ impl Runner {
             places: Arc::new(Mutex::new(queue)),
             later: BinaryHeap::new(),
             flying: FuturesUnordered::new(),
+            first: None,
+            turn: Turn::default(),
             ready: VecDeque::new(),
             tally: Tally::default(),
             begun,
@@ -208,7 +214,7 @@ impl Runner {
     pub fn recall(&mut self, status: Option<u16>, cause: Option<Cause>, bytes: u64) {
         self.tally.recall(status, cause, bytes);
         if self.decided.is_none() {
-            self.decided = self.settings.rule.decided_by(cause.is_none());
+            self.decided = decided_by(self.settings.rule, cause.is_none());
         }
     }
 
@@ -229,7 +235,7 @@ impl Runner {
     pub fn verdict(&self) -> bool {
         let total = self.tally.done();
         let rule = self.settings.rule;
-        self.decided.unwrap_or_else(|| rule.at_the_end(total))
+        self.decided.unwrap_or_else(|| at_the_end(rule, total))
     }
 
     fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<Option<Done>> {
@@ -246,7 +252,7 @@ impl Runner {
                 self.expire();
             }
             self.wake_due(now);
-            self.start(now);
+            self.start(cx, now);
             if !self.ready.is_empty() {
                 continue;
             }
@@ -266,7 +272,8 @@ impl Runner {
 
     fn is_over(&self) -> bool {
         let waiting = lock(&self.places).waiting();
-        self.source.is_none() && self.flying.is_empty() && self.later.is_empty() && waiting == 0
+        let none_waits = waiting == 0 && self.first.is_none() && self.later.is_empty();
+        self.source.is_none() && self.flying.is_empty() && none_waits
     }
 
     /// Pending until something falls due.
@@ -337,10 +344,17 @@ impl Runner {
         }
     }
 
-    fn start(&mut self, now: Instant) {
+    fn start(&mut self, cx: &mut Context<'_>, now: Instant) {
         loop {
-            let next = lock(&self.places).next();
-            let Some(mut item) = next else { return };
+            let next = self.first.take();
+            let next = next.or_else(|| lock(&self.places).next());
+            let Some(mut item) = next else {
+                return self.turn.leave();
+            };
+            let Poll::Ready(seat) = self.turn.poll(self.client.gate(), cx) else {
+                self.first = Some(item);
+                return;
+            };
             let since = self.client.now();
             if item.needs_leave {
                 if let Err(wait) = item.place.host.retry(since) {
@@ -359,6 +373,7 @@ impl Runner {
             let hedge = self.hedge_after(&item);
             let places = Arc::clone(&self.places);
             let settings = Arc::clone(&self.settings);
+            let item = (item, seat);
             let flight = fly(self.client.clone(), settings, places, item, until, hedge);
             self.flying.push(Box::pin(flight));
         }
@@ -489,6 +504,10 @@ impl Runner {
     /// The list's deadline is over: what waits is told so; what is under way ends by itself.
     fn expire(&mut self) {
         let mut waiting = lock(&self.places).drain();
+        if let Some(item) = self.first.take() {
+            lock(&self.places).free(&key(&item.place));
+            waiting.push(item);
+        }
         let later = std::mem::take(&mut self.later).into_iter();
         waiting.extend(later.map(|Reverse(later)| later.item));
         waiting.sort_by_key(|item| item.index);
@@ -504,7 +523,7 @@ impl Runner {
             return;
         }
         self.tally.count(&done);
-        let decided = self.settings.rule.decided_by(done.outcome.is_ok());
+        let decided = decided_by(self.settings.rule, done.outcome.is_ok());
         self.ready.push_back(done);
         if decided.is_none() {
             return;
@@ -513,6 +532,8 @@ impl Runner {
         let under_way = self.flying.len();
         self.flying = FuturesUnordered::new(); // every loser's socket is closed here
         let waiting = lock(&self.places).drain().len() + self.later.len();
+        let waiting = waiting + usize::from(self.first.take().is_some());
+        self.turn.leave();
         self.later.clear();
         self.source = None;
         self.tally.cancelled += (under_way + waiting) as u64;

@@ -181,9 +181,9 @@ async fn losers_of_a_race_leave_no_call_and_no_socket_behind() {
         calls.push(server.call(path));
         calls.extend(vec![server.call("/hang"); 100]);
         let (done, runner) = run(&client, settings, calls).await;
-        assert_eq!(done.len(), 1, "{rule}");
-        assert_eq!(runner.verdict(), good, "{rule}");
-        assert_eq!(runner.tally().cancelled, 120, "{rule}");
+        assert_eq!(done.len(), 1, "{rule:?}");
+        assert_eq!(runner.verdict(), good, "{rule:?}");
+        assert_eq!(runner.tally().cancelled, 120, "{rule:?}");
         // What is left is at most the winner's connection, which lies in the pool.
         server.seen.until_open(|open| open <= 1).await;
     }

@@ -413,3 +413,69 @@ fn sockets_do_not_lie_idle_for_ever_after_the_last_job() {
         .block_on(house.bad.seen.until_open(|open| open == 0));
     assert_eq!(house.get("/v1/fetch")["connections_idle"], 0);
 }
+
+#[test]
+fn a_list_that_is_sent_twice_under_one_key_is_called_once() {
+    const JSON: &str = "application/json";
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path(), |builder| builder);
+    let body = |count: usize| {
+        let urls: Vec<_> = (0..count)
+            .map(|turn| house.bad.url(&format!("/ok?{turn}")))
+            .collect();
+        json!({"urls": urls, "chunk": 10}).to_string()
+    };
+    let group = |told: &Value| told["group"]["id"].as_str().unwrap().to_owned();
+    let (status, first) = house.post_with(JSON, Some("sync 7"), &body(25));
+    assert_eq!(
+        (status, &first["calls"], &first["jobs"]),
+        (202, &json!(25), &json!(3)),
+        "{first}"
+    );
+    let ended = house.until(|| {
+        let told = house.get(&format!("/v1/groups/{}", group(&first)));
+        (told["state"] != "open").then_some(told)
+    });
+    assert_eq!(ended["state"], "completed", "{ended}");
+    // The answer was lost, say, and the caller asks again, also quoted as a structured field is.
+    for key in ["sync 7", "\"sync 7\""] {
+        let (status, again) = house.post_with(JSON, Some(key), &body(25));
+        assert_eq!((status, group(&again)), (200, group(&first)), "{again}");
+        assert_eq!(
+            (&again["calls"], &again["group"]["state"]),
+            (&json!(25), &json!("completed"))
+        );
+    }
+    let (status, problem) = house.post_with(JSON, Some("sync 7"), &body(24));
+    assert_eq!(status, 422);
+    let kind = problem["type"].as_str().unwrap();
+    assert!(kind.ends_with("idempotency-mismatch"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains(&group(&first)));
+    let (_, other) = house.post_with(JSON, Some("sync 8"), &body(25));
+    assert_ne!(group(&other), group(&first));
+    let calls = || house.bad.seen.paths.lock().unwrap().values().sum::<usize>();
+    house.until(|| (calls() == 50).then_some(()));
+    let (status, problem) = house.post_with(JSON, Some(&"k".repeat(10_000)), &body(1));
+    assert_eq!(status, 422, "{problem}");
+    let lines = format!("{{}}\n{}\n", house.bad.url("/ok"));
+    let (status, problem) = house.post_with("application/x-ndjson", Some("k"), &lines);
+    assert!(
+        status >= 400 && problem.to_string().contains("one JSON body"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn a_list_in_one_body_that_makes_too_many_jobs_makes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path(), |builder| builder);
+    let urls = vec![house.bad.url("/ok"); 1_025];
+    let list = json!({"urls": urls, "chunk": 1}).to_string();
+    let (status, problem) = house.post("application/json", &list);
+    assert_eq!(
+        (status, &problem["field"]),
+        (422, &json!("/chunk")),
+        "{problem}"
+    );
+    assert_eq!(house.bad.seen.count("/ok"), 0);
+}

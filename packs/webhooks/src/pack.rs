@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use offloop::egress::{Policy, Resolve, SystemResolver};
+use offloop::egress::{Policy, Resolve, Roots, SystemResolver};
 use offloop::http::PackRoutes;
 use offloop::job::{NameError, OptionProblem, Webhook};
 use offloop::lane_io::IoLane;
@@ -46,6 +46,8 @@ pub struct WebhooksOptions {
     pub tasks: HashMap<TaskName, Webhook>,
     /// Who looks names up; default the system.
     pub resolver: Arc<dyn Resolve>,
+    /// Authorities that are trusted beside the system's.
+    pub roots: Roots,
 }
 
 impl WebhooksOptions {
@@ -59,6 +61,7 @@ impl WebhooksOptions {
             disable_after: Duration::from_secs(5 * 24 * 3600),
             tasks: HashMap::new(),
             resolver: Arc::new(SystemResolver::default()),
+            roots: Roots::default(),
         }
     }
 }
@@ -165,7 +168,12 @@ impl WebhooksPack {
         let name = |error: NameError| fail(error.to_string());
         let secrets = Keyring::open(&options.secrets).map_err(|error| fail(error.to_string()))?;
         let resolver = Arc::clone(&options.resolver);
-        let sender = Sender::new(options.policy.clone(), resolver, options.timeout);
+        let sender = Sender::new(
+            options.policy.clone(),
+            resolver,
+            &options.roots,
+            options.timeout,
+        );
         let shared = Shared {
             sender: sender.map_err(|error| fail(error.to_string()))?,
             secrets,

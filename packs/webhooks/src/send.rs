@@ -14,7 +14,7 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use offloop::egress::{Connector, EgressError, Policy, Resolve, Target, TlsSetupError};
+use offloop::egress::{Connector, EgressError, Policy, Resolve, Roots, Target, TlsSetupError};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Of it all, the connection may take so much, with its handshake.
@@ -59,10 +59,11 @@ impl Sender {
     pub(crate) fn new(
         policy: Policy,
         resolver: Arc<dyn Resolve>,
+        roots: &Roots,
         within: Duration,
     ) -> Result<Self, TlsSetupError> {
         Ok(Self {
-            connector: Connector::new(policy, resolver)?,
+            connector: Connector::new(policy, resolver, roots)?,
             within,
         })
     }

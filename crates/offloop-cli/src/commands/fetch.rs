@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use offloop::egress::{EgressError, Forbidden, Net, Policy, SystemResolver};
+use offloop::egress::{EgressError, Forbidden, Net, Policy, Roots, SystemResolver};
 use offloop::runtime::clock::{Clock as _, SystemClock};
 use offloop_fetch::{
     Call, Client, ClientOptions, Hedge, Keep, RetryRule, Rule, Runner, Settings, Tally, calls_from,
@@ -18,6 +18,8 @@ use offloop_fetch::{
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
+
+use crate::config::authorities;
 
 use super::text::{plain, size, span};
 
@@ -64,6 +66,9 @@ pub(crate) struct Args {
     /// A network of your own that may be called, such as 127.0.0.0/8; may be given again
     #[arg(long, value_name = "NET")]
     allow_private: Vec<Net>,
+    /// Authorities of your own that servers' certificates may be signed by, as PEM; may be given again
+    #[arg(long, value_name = "FILE")]
+    ca: Vec<PathBuf>,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -180,7 +185,17 @@ fn client(args: &Args) -> anyhow::Result<Client> {
     let now = SystemClock.now().as_millis();
     let seed = now ^ (u64::from(std::process::id()) << 44);
     let resolver = Arc::new(SystemResolver::default());
-    Client::new(ClientOptions::new(policy, resolver, seed)).context("cannot set up TLS")
+    let mut roots = Roots::default();
+    for file in &args.ca {
+        authorities(file, &mut roots).map_err(|error| anyhow::anyhow!("--ca: {error}"))?;
+    }
+    let usual = ClientOptions::new(policy, resolver, seed);
+    Client::new(ClientOptions {
+        roots,
+        connections: args.limit, // what was asked for is what is made
+        ..usual
+    })
+    .context("cannot set up TLS")
 }
 
 /// Line by line into the channel, which is the brake.
@@ -353,13 +368,14 @@ fn table(runner: &Runner, client: &Client, failures: &[Value], refused: u64) {
     );
     println!("time       p50 {}, p99 {}", time(0.5), time(0.99));
     println!(
-        "calls      {} ({} retries, {} replays, {} hedges of which {} won), {} connections, {} received",
+        "calls      {} ({} retries, {} replays, {} hedges of which {} won), {} connections ({} calls on used ones), {} received",
         tally.calls,
         tally.retries,
         tally.replays,
         tally.hedges,
         tally.hedges_won,
         client.connections(),
+        client.reused(),
         size(tally.bytes)
     );
     hosts(tally, client);

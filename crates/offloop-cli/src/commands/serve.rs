@@ -140,6 +140,7 @@ fn webhook_options(config: &WebhooksConfig) -> WebhooksOptions {
     let usual = WebhooksOptions::new(&config.secrets);
     WebhooksOptions {
         policy: config.policy.clone(),
+        roots: config.roots.clone(),
         timeout: config.timeout.unwrap_or(usual.timeout),
         concurrency: config.concurrency.unwrap_or(usual.concurrency),
         per_host: config.per_host.unwrap_or(usual.per_host),

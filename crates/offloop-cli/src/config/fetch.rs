@@ -1,13 +1,16 @@
 //! `[packs.fetch]`: calls to third parties, and where they may go.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use offloop::egress::{Net, Policy};
-use offloop_fetch::{FetchOptions, LIMIT_MAX, RESPONSE_BYTES_MAX};
+use offloop::egress::{Net, PEM_BYTES_MAX, Policy, Roots};
+use offloop_fetch::{CONNECTIONS_MAX, FetchOptions, LIMIT_MAX, RESPONSE_BYTES_MAX};
 use serde::Deserialize;
 
 use super::resolve::Problems;
-use super::units::{Size, Span};
+use offloop::units::{Size, Span};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +20,9 @@ pub(crate) struct RawFetch {
     pub(crate) ports: Option<Vec<u16>>,
     #[serde(default)]
     pub(crate) allow: Vec<String>,
+    #[serde(default)]
+    pub(crate) ca: Vec<PathBuf>,
+    pub(crate) connections: Option<u32>,
     pub(crate) jobs: Option<u16>,
     pub(crate) limit: Option<u64>,
     pub(crate) response_limit: Option<Size>,
@@ -27,7 +33,34 @@ pub(crate) struct RawFetch {
 /// Least time that a stored body is kept: whoever reads the result reads the body after it.
 const STORE_FOR_MIN: Duration = Duration::from_secs(60);
 
-pub(super) fn fetch(raw: &RawFetch, problems: &mut Problems) -> Option<FetchOptions> {
+/// Authorities in a file.
+pub(crate) fn authorities(file: &Path, roots: &mut Roots) -> Result<(), String> {
+    let mut pem = Vec::new();
+    File::open(file)
+        .and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut pem))
+        .map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+    let added = roots.add_pem(&pem);
+    added
+        .map(drop)
+        .map_err(|error| format!("{} {error}", file.display()))
+}
+
+/// Those that a table names.
+pub(super) fn roots(key: &str, files: &[PathBuf], folder: &Path, problems: &mut Problems) -> Roots {
+    let mut roots = Roots::default();
+    for file in files {
+        if let Err(problem) = authorities(&folder.join(file), &mut roots) {
+            problems.say(key, problem);
+        }
+    }
+    roots
+}
+
+pub(super) fn fetch(
+    raw: &RawFetch,
+    folder: &Path,
+    problems: &mut Problems,
+) -> Option<FetchOptions> {
     let usual = FetchOptions::default();
     let http = raw.http.unwrap_or(true);
     let mut policy = Policy {
@@ -49,6 +82,14 @@ pub(super) fn fetch(raw: &RawFetch, problems: &mut Problems) -> Option<FetchOpti
             Err(error) => problems.say("packs.fetch.allow", format!("{text:?} {error}")),
         }
     }
+    let roots = roots("packs.fetch.ca", &raw.ca, folder, problems);
+    let connections = raw.connections.unwrap_or(usual.connections);
+    if !(1..=CONNECTIONS_MAX).contains(&connections) {
+        problems.say(
+            "packs.fetch.connections",
+            format!("give 1 to {CONNECTIONS_MAX}"),
+        );
+    }
     let mut limits = usual.limits;
     if let Some(limit) = raw.limit {
         if !(1..=LIMIT_MAX).contains(&limit) {
@@ -69,6 +110,8 @@ pub(super) fn fetch(raw: &RawFetch, problems: &mut Problems) -> Option<FetchOpti
     let options = FetchOptions {
         policy,
         limits,
+        roots,
+        connections,
         jobs: problems
             .slots("packs.fetch.jobs", raw.jobs)
             .unwrap_or(usual.jobs),
@@ -124,11 +167,13 @@ mod tests {
 
     #[test]
     fn every_problem_is_told_by_its_key() {
-        let text = "[packs.fetch]\nallow = [\"home\"]\nports = [0]\nlimit = 0\nresponse_limit = 0\njobs = 0\nstore_for = \"1s\"";
+        let text = "[packs.fetch]\nallow = [\"home\"]\nports = [0]\nca = [\"no.pem\"]\nconnections = 0\nlimit = 0\nresponse_limit = 0\njobs = 0\nstore_for = \"1s\"";
         let keys = resolve(text).unwrap_err();
         let want = [
             "ports",
             "allow",
+            "ca",
+            "connections",
             "limit",
             "response_limit",
             "store_for",

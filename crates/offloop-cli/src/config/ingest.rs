@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::consumers::{RawConsumer, consumers};
 use super::resolve::Problems;
-use super::units::{Size, Span};
+use offloop::units::{Size, Span};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,9 +11,9 @@ mod raw;
 mod resolve;
 mod schedules;
 mod tasks;
-mod units;
 mod webhooks;
 
+pub(crate) use fetch::authorities;
 pub(crate) use raw::RawConfig;
 pub(crate) use resolve::{Config, Converter};
 pub(crate) use tasks::{CallsConfig, TaskConfig, TaskLane};

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::Flags;
 use super::fetch::RawFetch;
 use super::ingest::RawIngest;
-use super::units::{Size, Span};
 use super::webhooks::{RawWebhook, RawWebhooks};
+use offloop::units::{Size, Span};
 
 /// The whole file. Every key is optional.
 #[derive(Debug, Default, Deserialize)]

@@ -17,8 +17,8 @@ use super::limits::limits;
 use super::raw::{RawAdmission, RawConfig, RawPhotos, RawPulse, RawRetention, RawServer, RawVault};
 use super::schedules::schedule;
 use super::tasks::{TaskConfig, task};
-use super::units::{Size, Span};
 use super::webhooks::{self, WebhooksConfig};
+use offloop::units::{Size, Span};
 
 /// One thing to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +183,7 @@ impl RawConfig {
             photos,
             vault,
             webhooks,
-            fetch: fetch(&self.packs.fetch, &mut problems),
+            fetch: fetch(&self.packs.fetch, folder, &mut problems),
             ingest: ingest(&self.ingest, folder, &mut problems),
         };
         if problems.0.is_empty() {

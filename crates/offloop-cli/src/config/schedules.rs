@@ -9,7 +9,7 @@ use offloop::{ScheduleName, ScheduleSpec, Timestamp};
 use serde_json::{Map, Value};
 
 use super::resolve::Problems;
-use super::units::Span;
+use offloop::units::Span;
 
 /// Names for people, and what they stand for.
 const SPANS: [(&str, &str); 3] = [

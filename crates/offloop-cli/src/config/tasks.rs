@@ -12,8 +12,8 @@ use offloop::{CallSettings, Redact, Schema, TaskName};
 
 use super::raw::{RawCalls, RawRecycle, RawSandbox, RawTask};
 use super::resolve::Problems;
-use super::units::{Size, Span};
 use super::webhooks;
+use offloop::units::{Size, Span};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TaskLane {

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use offloop::TaskName;
-use offloop::egress::{Net, Policy};
+use offloop::egress::{Net, Policy, Roots};
 use offloop::job::{EndStates, JobState, Webhook};
 use serde::Deserialize;
 
+use super::fetch::roots;
 use super::resolve::Problems;
-use super::units::Span;
+use offloop::units::Span;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +23,8 @@ pub(crate) struct RawWebhooks {
     pub(crate) ports: Option<Vec<u16>>,
     #[serde(default)]
     pub(crate) allow: Vec<String>,
+    #[serde(default)]
+    pub(crate) ca: Vec<PathBuf>,
     pub(crate) timeout: Option<Span>,
     pub(crate) concurrency: Option<u16>,
     pub(crate) per_host: Option<u16>,
@@ -41,6 +44,7 @@ pub(crate) struct RawWebhook {
 pub(crate) struct WebhooksConfig {
     pub(crate) secrets: PathBuf,
     pub(crate) policy: Policy,
+    pub(crate) roots: Roots,
     pub(crate) timeout: Option<Duration>,
     pub(crate) concurrency: Option<u16>,
     pub(crate) per_host: Option<u16>,
@@ -76,6 +80,7 @@ pub(super) fn webhooks(
             Err(error) => problems.say("packs.webhooks.allow", format!("{text:?} {error}")),
         }
     }
+    let roots = roots("packs.webhooks.ca", &raw.ca, folder, problems);
     let timeout = problems.span("packs.webhooks.timeout", raw.timeout);
     if timeout.is_some_and(|timeout| timeout > TIMEOUT_MAX) {
         problems.say(
@@ -99,6 +104,7 @@ pub(super) fn webhooks(
     Some(WebhooksConfig {
         secrets: folder.join(secrets),
         policy,
+        roots,
         timeout,
         concurrency,
         per_host,

@@ -26,6 +26,8 @@ mod usage;
 mod wait;
 mod work;
 
+pub use request_key::request_key as key_of_request;
+
 use std::sync::Arc;
 
 use axum::Router;

@@ -19,7 +19,7 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal
 }
 
 /// The key of a request for several jobs. The same body is the same request, byte for byte.
-pub(super) fn request_key(headers: &HeaderMap, body: &[u8]) -> Result<Option<RequestKey>, Refusal> {
+pub fn request_key(headers: &HeaderMap, body: &[u8]) -> Result<Option<RequestKey>, Refusal> {
     let Some(key) = key(headers)? else {
         return Ok(None);
     };

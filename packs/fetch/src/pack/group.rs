@@ -1,10 +1,10 @@
-//! Long lists: a group of jobs, made while its lines come in.
+//! Long lists: a group of jobs, made in one commit, or while its lines come in.
 //!
 //! Must never: hold more of a list than the job that is being filled.
 
 use offloop::http::Refusal;
-use offloop::job::{FailureClass, GroupId, GroupRule, NewGroup, RetryPolicy};
-use offloop::store::{GroupChange, InsertOutcome};
+use offloop::job::{FailureClass, GroupId, NewGroup, RequestKey, RetryPolicy};
+use offloop::store::{Asked, GroupChange, GroupCreated, InsertOutcome};
 use offloop::{JobOptions, NewJob, RuntimeHandle};
 use serde_json::{Map, Value};
 
@@ -14,16 +14,140 @@ use crate::rule::Rule;
 /// Of one job's payload: well below what a job may have.
 const CHUNK_BYTES_MAX: usize = 512 << 10;
 
-/// A group that is being filled.
-pub(super) struct Filling<'a> {
-    shared: &'a Shared,
-    server: &'a RuntimeHandle,
-    pub(super) id: GroupId,
+/// Calls that are gathered into payloads of jobs.
+struct Packer {
     /// All of a payload but its calls.
     head: Map<String, Value>,
     chunk: usize,
     calls: Vec<Value>,
     bytes: usize,
+}
+
+impl Packer {
+    const fn new(head: Map<String, Value>, chunk: usize) -> Self {
+        Self {
+            head,
+            chunk,
+            calls: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// One call more. `len`: bytes of its text. A payload, if the call before it was the last of one.
+    fn add(&mut self, call: Value, len: usize) -> Option<Packed> {
+        let is_full = self.calls.len() >= self.chunk || self.bytes + len > CHUNK_BYTES_MAX;
+        let packed = if is_full { self.rest() } else { None };
+        self.calls.push(call);
+        self.bytes += len;
+        packed
+    }
+
+    /// What is left.
+    fn rest(&mut self) -> Option<Packed> {
+        let calls = std::mem::take(&mut self.calls);
+        self.bytes = 0;
+        let count = calls.len() as u64;
+        let mut payload = self.head.clone();
+        payload.insert("requests".into(), calls.into());
+        let payload = (count > 0).then(|| Value::Object(payload).to_string());
+        payload.map(|payload| Packed { payload, count })
+    }
+}
+
+/// A job's payload, and the calls in it.
+struct Packed {
+    payload: String,
+    count: u64,
+}
+
+fn job(shared: &Shared, packed: Packed, group: Option<GroupId>) -> NewJob {
+    NewJob {
+        task: shared.task.clone(),
+        payload: packed.payload.into(),
+        options: JobOptions {
+            queue: shared.queue.clone(),
+            group,
+            // Its calls were tried again already. What is lost with a server is begun once more.
+            retry: RetryPolicy {
+                by_class: vec![(FailureClass::Error, 1)],
+                ..RetryPolicy::default()
+            },
+            ..JobOptions::default()
+        },
+        idempotency: None,
+    }
+}
+
+const fn group(rule: Rule, hold: bool, request: Option<RequestKey>) -> NewGroup {
+    NewGroup {
+        rule,
+        deadline: None,
+        hold,
+        then: None,
+        request,
+    }
+}
+
+/// A list in one piece.
+pub(super) struct Whole {
+    pub(super) jobs: Vec<NewJob>,
+    pub(super) calls: u64,
+}
+
+/// The jobs that a list becomes. `calls`: they were looked at.
+pub(super) fn pack(
+    shared: &Shared,
+    head: Map<String, Value>,
+    chunk: usize,
+    calls: &[Value],
+) -> Whole {
+    let mut packer = Packer::new(head, chunk);
+    let mut whole = Whole {
+        jobs: Vec::new(),
+        calls: calls.len() as u64,
+    };
+    for call in calls {
+        let packed = packer.add(call.clone(), call.to_string().len());
+        whole
+            .jobs
+            .extend(packed.map(|packed| job(shared, packed, None)));
+    }
+    let rest = packer.rest().map(|packed| job(shared, packed, None));
+    whole.jobs.extend(rest);
+    whole
+}
+
+/// Makes a group with all its jobs in one commit: at most 1,024 of them.
+pub(super) async fn make(
+    server: &RuntimeHandle,
+    rule: Rule,
+    request: Option<RequestKey>,
+    jobs: Vec<NewJob>,
+) -> Result<GroupCreated, Refusal> {
+    let made = server.create_group(group(rule, false, request), jobs);
+    let made = made.await?;
+    let refused = made.members.iter().find_map(|member| match member {
+        InsertOutcome::Refused(refusal) => Some(refusal.to_string()),
+        _ => None,
+    });
+    let Some(refused) = refused.filter(|_| made.asked == Asked::First) else {
+        return Ok(made);
+    };
+    // A part of a list is nothing that anybody has asked for.
+    if let Err(error) = server.cancel_group(made.id, None).await {
+        tracing::warn!(%error, group = %made.id, "a list that was refused could not be cancelled");
+    }
+    Err(Refusal::unavailable(format!(
+        "{refused}; nothing of the list will run: send it again, with a new Idempotency-Key if it had one"
+    )))
+}
+
+/// A group that is being filled.
+pub(super) struct Filling<'a> {
+    shared: &'a Shared,
+    server: &'a RuntimeHandle,
+    pub(super) id: GroupId,
+    packer: Packer,
     pub(super) taken: u64,
     pub(super) jobs: u64,
 }
@@ -36,27 +160,14 @@ impl<'a> Filling<'a> {
         rule: Rule,
         chunk: usize,
     ) -> Result<Self, Refusal> {
-        let group = NewGroup {
-            rule: match rule {
-                Rule::All => GroupRule::All,
-                Rule::AllSettled => GroupRule::AllSettled,
-                Rule::Race => GroupRule::Race,
-                Rule::Any => GroupRule::Any,
-            },
-            deadline: None,
-            hold: true,
-            then: None,
-            request: None,
-        };
-        let made = server.create_group(group, Vec::new()).await?;
+        let made = server
+            .create_group(group(rule, true, None), Vec::new())
+            .await?;
         Ok(Self {
             shared,
             server,
             id: made.id,
-            head,
-            chunk,
-            calls: Vec::new(),
-            bytes: 0,
+            packer: Packer::new(head, chunk),
             taken: 0,
             jobs: 0,
         })
@@ -64,47 +175,21 @@ impl<'a> Filling<'a> {
 
     /// One call more. `len`: bytes of its text.
     pub(super) async fn add(&mut self, call: Value, len: usize) -> Result<(), Refusal> {
-        if self.bytes + len > CHUNK_BYTES_MAX && !self.calls.is_empty() {
-            self.flush().await?;
+        match self.packer.add(call, len) {
+            Some(packed) => self.enqueue(packed).await,
+            None => Ok(()),
         }
-        self.calls.push(call);
-        self.bytes += len;
-        if self.calls.len() >= self.chunk {
-            self.flush().await?;
-        }
-        Ok(())
     }
 
-    /// Calls that are in no job yet.
+    /// A call came in.
     pub(super) fn has_calls(&self) -> bool {
-        !self.calls.is_empty()
+        self.taken > 0 || !self.packer.calls.is_empty()
     }
 
-    async fn flush(&mut self) -> Result<(), Refusal> {
-        if self.calls.is_empty() {
-            return Ok(());
-        }
-        let count = self.calls.len() as u64;
-        let mut payload = self.head.clone();
-        let calls = std::mem::take(&mut self.calls);
-        payload.insert("requests".into(), calls.into());
-        self.bytes = 0;
-        let job = NewJob {
-            task: self.shared.task.clone(),
-            payload: Value::Object(payload).to_string().into(),
-            options: JobOptions {
-                queue: self.shared.queue.clone(),
-                group: Some(self.id),
-                // Its calls were tried again already. What is lost with a server is begun once more.
-                retry: RetryPolicy {
-                    by_class: vec![(FailureClass::Error, 1)],
-                    ..RetryPolicy::default()
-                },
-                ..JobOptions::default()
-            },
-            idempotency: None,
-        };
-        let outcomes = self.server.enqueue(vec![job]).await?;
+    async fn enqueue(&mut self, packed: Packed) -> Result<(), Refusal> {
+        let count = packed.count;
+        let jobs = vec![job(self.shared, packed, Some(self.id))];
+        let outcomes = self.server.enqueue(jobs).await?;
         if let Some(InsertOutcome::Refused(refusal)) = outcomes.into_iter().next() {
             return Err(Refusal::unavailable(refusal.to_string()));
         }
@@ -115,7 +200,9 @@ impl<'a> Filling<'a> {
 
     /// The list is over.
     pub(super) async fn finish(&mut self) -> Result<(), Refusal> {
-        self.flush().await?;
+        if let Some(packed) = self.packer.rest() {
+            self.enqueue(packed).await?;
+        }
         let change = self.server.seal_group(self.id, None).await?;
         // A rule may have decided it before its last line came.
         let _: GroupChange = change;

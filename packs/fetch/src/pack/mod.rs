@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use offloop::egress::{EgressError, Policy, Resolve, SystemResolver};
+use offloop::egress::{EgressError, Policy, Resolve, Roots, SystemResolver};
 use offloop::http::PackRoutes;
 use offloop::job::NameError;
 use offloop::lane_io::IoLane;
@@ -50,6 +50,10 @@ pub struct FetchOptions {
     pub jobs: u16,
     /// Of one job.
     pub limits: PlanLimits,
+    /// Calls at a time of all jobs, and connections; 1 to 60,000, default 2,000.
+    pub connections: u32,
+    /// Authorities that are trusted beside the system's.
+    pub roots: Roots,
     pub breaker: BreakerRule,
     pub budget: BudgetRule,
     /// Bodies that are stored, all together; default 1 GiB. As many may be under way to their files.
@@ -72,6 +76,8 @@ impl Default for FetchOptions {
             },
             jobs: 16,
             limits: PlanLimits::default(),
+            connections: 2_000,
+            roots: Roots::default(),
             breaker: BreakerRule::default(),
             budget: BudgetRule::default(),
             store_bytes: 1 << 30,
@@ -197,6 +203,8 @@ impl FetchPack {
             breaker: options.breaker,
             budget: options.budget,
             drafts: Some(drafts.map_err(unusable)?),
+            roots: options.roots.clone(),
+            connections: options.connections,
             seed: options.seed,
         });
         let client = client.map_err(fail)?;

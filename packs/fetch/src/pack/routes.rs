@@ -11,17 +11,19 @@ use offloop::RuntimeHandle;
 use offloop::http::axum::Router;
 use offloop::http::axum::body::Body;
 use offloop::http::axum::extract::{Path, Request, State};
-use offloop::http::axum::http::{HeaderValue, Response, StatusCode, header};
+use offloop::http::axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use offloop::http::axum::routing::{get, post};
-use offloop::http::{PackRoutes, Refusal, collect};
-use offloop::store::PayloadProblem;
+use offloop::http::{PackRoutes, Refusal, collect, key_of_request};
+use offloop::job::GroupId;
+use offloop::job::limits::BATCH_JOBS_MAX;
+use offloop::store::{Asked, PayloadProblem};
 use offloop::wire::{FieldProblem, GroupView, Problem};
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::Semaphore;
 
 use super::Shared;
-use super::group::Filling;
+use super::group::{Filling, make, pack};
 use crate::plan::{LINES_FIELDS, PLAN_FIELDS, WHOLE_FIELDS, list, lists_calls};
 use crate::read::{Fields, Problems, read_call};
 use crate::rule::Rule;
@@ -110,10 +112,16 @@ async fn take(State(door): State<Door>, request: Request) -> Answer {
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase();
-    let body = request.into_body();
+    let (parts, body) = request.into_parts();
     match kind.as_str() {
-        "application/json" => take_whole(&door, body).await,
+        "application/json" => take_whole(&door, &parts.headers, body).await,
         "application/x-ndjson" => {
+            if parts.headers.contains_key("idempotency-key") {
+                return Err(Refusal::parameter(
+                    "idempotency-key",
+                    "is for a list in one JSON body, which is made in one commit; leave it out",
+                ));
+            }
             let permit = Arc::clone(&door.lists).try_acquire_owned();
             let permit = permit.map_err(|_| {
                 Refusal::unavailable(format!("{LISTS_MAX} lists are being read, the limit"))
@@ -167,12 +175,13 @@ fn head(
 }
 
 /// Everything is checked before anything is made.
-async fn take_whole(door: &Door, body: Body) -> Answer {
+async fn take_whole(door: &Door, headers: &HeaderMap, body: Body) -> Answer {
     let shared = &*door.shared;
     let collected = collect(body, BODY_BYTES_MAX, &door.room).await?;
     let mut problems = Problems::default();
     let value: Value = serde_json::from_slice(&collected.bytes)
         .map_err(|error| Refusal::invalid("", format!("is no JSON: {error}")))?;
+    let request = key_of_request(headers, &collected.bytes)?;
     drop(collected);
     let head = head(shared, &value, WHOLE_FIELDS, &mut problems);
     let name = if value.get("urls").is_some() {
@@ -204,15 +213,47 @@ async fn take_whole(door: &Door, body: Body) -> Answer {
     let (Some(head), Some(calls), true) = (head, calls, problems.is_empty()) else {
         return Err(invalid(problems.into_vec()));
     };
-    let mut filling = begin(door, head).await?;
-    for call in calls {
-        let len = call.to_string().len();
-        if let Err(refusal) = filling.add(call.clone(), len).await {
-            filling.give_up().await;
-            return Err(refusal);
-        }
+    let Head {
+        fields,
+        rule,
+        chunk,
+    } = head;
+    let whole = pack(shared, fields, chunk, calls);
+    let jobs = whole.jobs.len();
+    if jobs > BATCH_JOBS_MAX {
+        let message = format!(
+            "makes {jobs} jobs of this list; the most is {BATCH_JOBS_MAX}: give more calls to each, or the list as lines"
+        );
+        problems.say("/chunk", message);
+        return Err(invalid(problems.into_vec()));
     }
-    finish(door, filling, Vec::new(), 0).await
+    let made = make(&door.server, rule, request, whole.jobs).await?;
+    let status = match made.asked {
+        Asked::First => StatusCode::ACCEPTED,
+        Asked::Again => StatusCode::OK,
+        Asked::Otherwise => return Err(other_request(made.id)),
+    };
+    let lines = json!({"refused": 0, "errors": []});
+    tell(
+        door,
+        made.id,
+        status,
+        json!({"calls": whole.calls, "jobs": jobs, "lines": lines}),
+    )
+    .await
+}
+
+/// As for groups: the key is another body's.
+fn other_request(group: GroupId) -> Refusal {
+    let detail =
+        format!("Idempotency-Key: was used for group {group} with another body; use a new key");
+    Refusal::from(Problem {
+        r#type: "urn:offloop:problem:idempotency-mismatch".into(),
+        title: "The Idempotency-Key belongs to another request".into(),
+        status: 422,
+        detail,
+        ..Problem::default()
+    })
 }
 
 async fn begin(door: &Door, head: Head) -> Result<Filling<'_>, Refusal> {
@@ -231,15 +272,18 @@ async fn finish(door: &Door, mut filling: Filling<'_>, errors: Vec<Value>, refus
         filling.give_up().await;
         return Err(refusal);
     }
-    let group = door.server.group(filling.id).await?;
+    let lines = json!({"refused": refused, "errors": errors});
+    let rest = json!({"calls": filling.taken, "jobs": filling.jobs, "lines": lines});
+    tell(door, filling.id, StatusCode::ACCEPTED, rest).await
+}
+
+/// A group as it is now, and what became of its list.
+async fn tell(door: &Door, id: GroupId, status: StatusCode, mut rest: Value) -> Answer {
+    let group = door.server.group(id).await?;
     let group = group.ok_or_else(|| Refusal::not_found("the group was pruned already"))?;
-    let view = serde_json::to_value(GroupView::from(&group)).unwrap_or_default();
-    let body = json!({
-        "group": view, "calls": filling.taken, "jobs": filling.jobs,
-        "lines": {"refused": refused, "errors": errors},
-    });
-    let mut response = answer(StatusCode::ACCEPTED, &body);
-    if let Ok(path) = HeaderValue::from_str(&format!("/v1/groups/{}", filling.id)) {
+    rest["group"] = serde_json::to_value(GroupView::from(&group)).unwrap_or_default();
+    let mut response = answer(status, &rest);
+    if let Ok(path) = HeaderValue::from_str(&format!("/v1/groups/{id}")) {
         response.headers_mut().insert(header::LOCATION, path);
     }
     Ok(response)
@@ -265,9 +309,7 @@ async fn take_lines(door: &Door, body: Body) -> Answer {
     let mut errors = Vec::new();
     let mut refused = 0;
     match fill(door, &mut lines, &mut filling, &mut errors, &mut refused).await {
-        Ok(()) if filling.taken > 0 || filling.has_calls() => {
-            finish(door, filling, errors, refused).await
-        }
+        Ok(()) if filling.has_calls() => finish(door, filling, errors, refused).await,
         Ok(()) => {
             filling.give_up().await;
             let told = errors.first().map(ToString::to_string).unwrap_or_default();
@@ -393,9 +435,13 @@ async fn status(State(door): State<Door>) -> Answer {
         json!({"host": &*tripped.origin, "opened": tripped.opened,
             "state": format!("{:?}", tripped.state).to_lowercase()})
     });
+    let (open, most) = client.open_connections();
     let body = json!({
         "connections_made": client.connections(),
+        "connections_open": open,
+        "connections_max": most,
         "connections_idle": client.idle_connections(),
+        "calls_on_used_connections": client.reused(),
         "breakers": breakers.collect::<Vec<_>>(),
     });
     Ok(answer(StatusCode::OK, &body))

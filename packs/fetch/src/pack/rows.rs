@@ -34,11 +34,11 @@ pub(super) struct Row {
 impl Row {
     /// - `body_max`: bytes of its body that are kept with it; fewer where they do not fit.
     /// - `load`: what its body became, and the job that stores it.
-    pub(super) fn of(done: &Done, body_max: Option<usize>, load: Option<(String, JobId)>) -> Self {
+    pub(super) fn of(done: &Done, body_max: Option<usize>, load: Option<&(String, JobId)>) -> Self {
         let mut body_max = body_max;
         let shown = |body_max| {
             let mut shown = done_json(done, body_max);
-            if let Some((load, job)) = &load {
+            if let Some((load, job)) = load {
                 shown["load"] = load.as_str().into();
                 shown["load_job"] = job.to_string().into();
             }

@@ -198,7 +198,7 @@ impl Job {
             let kept = std::mem::take(&mut handed.kept).into_iter();
             let row = |(done, load_job): (Done, Option<JobId>)| {
                 let load = load_job.map(|load_job| (load_name(job, done.index), load_job));
-                Row::of(&done, inline, load)
+                Row::of(&done, inline, load.as_ref())
             };
             let rows: Vec<_> = kept.map(row).collect();
             let writes = rows.iter().filter_map(|row| row.write(&shared.rows, job));

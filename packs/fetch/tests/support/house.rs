@@ -102,16 +102,23 @@ impl House {
 
     /// Status and JSON of an answer.
     pub(crate) fn post(&self, kind: &str, body: &str) -> (u16, Value) {
+        self.post_with(kind, None, body)
+    }
+
+    /// `key`: the Idempotency-Key.
+    pub(crate) fn post_with(&self, kind: &str, key: Option<&str>, body: &str) -> (u16, Value) {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(SOON))
             .build()
             .into();
-        let mut answer = agent
+        let mut request = agent
             .post(self.url("/v1/fetch"))
-            .header("content-type", kind)
-            .send(body)
-            .unwrap();
+            .header("content-type", kind);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let mut answer = request.send(body).unwrap();
         let status = answer.status().as_u16();
         (status, answer.body_mut().read_json().unwrap())
     }

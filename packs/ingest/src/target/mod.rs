@@ -7,16 +7,15 @@ mod place;
 mod raw;
 mod resolve;
 mod topic;
-mod units;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use offloop::units::{Size, Span};
 pub use raw::{Number, RawBatch, RawColumn, RawLimits, RawStop, RawTarget};
 pub use resolve::TargetProblem;
 pub(crate) use topic::is_topic;
 pub use topic::{RawTopic, RawTopicCreate, TopicCreate, TopicRule, Value};
-pub use units::{Size, Span};
 
 use crate::decode::{Compression, Encoding};
 

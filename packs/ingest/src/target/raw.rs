@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use super::topic::RawTopic;
-use super::units::{Size, Span};
 use crate::decode::{Compression, Encoding};
+use offloop::units::{Size, Span};
 
 /// `[ingest.targets.NAME]`.
 #[derive(Debug, Clone, Default, Deserialize)]
