@@ -1,67 +1,26 @@
 //! Two hundred URLs that want to lead inside, and servers inside that nobody may reach.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "support/canaries.rs"]
+mod canaries;
 #[path = "support/urls.rs"]
 mod urls;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use canaries::Canaries;
 use offloop_egress::{EgressError, Policy, Resolve, Resolving};
-use tokio::net::TcpListener;
 
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Listeners on this machine that count who comes.
-struct Canaries {
-    port: u16,
-    seen: Arc<AtomicUsize>,
-}
-
-impl Canaries {
-    async fn start() -> Self {
-        let seen = Arc::<AtomicUsize>::default();
-        let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = first.local_addr().unwrap().port();
-        let mut all = vec![first];
-        for other in ["127.0.0.2", "127.127.127.127", "[::1]"] {
-            all.extend(TcpListener::bind(format!("{other}:{port}")).await);
-        }
-        for listener in all {
-            let seen = Arc::clone(&seen);
-            tokio::spawn(async move {
-                while listener.accept().await.is_ok() {
-                    seen.fetch_add(1, Ordering::SeqCst);
-                }
-            });
-        }
-        Self { port, seen }
-    }
-
-    fn policy(&self) -> Policy {
-        Policy {
-            http: true,
-            ports: vec![80, 443, self.port],
-            ..Policy::default()
-        }
-    }
-
-    /// The listeners do see who comes: the control of every test here.
-    async fn see(&self) {
-        let before = self.seen.load(Ordering::SeqCst);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        tokio::time::timeout(WITHIN, async {
-            while self.seen.load(Ordering::SeqCst) == before {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .unwrap();
-        drop(stream);
+fn policy_of(canaries: &Canaries) -> Policy {
+    Policy {
+        http: true,
+        ports: vec![80, 443, canaries.port],
+        ..Policy::default()
     }
 }
 
@@ -94,7 +53,7 @@ impl Resolve for Script {
 #[tokio::test]
 async fn no_url_leads_inside_however_it_is_written() {
     let canaries = Canaries::start().await;
-    let policy = canaries.policy();
+    let policy = policy_of(&canaries);
     let all = urls::urls(canaries.port);
     assert!(all.len() >= 200, "{}", all.len());
     // Names lead to this machine, as those of an attacker do.
@@ -106,14 +65,13 @@ async fn no_url_leads_inside_however_it_is_written() {
         };
         assert!(connected.is_err(), "{url:?} was connected to");
     }
-    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
-    canaries.see().await;
+    canaries.saw_nobody().await;
 }
 
 #[tokio::test]
 async fn a_name_that_changes_its_answer_is_looked_up_once_for_each_connection() {
     let canaries = Canaries::start().await;
-    let policy = canaries.policy();
+    let policy = policy_of(&canaries);
     let target = policy
         .target(&format!("http://rebind.example:{}/", canaries.port))
         .unwrap();
@@ -134,14 +92,13 @@ async fn a_name_that_changes_its_answer_is_looked_up_once_for_each_connection() 
         }
         assert_eq!(changing.asked.load(Ordering::SeqCst), asked + 1);
     }
-    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
-    canaries.see().await;
+    canaries.saw_nobody().await;
 }
 
 #[tokio::test]
 async fn one_address_inside_among_public_ones_refuses_them_all() {
     let canaries = Canaries::start().await;
-    let policy = canaries.policy();
+    let policy = policy_of(&canaries);
     let target = policy
         .target(&format!("http://mixed.example:{}/", canaries.port))
         .unwrap();
@@ -161,13 +118,13 @@ async fn one_address_inside_among_public_ones_refuses_them_all() {
     let none = Script::new(&[&[]]);
     let refused = policy.connect(&target, &none, WITHIN).await;
     assert!(matches!(refused, Err(EgressError::Unknown { .. })));
-    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
+    canaries.saw_nobody().await;
 }
 
 #[tokio::test]
 async fn an_allowed_network_is_reached_and_a_clouds_credentials_still_are_not() {
     let canaries = Canaries::start().await;
-    let mut policy = canaries.policy();
+    let mut policy = policy_of(&canaries);
     policy.allow = vec![
         "127.0.0.1/32".parse().unwrap(),
         "169.254.0.0/16".parse().unwrap(),

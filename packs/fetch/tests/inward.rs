@@ -2,6 +2,8 @@
 //! reach.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../../../crates/offloop-egress/tests/support/canaries.rs"]
+mod canaries;
 mod support;
 #[path = "../../../crates/offloop-egress/tests/support/urls.rs"]
 mod urls;
@@ -11,51 +13,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use canaries::Canaries;
 use hyper::header::{HeaderName, HeaderValue};
 use offloop::egress::{Policy, Resolve, Resolving};
 use offloop_fetch::{BreakerRule, Call, Cause, Client, ClientOptions, RetryRule, Settings};
-use support::{SOON, Server, run};
-use tokio::net::TcpListener;
-
-/// Listeners inside, all on one port, and who came.
-struct Canaries {
-    port: u16,
-    seen: Arc<AtomicUsize>,
-}
-
-impl Canaries {
-    async fn start() -> Self {
-        let seen = Arc::<AtomicUsize>::default();
-        let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = first.local_addr().unwrap().port();
-        let mut all = vec![first];
-        for other in ["127.0.0.2", "127.127.127.127", "[::1]"] {
-            all.extend(TcpListener::bind(format!("{other}:{port}")).await);
-        }
-        for listener in all {
-            let seen = Arc::clone(&seen);
-            tokio::spawn(async move {
-                while listener.accept().await.is_ok() {
-                    seen.fetch_add(1, Ordering::SeqCst);
-                }
-            });
-        }
-        Self { port, seen }
-    }
-
-    /// They do see who comes: the control of every test here.
-    async fn see(&self) {
-        let before = self.seen.load(Ordering::SeqCst);
-        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await;
-        let seen = async {
-            while self.seen.load(Ordering::SeqCst) == before {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(SOON, seen).await.unwrap();
-        drop(stream.unwrap());
-    }
-}
+use support::{Server, run};
 
 /// Names lead home at each look: every second time to the door that is allowed, else inside.
 #[derive(Debug, Default)]
@@ -118,8 +80,7 @@ async fn no_url_leads_inside_however_it_is_written() {
         let by_its_form = matches!(refused.cause, Cause::Url | Cause::Forbidden | Cause::Name);
         assert!(by_its_form, "{}: {refused}", done.url);
     }
-    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
-    canaries.see().await;
+    canaries.saw_nobody().await;
 }
 
 #[tokio::test]
@@ -151,8 +112,7 @@ async fn no_redirect_leads_inside_from_a_server_that_may_be_called() {
     // A few are no redirects at all: an empty Location, or a path of the door's own.
     assert!(refused.count() >= asked - 5);
     assert!(door.seen.count("/to") >= asked, "the door was asked");
-    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
-    canaries.see().await;
+    canaries.saw_nobody().await;
 }
 
 #[tokio::test]
@@ -171,7 +131,6 @@ async fn a_name_that_changes_its_answer_is_checked_at_each_connection() {
             }
         }
     }
-    assert_eq!(canaries.seen.load(Ordering::SeqCst), 0);
     assert!(door.seen.count("/ok") > 0, "the allowed door was reached");
-    canaries.see().await;
+    canaries.saw_nobody().await;
 }
