@@ -40,6 +40,19 @@ postgres_bin() {
   echo "$found"
 }
 
+# An authority of its own, and the server's certificate, which is localhost's and no address's.
+make_certificates() {
+  local at=$1
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=offloop tests" \
+    -keyout "$at/ca.key" -out "$at/ca.pem"
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=localhost" \
+    -keyout "$at/server.key" -out "$at/server.csr"
+  printf 'subjectAltName=DNS:localhost\n' > "$at/server.ext"
+  openssl x509 -req -in "$at/server.csr" -CA "$at/ca.pem" -CAkey "$at/ca.key" -CAcreateserial -days 30 \
+    -extfile "$at/server.ext" -out "$at/server.pem"
+  chmod 600 "$at"/*.key
+}
+
 run_postgres() {
   local bin data=$folder/postgres port
   bin=$(postgres_bin)
@@ -57,10 +70,23 @@ start_postgres() {
   mkdir -p "$data"
   if [ "$(id -u)" = 0 ]; then chown postgres: "$data"; chmod a+x "$folder"; fi
   as_owner "$bin/initdb" -D "$data/db" -U offloop --auth=trust --no-instructions > "$folder/postgres.log" 2>&1
+  as_owner mkdir "$data/tls"
+  make_certificates "$data/tls" >> "$folder/postgres.log" 2>&1
+  if [ "$(id -u)" = 0 ]; then chown postgres: "$data/tls"/*; chmod a+x "$data" "$data/tls"; fi
+  as_owner tee -a "$data/db/postgresql.conf" > /dev/null << CONF
+ssl = on
+ssl_cert_file = '$data/tls/server.pem'
+ssl_key_file = '$data/tls/server.key'
+CONF
+  # One user has to prove a password, within TLS alone; his comes first.
+  { echo "hostssl all bound 127.0.0.1/32 scram-sha-256"; echo "host all bound 127.0.0.1/32 reject"
+    as_owner cat "$data/db/pg_hba.conf"; } > "$folder/pg_hba.conf"
+  as_owner tee "$data/db/pg_hba.conf" < "$folder/pg_hba.conf" > /dev/null
   port=$(free_port)
   echo "$port" > "$folder/postgres.port"
   run_postgres
-  echo "export OFFLOOP_TEST_POSTGRES=postgres://offloop@127.0.0.1:$port/postgres"
+  echo "export OFFLOOP_TEST_POSTGRES='postgres://offloop@127.0.0.1:$port/postgres?sslmode=disable'"
+  echo "export OFFLOOP_TEST_POSTGRES_CA='$data/tls/ca.pem'"
 }
 
 fetch_kafka() {

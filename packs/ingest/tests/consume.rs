@@ -6,11 +6,15 @@ mod consuming;
 mod loads;
 mod topics;
 
+use std::sync::Arc;
+
 use consuming::{
-    COLUMNS, Sender, begin, caught_up, number, person, plan, schema, servers, stop, table, until,
+    COLUMNS, Sender, begin, caught_up, number, person, plan, plan_of, schema, servers, stop, table,
+    until,
 };
-use loads::runtime;
+use loads::{runtime, target};
 use offloop_ingest::consume::ConsumerState;
+use offloop_ingest::sink::sqlite::{SqliteFile, SqliteOutlet};
 use topics::{fresh_name, make};
 
 const PEOPLE: &str = "CREATE TABLE people (id int4 PRIMARY KEY, name text)";
@@ -179,5 +183,95 @@ fn a_stop_names_the_offset_and_stores_what_stands_before_it() {
                 rows
             );
         }
+    });
+}
+
+#[test]
+fn a_topic_of_records_goes_into_a_file_and_goes_on_there() {
+    let name = "a_topic_of_records_goes_into_a_file_and_goes_on_there";
+    let Some(brokers) = topics::broker(name) else {
+        return;
+    };
+    let topic = fresh_name("file");
+    let folder = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        make(&brokers, &topic, 2, &[]).await;
+        let sender = Sender::new(&brokers, &topic);
+        let send = |ids: std::ops::Range<u64>| {
+            for id in ids {
+                let value = format!("{id},\"name, {id}\"");
+                sender.send(None, &id.to_string(), Some(value.as_bytes()));
+            }
+            sender.flush();
+        };
+        let path = folder.path().join("people.sqlite");
+        let target = target(&format!(
+            "sink = \"sqlite\"\npath = \"people.sqlite\"\ntable = \"people\"\ncreate = true\n\
+             batch = {{ rows = 500, time = \"200ms\" }}\n{COLUMNS}"
+        ));
+        let begin = || {
+            let file = SqliteFile::new(&path).unwrap();
+            let outlet = Arc::new(SqliteOutlet::new(&target, &file).unwrap());
+            let more = "value = \"csv\"\nappend = true";
+            begin(plan_of(&brokers, &target, outlet, &topic, more))
+        };
+        send(0..3_000);
+        let running = begin();
+        caught_up(&running, 3_000).await;
+        stop(running).await;
+        send(3_000..4_000);
+        let running = begin();
+        let status = caught_up(&running, 4_000).await;
+        assert_eq!(status.stored, 1_000);
+        stop(running).await;
+        let file = rusqlite::Connection::open(&path).unwrap();
+        let ask = "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || sum(name = 'name, ' || id) FROM people";
+        let told: String = file.query_row(ask, [], |row| row.get(0)).unwrap();
+        assert_eq!(told, "4000 4000 4000");
+    });
+}
+
+/// Messages that were dropped by age are told; a topic that was made anew is not skipped over.
+#[test]
+fn a_hole_in_a_topic_is_told_and_a_new_topic_is_not_taken_for_the_old_one() {
+    let name = "a_hole_in_a_topic_is_told_and_a_new_topic_is_not_taken_for_the_old_one";
+    let Some((brokers, url)) = servers(name) else {
+        return;
+    };
+    let topic = fresh_name("hole");
+    runtime().block_on(async {
+        make(&brokers, &topic, 1, &[]).await;
+        let client = schema(&url, "hole", PEOPLE).await;
+        let sender = Sender::new(&brokers, &topic);
+        for id in 0..1_000 {
+            sender.send(None, "k", Some(person(id, "x").as_bytes()));
+        }
+        sender.flush();
+        let target = table("hole.people", &format!("key = \"id\"\n{COLUMNS}"));
+        let running = begin(plan(&brokers, &url, &target, &topic, ""));
+        caught_up(&running, 1_000).await;
+        stop(running).await;
+        for id in 1_000..2_000 {
+            sender.send(None, "k", Some(person(id, "x").as_bytes()));
+        }
+        sender.flush();
+        topics::drop_before(&brokers, &topic, 0, 1_500).await;
+        let running = begin(plan(&brokers, &url, &target, &topic, ""));
+        let status = caught_up(&running, 1_500).await;
+        assert_eq!((status.missed, status.stored), (500, 500));
+        stop(running).await;
+        client
+            .batch_execute("UPDATE offloop_ingest_streams SET next_offset = 5000")
+            .await
+            .unwrap();
+        let running = begin(plan(&brokers, &url, &target, &topic, ""));
+        let status = until(&running, |status| status.state == ConsumerState::Waiting).await;
+        let error = status.error.unwrap();
+        assert!(
+            error.contains("ends at offset 2000, and offset 5000 is stored already"),
+            "{error}"
+        );
+        stop(running).await;
+        assert_eq!(number(&client, "SELECT count(*) FROM people").await, 1_500);
     });
 }

@@ -394,3 +394,58 @@ fn a_load_that_is_killed_lands_each_row_once() {
     let wanted: Vec<_> = (1..=bad).map(|at| at * 777).collect();
     assert_eq!(rows, wanted, "each refused row has one line");
 }
+
+/// Real tables of autonomous systems hold 4294967294, which an int4 does not: one such row aborted
+/// a whole COPY, and PostgreSQL 17's ON_ERROR would name neither row nor place.
+#[test]
+fn a_number_that_the_column_cannot_hold_costs_its_row_and_says_where_it_stood() {
+    let name = "a_number_that_the_column_cannot_hold_costs_its_row_and_says_where_it_stood";
+    let Some(url) = server(name) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let make = "CREATE TABLE asn (first inet, last inet, asn int4, country text, name text)";
+        let client = schema(&url, "asn", make).await;
+        let mut text = Vec::from(*b"first,last,asn,country,name\n");
+        let mut bad = Vec::new();
+        for row in 1..=4_000_u64 {
+            let asn = if row % 1_000 == 77 { 4_294_967_294 } else { 13_335 + row };
+            if row % 1_000 == 77 {
+                bad.push((row, text.len() as u64));
+            }
+            let net = format!("10.{}.{}", row / 256, row % 256);
+            writeln!(text, "{net}.0,{net}.255,{asn},AU,\"NET, {row}\"").unwrap();
+        }
+        let text = String::from_utf8(text).unwrap();
+        // By the declaration, and where that lets all through, by the table itself.
+        for (load, kind, reason, word) in [
+            ("declared", "int4", "range", "out of range of int4"),
+            ("table", "text", "sink", "22003"),
+        ] {
+            let columns = format!(
+                r#"columns = [{{ name = "first", type = "text" }}, {{ name = "last", type = "text" }}, {{ name = "asn", type = "{kind}" }}, {{ name = "country", type = "text" }}, {{ name = "name", type = "text" }}]"#
+            );
+            let (_, loader) = open(folder.path(), &url, &declaration("asn.asn", &columns));
+            let summary = run(&loader, load, &text).await.unwrap();
+            assert_eq!((summary.rows_stored, summary.rows_rejected), (3_996, 4));
+            let mut told: Vec<_> = rejects(folder.path(), load)
+                .iter()
+                .map(|line| {
+                    assert_eq!(line["reason"], reason);
+                    assert!(line["message"].as_str().unwrap().contains(word), "{line}");
+                    assert!(line["raw"].as_str().unwrap().contains(",4294967294,AU,\"NET, "), "{line}");
+                    (line["row"].as_u64().unwrap(), line["offset"].as_u64().unwrap())
+                })
+                .collect();
+            told.sort_unstable();
+            assert_eq!(told, bad);
+            let stored = "SELECT count(*) FROM asn WHERE asn = 13335 + substr(name, 6)::int4";
+            assert_eq!(number(&client, stored).await, 3_996);
+            client.batch_execute("TRUNCATE asn").await.unwrap();
+        }
+        // And what the table cannot hold is said before the first byte where the types tell it.
+        let columns = r#"columns = [{ name = "asn", type = "int8" }]"#;
+        let (_, loader) = open(folder.path(), &url, &declaration("asn.asn", columns));
+        let failed = run(&loader, "types", "asn\n1\n").await.unwrap_err();
+        assert!(failed.to_string().contains("declare int4"), "{failed}");
+    });
+}

@@ -205,3 +205,88 @@ impl RawConsumer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::RawTarget;
+
+    fn target(name: &str, more: &str) -> Target {
+        let text = format!(
+            "columns = [{{ name = \"id\", type = \"int4\" }}, {{ name = \"n\", type = \"text\" }}]\n{more}"
+        );
+        let raw: RawTarget = toml::from_str(&text).unwrap();
+        raw.resolve(name).unwrap()
+    }
+
+    fn resolve(text: &str) -> Result<Consumer, String> {
+        let table = "sink = \"postgres\"\ntable = \"t\"";
+        let targets = [
+            target("keyed", &format!("{table}\nkey = \"id\"")),
+            target("plain", table),
+            target(
+                "loose",
+                &format!("{table}\nkey = \"id\"\non_conflict = \"reject\""),
+            ),
+            target("lines", "sink = \"ndjson\"\npath = \"out\""),
+        ];
+        let raw: RawConsumer = toml::from_str(text).map_err(|error| error.to_string())?;
+        raw.resolve("one", &targets).map_err(|problems| {
+            let told = problems.iter().map(ToString::to_string);
+            told.collect::<Vec<_>>().join("\n")
+        })
+    }
+
+    #[test]
+    fn rows_do_not_come_twice_without_a_word_from_the_operator() {
+        let consumer = resolve("topic = \"rows\"\ntarget = \"keyed\"").unwrap();
+        assert_eq!(
+            (consumer.group(), &*consumer.dead_letters),
+            ("offloop-one", "rows.dlq")
+        );
+        assert_eq!(consumer.session, Duration::from_secs(45));
+        for name in ["plain", "loose"] {
+            let text = format!("topic = \"rows\"\ntarget = \"{name}\"");
+            let told = resolve(&text).unwrap_err();
+            assert!(told.contains("ingest.consumers.one.append"), "{told}");
+            assert!(told.contains("declare its key column"), "{told}");
+            assert!(resolve(&format!("{text}\nappend = true")).is_ok());
+        }
+        let told = resolve("topic = \"rows\"\ntarget = \"keyed\"\nappend = true").unwrap_err();
+        assert!(told.contains("leave it out"), "{told}");
+    }
+
+    #[test]
+    fn every_problem_of_a_consumer_is_told_at_once_and_by_its_key() {
+        let told = resolve(
+            "topic = \"a topic\"\ntarget = \"lines\"\ngroup = \"\"\nvalue = \"avro\"\nstart = \"now\"\nmemory = \"1KiB\"\nsession = \"1s\"\nmembers = 0\ndead_letters = \"a topic\"",
+        );
+        let told = told.unwrap_err();
+        for key in [
+            "topic",
+            "target",
+            "group",
+            "value",
+            "start",
+            "memory",
+            "session",
+            "members",
+            "dead_letters",
+        ] {
+            assert!(
+                told.contains(&format!("ingest.consumers.one.{key}")),
+                "{key}: {told}"
+            );
+        }
+        assert!(
+            resolve("topic = \"rows\"\ntarget = \"nobody\"")
+                .unwrap_err()
+                .contains("nobody")
+        );
+        assert!(
+            resolve("topic = \"rows\"\ntarget = \"keyed\"\noffset = 3")
+                .unwrap_err()
+                .contains("offset")
+        );
+    }
+}

@@ -31,7 +31,11 @@ export function render(root, api) {
   const body = el('tbody', {});
   const more = el('button', { type: 'button', hidden: '' }, 'More');
   more.addEventListener('click', () => list(true));
-  root.append(el('h1', {}, 'Ingest'), note, targets, el('h2', {}, 'Loads'), el('table', {}, el('thead', {}, head), body), more);
+  const topics = el('tbody', {});
+  const topicHead = el('tr', {}, ...['Consumer', 'Topic', 'Target', 'State', 'Partitions', 'Lag', 'Stored', 'Refused', 'Rows/s', 'Why'].map((title) => el('th', {}, title)));
+  // Only where there is one.
+  const consumers = el('section', { hidden: '' }, el('h2', {}, 'Consumers'), el('table', {}, el('thead', {}, topicHead), topics));
+  root.append(el('h1', {}, 'Ingest'), note, targets, consumers, el('h2', {}, 'Loads'), el('table', {}, el('thead', {}, head), body), more);
 
   let next = null;
   // Somebody pages: the list is left alone.
@@ -61,6 +65,19 @@ export function render(root, api) {
       el('td', {}, load.error ?? ''));
   }
 
+  function consumer(of) {
+    return el('tr', {}, el('td', {}, of.name), el('td', {}, of.topic), el('td', {}, of.target),
+      el('td', {}, of.paused ? 'paused' : of.state), el('td', {}, number.format(of.partitions.length)),
+      el('td', {}, of.lag === null ? '–' : number.format(of.lag)), el('td', {}, number.format(of.stored)),
+      el('td', {}, number.format(of.rejected)), el('td', {}, number.format(Math.round(of.rate))), el('td', {}, of.error ?? ''));
+  }
+
+  async function listen() {
+    const page = await api.get('/v1/ingest/consumers');
+    topics.replaceChildren(...page.consumers.map(consumer));
+    consumers.hidden = page.consumers.length === 0;
+  }
+
   async function list(older) {
     const query = new URLSearchParams({ limit: '50' });
     if (older && next) query.set('cursor', next);
@@ -77,6 +94,10 @@ export function render(root, api) {
   const failed = (error) => { note.textContent = error.message; };
   api.get('/v1/ingest/targets').then((answer) => targets.replaceChildren(...answer.targets.map(card)), failed);
   list(false).catch(failed);
-  const timer = setInterval(() => { if (!paged) list(false).catch(failed); }, REFRESH_MS);
+  listen().catch(failed);
+  const timer = setInterval(() => {
+    if (!paged) list(false).catch(failed);
+    listen().catch(failed);
+  }, REFRESH_MS);
   return () => clearInterval(timer);
 }

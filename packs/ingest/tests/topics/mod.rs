@@ -186,3 +186,18 @@ pub(crate) fn told(brokers: &str, topic: &str) -> i64 {
         .filter_map(|element| element.offset().to_raw());
     offsets.filter(|offset| *offset > 0).sum()
 }
+
+/// As the broker does with messages that are too old.
+pub(crate) async fn drop_before(brokers: &str, topic: &str, partition: i32, offset: i64) {
+    let admin: AdminClient<DefaultClientContext> = client(brokers).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    let offset = Offset::Offset(offset);
+    list.add_partition_offset(topic, partition, offset).unwrap();
+    let options = AdminOptions::new()
+        .request_timeout(Some(ASK))
+        .operation_timeout(Some(ASK));
+    let done = admin.delete_records(&list, &options).await.unwrap();
+    for element in done.elements() {
+        element.error().unwrap();
+    }
+}

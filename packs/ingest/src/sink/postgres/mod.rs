@@ -8,6 +8,7 @@
 //! Must never: hand a connection back in the middle of a transaction; read a lost answer to a
 //! commit as a no, or as a yes.
 
+mod address;
 mod copy;
 mod notes;
 mod place;
@@ -15,17 +16,17 @@ mod pool;
 mod salvage;
 mod store;
 mod streams;
+mod tls;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio_postgres::Config;
-
 use super::{BatchNote, Outlet, Reply, Resumed, Sink, SinkError, Source, Stored, Stream, Totals};
 use crate::load::LoadId;
 use crate::rows::Batch;
 use crate::target::{OnConflict, Sink as Destination, Target};
+use address::Address;
 use place::Table;
 use pool::Pool;
 
@@ -67,7 +68,9 @@ struct Shared {
 
 impl PostgresOutlet {
     /// For `target`, whose sink is `postgres`, at the server of `url`
-    /// (`postgres://user:password@host:port/database`). Nothing is connected to yet.
+    /// (`postgres://user:password@host:port/database`, `sslmode` and `sslrootcert` as libpq has
+    /// them, but that without `sslrootcert` the system's certificates are trusted). Nothing is
+    /// connected to yet.
     ///
     /// Errors: the address is malformed, asks for what is not there, or the target is of another
     /// sink.
@@ -80,12 +83,12 @@ impl PostgresOutlet {
             )));
         }
         // Never the address itself: it may hold a password.
-        let config: Config = url.parse().map_err(|error| {
+        let address = Address::parse(url).map_err(|error| {
             problem(format!(
                 "the address of the PostgreSQL server is malformed: {error}"
             ))
         })?;
-        let pool = Pool::new(config, &settings)?;
+        let pool = Pool::new(address, &settings)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 pool,

@@ -10,11 +10,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::Host;
 use tokio_postgres::error::DbError;
-use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres::{Client, Config, Statement};
 
 use super::PostgresSettings;
+use super::address::Address;
+use super::tls::{self, Tls};
 use crate::sink::SinkError;
 
 const CONNECTIONS_MAX: usize = 64;
@@ -24,6 +26,7 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Pool {
     config: Config,
+    tls: Tls,
     /// Host and port, for messages.
     pub(super) place: String,
     greeting: String,
@@ -94,7 +97,7 @@ impl From<SinkError> for Trouble {
 }
 
 impl Pool {
-    pub(super) fn new(config: Config, settings: &PostgresSettings) -> Result<Self, SinkError> {
+    pub(super) fn new(address: Address, settings: &PostgresSettings) -> Result<Self, SinkError> {
         let problem = |problem: String| SinkError::Place { problem };
         if !(1..=CONNECTIONS_MAX).contains(&settings.connections) {
             return Err(problem(format!(
@@ -102,12 +105,8 @@ impl Pool {
                 settings.connections
             )));
         }
-        if matches!(config.get_ssl_mode(), SslMode::Require) {
-            return Err(problem(
-                "sslmode=require is not supported; connect through a local TLS proxy, or a trusted network with sslmode=prefer".into(),
-            ));
-        }
-        let mut config = config;
+        let tls = Tls::new(&address).map_err(problem)?;
+        let mut config = address.config;
         config.connect_timeout(CONNECT_TIMEOUT);
         config.application_name("offloop-ingest");
         let host = match config.get_hosts().first() {
@@ -120,11 +119,12 @@ impl Pool {
         let timeout = settings.statement_timeout.as_millis();
         Ok(Self {
             config,
+            tls,
             place: format!("PostgreSQL at {host}:{port}"),
             // Values mean the same whatever the server's defaults are, and a server sees to it
             // that a client that is gone holds no lock.
             greeting: format!(
-                "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET standard_conforming_strings = on; \
+                "SET client_min_messages = warning; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET standard_conforming_strings = on; \
                  SET statement_timeout = {timeout}; SET lock_timeout = '30s'; \
                  SET idle_in_transaction_session_timeout = '60s'; \
                  SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
@@ -157,7 +157,7 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Connection, Trouble> {
-        let connected = self.config.connect(NoTls).await;
+        let connected = self.config.connect(self.tls.clone()).await;
         let (client, connection) = connected.map_err(|error| self.trouble(error))?;
         let driver = tokio::spawn(async move {
             // Its end is told by the statements that it breaks.
@@ -194,6 +194,10 @@ impl Pool {
     /// What an error of the driver or the server means for the try.
     pub(super) fn trouble(&self, error: tokio_postgres::Error) -> Trouble {
         let Some(refusal) = error.as_db_error() else {
+            if tls::is_hopeless(&error) {
+                let problem = format!("{}: {}", self.place, crate::pack::chain(&error));
+                return Trouble::Final(SinkError::Place { problem });
+            }
             // The connection, or the protocol on it. A malformed answer will not get better, but
             // that is what patience ends.
             return Trouble::Passing(error);
