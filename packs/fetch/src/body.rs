@@ -25,7 +25,8 @@ pub(crate) struct Keeping<'a> {
 pub(crate) struct Arriving {
     held: Option<BytesMut>,
     digest: Option<Sha256>,
-    writing: Option<Writing>,
+    /// On the heap, as what it waits for: each call that is under way has room for this.
+    writing: Option<Box<Writing>>,
     len: u64,
     bytes_max: u64,
 }
@@ -55,7 +56,7 @@ impl Arriving {
             keep => keep,
         };
         let writing = match (keep, drafts) {
-            (Keep::File, Some(drafts)) => Some(drafts.begin()),
+            (Keep::File, Some(drafts)) => Some(Box::new(drafts.begin())),
             (Keep::File, None) => {
                 return Err(Broken::Storage("there is no folder for bodies".into()));
             }
@@ -83,14 +84,14 @@ impl Arriving {
             held.extend_from_slice(data);
         }
         if let Some(writing) = &mut self.writing {
-            writing.push(data).await.map_err(of_draft)?;
+            Box::pin(writing.push(data)).await.map_err(of_draft)?;
         }
         Ok(())
     }
 
     pub(crate) async fn finish(self) -> Result<Arrived, Broken> {
         let draft = match self.writing {
-            Some(writing) => Some(writing.finish().await.map_err(of_draft)?),
+            Some(writing) => Some(Box::pin(writing.finish()).await.map_err(of_draft)?),
             None => None,
         };
         Ok(Arrived {
