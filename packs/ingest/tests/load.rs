@@ -135,11 +135,13 @@ fn rows_behind_the_last_note_and_a_torn_note_are_a_crashs() {
         let (_, loader) = open(folder.path(), TARGET);
         runtime().block_on(async {
             let (to, from) = feed();
-            to.send(Bytes::copy_from_slice(&text.as_bytes()[..6_000]))
-                .await
-                .unwrap();
-            to.cut("the test").await;
-            begin(&loader, load).run(from).await.unwrap_err();
+            let part = Bytes::copy_from_slice(&text.as_bytes()[..6_000]);
+            let sending = async {
+                to.send(part).await.unwrap();
+                to.cut("the test").await;
+            };
+            let (ended, ()) = tokio::join!(begin(&loader, load).run(from), sending);
+            ended.unwrap_err();
         });
     };
     cut_short("one");

@@ -25,8 +25,9 @@ pub(crate) struct Drained {
     pub(crate) cut: usize,
 }
 
-/// Head of a request; names and values together.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Head of a request, names and values together. Also what one read of a body takes at most: each
+/// of hundreds of uploads that wait for their turn holds one or two of those.
+const HEAD_BYTES_MAX: usize = 32 << 10;
 
 fn protocol() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -1,6 +1,6 @@
 //! From the bytes of an upload to UTF-8 text, piece by piece. Path: body -> **decode** -> split.
 //!
-//! Decompression ([`unpack`]), then encoding ([`text`]). One call hands on about 64 KiB at most,
+//! Decompression ([`unpack`]), then encoding ([`text`]). One call hands on about 16 KiB at most,
 //! however much a piece would unfold to, so memory and time per call are bounded; what all of it
 //! may unfold to is bounded by a ratio and a total.
 //!
@@ -18,7 +18,7 @@ use text::Text;
 use unpack::{Kind, Unpack};
 
 /// Bytes that one step reads or unfolds.
-const SLICE: usize = 64 << 10;
+const SLICE: usize = 16 << 10;
 /// Decompressed bytes that are not held to the ratio: short inputs unfold well.
 const RATIO_FREE: u64 = 1 << 20;
 
@@ -142,7 +142,7 @@ impl Decoder {
         self.read
     }
 
-    /// Works on one slice of `input` and appends text to `out`, about 64 KiB at most (UTF-8 of
+    /// Works on one slice of `input` and appends text to `out`, about 16 KiB at most (UTF-8 of
     /// other encodings takes up to three times that). Call again with the rest until all is taken
     /// and nothing `more` comes.
     pub fn push(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, DecodeError> {

@@ -1,5 +1,5 @@
-//! Pieces of an input on their way into a load: a queue of two pieces, so that a slow sink is felt
-//! where the bytes come from.
+//! Pieces of an input on their way into a load: a queue of one piece, so that a slow sink is felt
+//! where the bytes come from, and hundreds of loads that wait hold little.
 //!
 //! Must never: take a feed that was dropped for one that ended.
 
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 /// A longer piece is taken in parts of this size.
 pub const PIECE_BYTES_MAX: usize = 64 << 10;
-const PIECES_MAX: usize = 2;
+const PIECES_MAX: usize = 1;
 
 /// A feed and the intake it leads to.
 pub fn feed() -> (Feed, Intake) {
@@ -38,6 +38,12 @@ pub struct Feed {
 pub struct Ended;
 
 impl Feed {
+    /// Waits until a piece would be taken at once. Whoever takes bytes from a socket asks first:
+    /// then what waits is with the sender, not here.
+    pub async fn ready(&self) -> Result<(), Ended> {
+        self.to.reserve().await.map(drop).map_err(|_| Ended)
+    }
+
     /// Waits while the load is behind: do not read on meanwhile.
     pub async fn send(&self, mut bytes: Bytes) -> Result<(), Ended> {
         while !bytes.is_empty() {

@@ -12,7 +12,12 @@ use crate::rejects::RejectLog;
 use crate::rows::Batch;
 use crate::sink::{Aside, BatchNote, Note, Ranges, Sink, SinkError, Stored};
 
-type Landed = (Arc<Batch>, Result<Stored, SinkError>);
+/// A batch that the sink is done with, its memory, and what became of it.
+type Landed = (
+    Arc<Batch>,
+    Option<OwnedSemaphorePermit>,
+    Result<Stored, SinkError>,
+);
 
 pub(super) struct Flight {
     sink: Arc<dyn Sink>,
@@ -111,22 +116,23 @@ impl Flight {
         self.sent += 1;
         self.under_way.spawn(async move {
             let stored = sink.store(Arc::clone(&batch), note).await;
-            drop(memory);
-            (batch, stored)
+            (batch, memory, stored)
         });
         spare
     }
 
     /// Waits for the next batch to land; `None` if none is under way or it failed. Cancel-safe.
+    ///
+    /// Its memory is given back here: whoever waits for memory has to let its own batches land.
     pub(super) async fn land(&mut self) -> Option<Batch> {
         match self.under_way.join_next().await? {
-            Ok((batch, Ok(stored))) => {
+            Ok((batch, _memory, Ok(stored))) => {
                 self.log.committed(batch.from(), batch.to());
                 self.sink_rejects += stored.rejects - batch.rejects().len() as u64;
                 self.landed(&batch, stored);
                 Arc::into_inner(batch)
             }
-            Ok((_, Err(error))) => {
+            Ok((_, _, Err(error))) => {
                 self.error.get_or_insert(error);
                 None
             }

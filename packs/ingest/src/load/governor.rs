@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -48,6 +49,8 @@ const UNIT: u64 = 1 << 10;
 pub(super) struct Governor {
     memory: Arc<Semaphore>,
     units: u32,
+    /// Loads that wait for memory.
+    waiting: AtomicUsize,
     places: Mutex<Places>,
     loads_max: usize,
     tenant_loads_max: usize,
@@ -72,6 +75,7 @@ impl Governor {
         Self {
             memory: Arc::new(Semaphore::new(units as usize)),
             units: units as u32,
+            waiting: AtomicUsize::new(0),
             places: Mutex::default(),
             loads_max: settings.loads_max,
             tenant_loads_max: settings.tenant_loads_max,
@@ -103,9 +107,9 @@ impl Governor {
         })
     }
 
-    /// Nothing is left; somebody may wait.
+    /// Somebody waits for memory.
     pub(super) fn is_short(&self) -> bool {
-        self.memory.available_permits() == 0
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Each running load may keep so many bytes between its batches.
@@ -119,7 +123,18 @@ impl Governor {
     pub(super) async fn memory(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let units = bytes.div_ceil(UNIT).min(u64::from(self.units)) as u32;
         let memory = Arc::clone(&self.memory);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
         memory.acquire_many_owned(units).await.ok()
+    }
+}
+
+/// Counted while it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,6 +3,8 @@
 //! Must never: work longer than a slice without giving way; take a piece while a batch waits for
 //! the sink; leave with batches under way whose end it does not know.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -194,14 +196,25 @@ impl Pipeline {
         }
     }
 
-    /// For the batch that begins. Batches under way land meanwhile by themselves.
+    /// For the batch that begins. Batches under way land meanwhile, and give theirs back.
     async fn take_memory(&mut self) -> Result<(), LoadError> {
         let bytes = self.batch_bytes();
-        self.memory = self.running.shared.governor.memory(bytes).await;
-        if self.memory.is_none() {
-            return Err(SinkError::Ended.into());
+        let shared = Arc::clone(&self.running.shared);
+        let mut memory = pin!(shared.governor.memory(bytes));
+        loop {
+            tokio::select! {
+                biased;
+                memory = &mut memory => {
+                    self.memory = memory;
+                    break;
+                }
+                spare = self.flight.land(), if self.flight.len() > 0 => self.landed(spare)?,
+            }
         }
-        Ok(())
+        match self.memory {
+            Some(_) => Ok(()),
+            None => Err(SinkError::Ended.into()),
+        }
     }
 
     /// Text, and about as much for places, nulls and what was written anew.

@@ -116,6 +116,9 @@ pub(super) async fn direct(
 async fn pump(body: &mut Body, to: Feed, follow: &mut Follow, idle: Duration, most: u64) -> Sent {
     let mut taken = 0;
     let problem = loop {
+        if follow.during(to.ready()).await.is_err() {
+            return Sent::Ended;
+        }
         let frame = match tokio::time::timeout(idle, body.frame()).await {
             Err(_elapsed) => {
                 let detail = format!("nothing came for {idle:?}, the idle deadline");

@@ -154,6 +154,7 @@ impl Reader {
         }
         let before = self.batch.text.len();
         let slice = &piece[..piece.len().min(self.slice())];
+        self.make_room(slice.len());
         self.batch.text.extend_from_slice(slice);
         self.advance()?;
         if self.full && self.record_start >= before {
@@ -221,6 +222,18 @@ impl Reader {
         let left = self.target.batch().rows as usize - rows;
         let each = self.batch.text.len() / rows + 1;
         left.saturating_mul(each).clamp(1 << 10, SLICE)
+    }
+
+    /// A small batch grows by doubling; another one takes at once what a full one needs, and no
+    /// more: many loads share the memory.
+    fn make_room(&mut self, more: usize) {
+        let (len, has) = (self.batch.text.len(), self.batch.text.capacity());
+        if len + more > has && len >= SLICE {
+            let full = self.target.batch().bytes as usize + SLICE;
+            self.batch
+                .text
+                .reserve_exact(full.saturating_sub(len).max(more));
+        }
     }
 
     fn is_between_records(&self) -> bool {
