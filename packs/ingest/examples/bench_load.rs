@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use offloop_ingest::load::{Feed, Load, LoadAsk, LoadId, Loader, Settings, Summary, feed};
 use offloop_ingest::sink::postgres::{PostgresOutlet, PostgresSettings};
-use offloop_ingest::sink::{BatchNote, Outlet, Reply, Resumed, Sink, Stored, Totals};
+use offloop_ingest::sink::{BatchNote, Outlet, Reply, Resumed, RowSink, Stored, Totals};
 use offloop_ingest::{Batch, RawTarget, Target};
 
 const TARGET: &str = r#"
@@ -260,7 +260,7 @@ fn child(url: &str, file: &Path, kill_at: Option<(u64, Duration)>) -> (u64, bool
 struct SlowSink;
 
 impl Outlet for SlowSink {
-    fn sink(&self, _load: &LoadId) -> Arc<dyn Sink> {
+    fn sink(&self, _load: &LoadId) -> Arc<dyn RowSink> {
         Arc::new(Self)
     }
 
@@ -269,7 +269,7 @@ impl Outlet for SlowSink {
     }
 }
 
-impl Sink for SlowSink {
+impl RowSink for SlowSink {
     fn resume(&self) -> Reply<'_, Resumed> {
         Box::pin(async { Ok(Resumed::default()) })
     }

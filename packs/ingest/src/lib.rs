@@ -24,7 +24,7 @@ pub use decode::{Compression, DecodeError, Decoder, Encoding, Step};
 pub use infer::{InferError, Inferred, SAMPLE_BYTES_MAX, infer};
 pub use pack::{IngestOptions, IngestPack};
 pub use rows::{
-    Batch, Checkpoint, HeaderError, Mapping, MessageReader, RAW_BYTES_MAX, ReadError, Reader,
-    Reason, Recovery, Reject, Row, Rows,
+    Batch, Checkpoint, Finish, HeaderError, Mapping, MessageReader, RAW_BYTES_MAX, ReadError,
+    Reader, Reason, Recovery, Reject, Row, Rows,
 };
 pub use target::{Column, Kind, RawTarget, Sink, Target, TargetProblem};

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{declared, read_all, target};
-use offloop_ingest::{HeaderError, ReadError, Reader};
+use offloop_ingest::{Finish, HeaderError, ReadError, Reader};
 
 /// What it is, the file, and the rows and codes of its rejects.
 type Case = (&'static str, &'static [u8], &'static [(u64, &'static str)]);
@@ -260,4 +260,43 @@ fn null_is_what_was_declared_and_quotes_keep_text_from_it() {
         ]
     );
     assert!(read.rejects.is_empty());
+}
+
+/// The end of an input may hold as much as a record that is to be read again: in slices, like the rest.
+#[test]
+fn the_end_of_an_input_holds_no_thread_up() {
+    let target = target(
+        1,
+        "header = \"none\"\nlimits = { record_bytes = \"16MiB\" }",
+    );
+    let mut text = b"\"never closed\n".to_vec();
+    while text.len() < 8 << 20 {
+        text.extend_from_slice(b"a line of some length as lines are\n");
+    }
+    let mut reader = Reader::new(target.clone());
+    let mut at = 0;
+    while at < text.len() {
+        at += reader.push(&text[at..]).unwrap();
+        assert!(
+            reader.take_batch().is_none(),
+            "all of it is one record so far"
+        );
+    }
+    let (mut calls, mut rows, mut rejects) = (0, 0, 0);
+    loop {
+        calls += 1;
+        match reader.finish_slice().unwrap() {
+            Finish::Batch(batch) => {
+                rows += batch.len();
+                rejects += batch.rejects().len();
+            }
+            Finish::More => {}
+            Finish::Done => break,
+        }
+    }
+    assert_eq!(
+        (rows, rejects),
+        (text.split(|byte| *byte == b'\n').count() - 2, 1)
+    );
+    assert!(calls >= 32, "8 MiB in slices of 256 KiB: {calls}");
 }

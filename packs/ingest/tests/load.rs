@@ -12,7 +12,7 @@ use offloop_ingest::load::{
     LoadAsk, LoadError, LoadId, LoadRefused, Loader, Phase, Settings, Status, feed,
 };
 use offloop_ingest::sink::ndjson::NdjsonOutlet;
-use offloop_ingest::sink::{BatchNote, Outlet, Reply, Resumed, Sink, Stored, Totals};
+use offloop_ingest::sink::{BatchNote, Outlet, Reply, Resumed, RowSink, Stored, Totals};
 use offloop_ingest::{Batch, Target};
 
 const TARGET: &str = r#"
@@ -271,7 +271,7 @@ struct HeldSink {
 struct HeldOutlet(Arc<HeldSink>);
 
 impl Outlet for HeldOutlet {
-    fn sink(&self, _load: &LoadId) -> Arc<dyn Sink> {
+    fn sink(&self, _load: &LoadId) -> Arc<dyn RowSink> {
         Arc::clone(&self.0) as _
     }
 
@@ -280,7 +280,7 @@ impl Outlet for HeldOutlet {
     }
 }
 
-impl Sink for HeldSink {
+impl RowSink for HeldSink {
     fn width(&self) -> usize {
         2
     }

@@ -15,7 +15,7 @@ use super::error::ConsumeError;
 use super::part::Part;
 use super::raw::Start;
 use super::run::Stop;
-use crate::sink::{Resumed, Sink, SinkError, Stream};
+use crate::sink::{Resumed, RowSink, SinkError, Stream};
 
 /// One question to the cluster.
 const ASK: Duration = Duration::from_secs(20);
@@ -27,7 +27,7 @@ struct Taken {
     partition: i32,
     low: u64,
     high: u64,
-    sink: Arc<dyn Sink>,
+    sink: Arc<dyn RowSink>,
     resumed: Resumed,
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::letters::Originals;
 use crate::rows::{Batch, MessageReader, Reject};
-use crate::sink::{Resumed, Sink, Stored};
+use crate::sink::{Resumed, RowSink, Stored};
 use crate::target::{OnBadRow, Target, Value};
 
 /// See the module's words.
@@ -17,7 +17,7 @@ pub(super) struct Part {
     pub(super) number: i32,
     /// Which of the assignments of this process it is: a batch of an earlier one counts no more.
     pub(super) turn: u64,
-    pub(super) sink: Arc<dyn Sink>,
+    pub(super) sink: Arc<dyn RowSink>,
     reader: MessageReader,
     originals: Originals,
     /// Behind the last message that was taken.
@@ -61,7 +61,7 @@ impl Part {
     pub(super) fn new(
         number: i32,
         turn: u64,
-        sink: Arc<dyn Sink>,
+        sink: Arc<dyn RowSink>,
         resumed: &Resumed,
         target: &Target,
         value: Value,

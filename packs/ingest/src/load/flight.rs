@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::id::LoadId;
 use crate::rejects::RejectLog;
 use crate::rows::Batch;
-use crate::sink::{Aside, BatchNote, Note, Ranges, Sink, SinkError, Stored};
+use crate::sink::{Aside, BatchNote, Note, Ranges, RowSink, SinkError, Stored};
 
 /// A batch that the sink is done with, its memory, and what became of it.
 type Landed = (
@@ -20,7 +20,7 @@ type Landed = (
 );
 
 pub(super) struct Flight {
-    sink: Arc<dyn Sink>,
+    sink: Arc<dyn RowSink>,
     load: LoadId,
     log: RejectLog,
     width: usize,
@@ -43,7 +43,12 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(sink: Arc<dyn Sink>, load: LoadId, log: RejectLog, notes: &[Note]) -> Self {
+    pub(super) fn new(
+        sink: Arc<dyn RowSink>,
+        load: LoadId,
+        log: RejectLog,
+        notes: &[Note],
+    ) -> Self {
         let before: Ranges = notes.iter().map(|note| (note.from, note.to)).collect();
         let mut flight = Self {
             width: sink.width().max(1),

@@ -152,7 +152,7 @@ impl Shared {
 /// One load that may run. Dropped, it gives its place back.
 #[derive(Debug)]
 pub struct Load {
-    pub(super) sink: Arc<dyn crate::sink::Sink>,
+    pub(super) sink: Arc<dyn crate::sink::RowSink>,
     pub(super) target: Target,
     pub(super) running: Running,
 }

@@ -18,8 +18,8 @@ use super::loader::{Load, Running};
 use super::status::{Phase, Summary};
 use crate::decode::Decoder;
 use crate::rejects::RejectLog;
-use crate::rows::{Batch, Checkpoint, Reader};
-use crate::sink::{Note, Ranges, Sink, SinkError, Totals};
+use crate::rows::{Batch, Checkpoint, Finish, Reader};
+use crate::sink::{Note, Ranges, RowSink, SinkError, Totals};
 use crate::target::{OnBadRow, Target};
 
 /// A batch that grows slowly gives its memory up after this long, if others wait for it.
@@ -106,7 +106,7 @@ impl Pipeline {
 
     /// What is stored, and the reject file in step with it.
     async fn begin(
-        sink: &dyn Sink,
+        sink: &dyn RowSink,
         running: &Running,
     ) -> Result<(Vec<Note>, Option<Totals>, RejectLog), LoadError> {
         let mut resumed = sink.resume().await?;
@@ -138,10 +138,13 @@ impl Pipeline {
         drop(intake);
         self.decoder.finish(&mut self.text)?;
         self.read_all().await?;
-        while let Some(batch) = self.reader.finish()? {
-            self.send(batch).await?;
+        loop {
+            match self.reader.finish_slice()? {
+                Finish::Batch(batch) => self.send(batch).await?,
+                Finish::More => tokio::task::yield_now().await,
+                Finish::Done => return Ok(()),
+            }
         }
-        Ok(())
     }
 
     /// Waits for a piece, for a batch to land, or for the batch being filled to be due.
@@ -251,7 +254,7 @@ impl Pipeline {
     /// way, and brings notes and rejects to their end.
     async fn settle(
         &mut self,
-        sink: &dyn Sink,
+        sink: &dyn RowSink,
         log: &RejectLog,
         end: Result<(), LoadError>,
     ) -> Result<(), LoadError> {

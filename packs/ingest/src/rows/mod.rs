@@ -20,5 +20,5 @@ pub use batch::{Batch, Checkpoint, Mapping, Recovery, Row, Rows};
 pub(crate) use fields::unescape;
 pub use header::HeaderError;
 pub use message::MessageReader;
-pub use reader::{ReadError, Reader};
+pub use reader::{Finish, ReadError, Reader};
 pub use reject::{RAW_BYTES_MAX, Reason, Reject};

@@ -40,6 +40,21 @@ pub enum ReadError {
     BadRow { reject: Box<Reject> },
 }
 
+/// What a slice of the end brought.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is taken apart at once"
+)]
+pub enum Finish {
+    /// Store it, and go on.
+    Batch(Batch),
+    /// Go on.
+    More,
+    /// All batches were handed out.
+    Done,
+}
+
 /// Reads one input of one target.
 ///
 /// ```text
@@ -177,32 +192,41 @@ impl Reader {
         self.has_rows().then(|| self.cut())
     }
 
-    /// Nothing follows: call until `None` comes, storing each batch.
+    /// Nothing follows: call until `None` comes, storing each batch. Not for a thread that others
+    /// need: what is left may be as long as a record; [`Reader::finish_slice`] is.
     pub fn finish(&mut self) -> Result<Option<Batch>, ReadError> {
         loop {
-            self.advance()?;
-            if self.full {
-                return Ok(Some(self.cut()));
+            match self.finish_slice()? {
+                Finish::Batch(batch) => return Ok(Some(batch)),
+                Finish::More => {}
+                Finish::Done => return Ok(None),
             }
-            if self.scanned < self.batch.text.len() {
-                continue;
-            }
-            if self.ended {
-                return Ok(self.flush());
-            }
-            if let Some(skip) = self.skip.take() {
-                self.end_skip(skip, 0)?;
-            } else if !self.is_between_records() {
-                self.last_record()?;
-                continue;
-            }
-            if self.mapping.is_none()
-                && matches!(self.target.format().header, Header::Present { .. })
-            {
-                return self.fail(HeaderError::Missing.into());
-            }
-            self.ended = true;
         }
+    }
+
+    /// The same, a slice a call.
+    pub fn finish_slice(&mut self) -> Result<Finish, ReadError> {
+        self.advance()?;
+        if self.full {
+            return Ok(Finish::Batch(self.cut()));
+        }
+        if self.scanned < self.batch.text.len() {
+            return Ok(Finish::More);
+        }
+        if self.ended {
+            return Ok(self.flush().map_or(Finish::Done, Finish::Batch));
+        }
+        if let Some(skip) = self.skip.take() {
+            self.end_skip(skip, 0)?;
+        } else if !self.is_between_records() {
+            self.last_record()?;
+            return Ok(Finish::More);
+        }
+        if self.mapping.is_none() && matches!(self.target.format().header, Header::Present { .. }) {
+            return self.fail(HeaderError::Missing.into());
+        }
+        self.ended = true;
+        Ok(Finish::More)
     }
 
     /// Hands memory back: the next batch uses it.

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::rejects::SinkReject;
 
-/// Of [`super::Sink`]. Every variant says what to do next.
+/// Of [`super::RowSink`]. Every variant says what to do next.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SinkError {

@@ -19,7 +19,7 @@ use offloop::store::{InsertOutcome, InsertRefusal, Record, RecordScan};
 use offloop::{JobOptions, NewJob, RecordWrite, RuntimeHandle, TaskName};
 
 use super::json::JsonRows;
-use super::{BatchNote, Note, Outlet, Reply, Resumed, Sink, SinkError, Stored, Totals};
+use super::{BatchNote, Note, Outlet, Reply, Resumed, RowSink, SinkError, Stored, Totals};
 use crate::load::LoadId;
 use crate::rejects::SinkReject;
 use crate::rows::Batch;
@@ -85,7 +85,7 @@ impl JobsOutlet {
 }
 
 impl Outlet for JobsOutlet {
-    fn sink(&self, load: &LoadId) -> Arc<dyn Sink> {
+    fn sink(&self, load: &LoadId) -> Arc<dyn RowSink> {
         Arc::new(JobsSink {
             shared: Arc::clone(&self.shared),
             load: load.clone(),
@@ -301,7 +301,7 @@ impl JobsSink {
     }
 }
 
-impl Sink for JobsSink {
+impl RowSink for JobsSink {
     fn resume(&self) -> Reply<'_, Resumed> {
         Box::pin(async {
             let run = {

@@ -1,7 +1,7 @@
 //! Where rows go: the seam that every sink implements, so that a crash costs no row and doubles none.
 //!
 //! Path: reader -> pipeline ([`crate::load`]) -> **sink**. An [`Outlet`] is one target's place and
-//! what all loads into it share (a pool, a file, a writer's thread); a [`Sink`] is one load's way
+//! what all loads into it share (a pool, a file, a writer's thread); a [`RowSink`] is one load's way
 //! into it. A batch and its note (load, byte range, counts, checkpoint) are stored in one commit
 //! where the place has commits. So the notes are the truth about what is stored, and nothing else
 //! needs to survive.
@@ -46,20 +46,20 @@ pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, SinkError>> + Send
 
 /// One target's place, shared by all loads into it.
 pub trait Outlet: Send + Sync + fmt::Debug {
-    /// The way of one load into it. Waits for nothing and fails at nothing: [`Sink::resume`] does.
-    fn sink(&self, load: &LoadId) -> Arc<dyn Sink>;
+    /// The way of one load into it. Waits for nothing and fails at nothing: [`RowSink::resume`] does.
+    fn sink(&self, load: &LoadId) -> Arc<dyn RowSink>;
 
     /// The way of one partition of a topic into it: its position is stored in one commit with the
-    /// rows, and [`Sink::resume`] tells it as the end of the only note. Its batches are to follow
-    /// each other without a gap, one at a time; [`Sink::finish`] is not for it.
+    /// rows, and [`RowSink::resume`] tells it as the end of the only note. Its batches are to follow
+    /// each other without a gap, one at a time; [`RowSink::finish`] is not for it.
     ///
     /// `None`: the place has no such commits.
-    fn stream(&self, _stream: &Stream) -> Option<Arc<dyn Sink>> {
+    fn stream(&self, _stream: &Stream) -> Option<Arc<dyn RowSink>> {
         None
     }
 
     /// Whether the place is there and is what the target says, without a trace in it: nothing is
-    /// made, noted or taken away. Errors: as of [`Sink::resume`].
+    /// made, noted or taken away. Errors: as of [`RowSink::resume`].
     fn check(&self) -> Reply<'_, ()>;
 }
 
@@ -72,8 +72,8 @@ fn may_make(file: &Path) -> io::Result<()> {
 }
 
 /// One load's way into its target.
-pub trait Sink: Send + Sync + fmt::Debug {
-    /// Calls of [`Sink::store`] that may be under way at once; at least 1. With 1, batches are
+pub trait RowSink: Send + Sync + fmt::Debug {
+    /// Calls of [`RowSink::store`] that may be under way at once; at least 1. With 1, batches are
     /// stored in the order of the input.
     fn width(&self) -> usize {
         1
@@ -129,7 +129,7 @@ pub struct Totals {
     pub bytes: u64,
 }
 
-/// What one [`Sink::store`] did.
+/// What one [`RowSink::store`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
     pub rows: u64,
@@ -144,7 +144,7 @@ pub struct BatchNote {
     /// Refused rows that the target still bears, this batch's own by the reader not among them;
     /// `None`: any number.
     pub bearable: Option<u64>,
-    /// Number of this call of [`Sink::store`] in this run of the load, from 0 without gaps, in the
+    /// Number of this call of [`RowSink::store`] in this run of the load, from 0 without gaps, in the
     /// order of the input: calls that are under way at once may begin in any order.
     pub order: u64,
     pub(crate) aside: Aside,

@@ -33,7 +33,7 @@ use self::store::Encoder;
 use self::turns::Turns;
 use self::wire::Wire;
 use super::json::JsonRows;
-use super::{BatchNote, Hand, Note, Outlet, Reply, Resumed, Sink, SinkError, Stored, Totals};
+use super::{BatchNote, Hand, Note, Outlet, Reply, Resumed, RowSink, SinkError, Stored, Totals};
 use crate::load::LoadId;
 use crate::rows::Batch;
 use crate::target::{self, Target, TopicRule};
@@ -103,7 +103,7 @@ impl KafkaOutlet {
 }
 
 impl Outlet for KafkaOutlet {
-    fn sink(&self, load: &LoadId) -> Arc<dyn Sink> {
+    fn sink(&self, load: &LoadId) -> Arc<dyn RowSink> {
         Arc::new(KafkaSink {
             place: Arc::clone(&self.place),
             load: load.clone(),
@@ -333,7 +333,7 @@ fn notes_name(folder: &Path, load: &LoadId) -> String {
     format!("the notes of the load `{load}` in {}", folder.display())
 }
 
-impl Sink for KafkaSink {
+impl RowSink for KafkaSink {
     fn width(&self) -> usize {
         WIDTH
     }

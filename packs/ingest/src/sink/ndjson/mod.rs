@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{
-    BatchNote, Hand, Outlet, Reply, Resumed, Sink, SinkError, Stored, Totals, json::JsonRows,
+    BatchNote, Hand, Outlet, Reply, Resumed, RowSink, SinkError, Stored, Totals, json::JsonRows,
 };
 use crate::load::LoadId;
 use crate::rows::Batch;
@@ -42,7 +42,7 @@ impl NdjsonOutlet {
 }
 
 impl Outlet for NdjsonOutlet {
-    fn sink(&self, load: &LoadId) -> Arc<dyn Sink> {
+    fn sink(&self, load: &LoadId) -> Arc<dyn RowSink> {
         Arc::new(NdjsonSink {
             hand: self.hand.clone(),
             rows: Arc::clone(&self.rows),
@@ -103,7 +103,7 @@ impl NdjsonSink {
     }
 }
 
-impl Sink for NdjsonSink {
+impl RowSink for NdjsonSink {
     fn resume(&self) -> Reply<'_, Resumed> {
         Box::pin(async {
             let load = self.load.clone();

@@ -22,7 +22,9 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{BatchNote, Outlet, Reply, Resumed, Sink, SinkError, Source, Stored, Stream, Totals};
+use super::{
+    BatchNote, Outlet, Reply, Resumed, RowSink, SinkError, Source, Stored, Stream, Totals,
+};
 use crate::load::LoadId;
 use crate::rows::Batch;
 use crate::target::{OnConflict, Sink as Destination, Target};
@@ -119,11 +121,11 @@ impl fmt::Debug for PostgresOutlet {
 }
 
 impl Outlet for PostgresOutlet {
-    fn sink(&self, load: &LoadId) -> Arc<dyn Sink> {
+    fn sink(&self, load: &LoadId) -> Arc<dyn RowSink> {
         Arc::new(self.way_of(Source::Load(load.clone())))
     }
 
-    fn stream(&self, stream: &Stream) -> Option<Arc<dyn Sink>> {
+    fn stream(&self, stream: &Stream) -> Option<Arc<dyn RowSink>> {
         Some(Arc::new(self.way_of(Source::Stream(stream.clone()))))
     }
 
@@ -170,7 +172,7 @@ impl PostgresSink {
     }
 }
 
-impl Sink for PostgresSink {
+impl RowSink for PostgresSink {
     fn width(&self) -> usize {
         match self.shared.target.place().on_conflict {
             _ if matches!(self.source, Source::Stream(_)) => 1,

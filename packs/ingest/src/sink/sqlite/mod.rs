@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    BatchNote, Hand, Outlet, Reply, Resumed, Sink, SinkError, Source, Stored, Stream, Totals,
+    BatchNote, Hand, Outlet, Reply, Resumed, RowSink, SinkError, Source, Stored, Stream, Totals,
 };
 use crate::load::LoadId;
 use crate::rows::Batch;
@@ -72,11 +72,11 @@ impl SqliteOutlet {
 }
 
 impl Outlet for SqliteOutlet {
-    fn sink(&self, load: &LoadId) -> Arc<dyn Sink> {
+    fn sink(&self, load: &LoadId) -> Arc<dyn RowSink> {
         Arc::new(self.way_of(Source::Load(load.clone())))
     }
 
-    fn stream(&self, stream: &Stream) -> Option<Arc<dyn Sink>> {
+    fn stream(&self, stream: &Stream) -> Option<Arc<dyn RowSink>> {
         Some(Arc::new(self.way_of(Source::Stream(stream.clone()))))
     }
 
@@ -111,7 +111,7 @@ impl SqliteSink {
     }
 }
 
-impl Sink for SqliteSink {
+impl RowSink for SqliteSink {
     fn resume(&self) -> Reply<'_, Resumed> {
         Box::pin(async {
             let _turn = self.file.turn.lock().await;
