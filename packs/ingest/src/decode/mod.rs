@@ -8,6 +8,7 @@
 //! that looks like data (what is malformed becomes the byte 0xff, which no UTF-8 holds, so the row
 //! around it is refused), or take a cut stream for a whole one.
 
+pub mod form;
 mod text;
 mod unpack;
 

@@ -7,13 +7,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
-use offloop::http::axum::body::Body;
+use offloop::http::UnderWay;
 use offloop::http::axum::http::StatusCode;
-use offloop::http::{UnderWay, body_refusal};
 use offloop::wire::Problem;
 use tokio::sync::watch;
 
+use super::source::Source;
 use super::view::{self, Answer};
 use super::{Open, Shared};
 use crate::load::{Feed, LoadAsk, Status, feed};
@@ -64,7 +63,7 @@ pub(super) async fn direct(
     shared: &Arc<Shared>,
     open: &Open,
     ask: LoadAsk,
-    mut body: Body,
+    mut source: Source,
     under_way: Option<UnderWay>,
 ) -> Answer {
     let id = ask.load.clone();
@@ -79,18 +78,10 @@ pub(super) async fn direct(
     };
     let unavailable = || offloop::http::Refusal::unavailable("the server is ending");
     let ended = shared.start(open, load, from).ok_or_else(unavailable)?;
-    let options = &shared.options;
-    let sent = pump(
-        &mut body,
-        to,
-        &mut follow,
-        options.idle,
-        options.upload_bytes,
-    )
-    .await;
+    let sent = pump(&mut source, to, &mut follow).await;
     let ended = follow.during(ended).await;
     if matches!(sent, Sent::Ended) {
-        linger(&mut body).await;
+        source.linger(LINGER, LINGER_BYTES).await;
     }
     let rows = open.loader.status(&id).map_or(0, |status| status.rows_in);
     match ended {
@@ -113,53 +104,27 @@ pub(super) async fn direct(
 }
 
 /// From the socket into the feed, which takes no more than the load can use.
-async fn pump(body: &mut Body, to: Feed, follow: &mut Follow, idle: Duration, most: u64) -> Sent {
-    let mut taken = 0;
-    let problem = loop {
+async fn pump(source: &mut Source, to: Feed, follow: &mut Follow) -> Sent {
+    loop {
         if follow.during(to.ready()).await.is_err() {
             return Sent::Ended;
         }
-        let frame = match tokio::time::timeout(idle, body.frame()).await {
-            Err(_elapsed) => {
-                let detail = format!("nothing came for {idle:?}, the idle deadline");
-                break view::problem(view::TOO_SLOW, detail);
-            }
+        let data = match source.next().await {
+            Ok(Some(data)) => data,
             Ok(None) => {
                 return match follow.during(to.end()).await {
                     Ok(()) => Sent::Whole,
                     Err(_ended) => Sent::Ended,
                 };
             }
-            Ok(Some(Err(error))) => break body_refusal(&error).problem().clone(),
-            Ok(Some(Ok(frame))) => frame,
+            Err(problem) => {
+                to.cut(problem.detail.clone()).await;
+                return Sent::Cut(problem);
+            }
         };
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        taken += data.len() as u64;
-        if taken > most {
-            let detail = format!("the body is over {most} bytes, ingest.upload_limit");
-            break view::problem(view::TOO_LARGE, detail);
-        }
         follow.tell();
         if follow.during(to.send(data)).await.is_err() {
             return Sent::Ended;
         }
-    };
-    to.cut(problem.detail.clone()).await;
-    Sent::Cut(Box::new(problem))
-}
-
-/// Reads on for a while: a connection that is closed with unread bytes may lose the answer.
-async fn linger(body: &mut Body) {
-    let mut left = LINGER_BYTES;
-    let rest = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, bytes::Bytes::len));
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    let _still_sending = tokio::time::timeout(LINGER, rest).await;
+    }
 }

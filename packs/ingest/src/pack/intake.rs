@@ -82,6 +82,9 @@ async fn take(shared: &Arc<Shared>, body: WholeBody<'_>) -> Result<JobId, Intake
         target: body.target.to_owned(),
         tenant: None,
         length: Some(found.len()),
+        // Should it have to be copied here, what is copied so far is swept when it is old.
+        resumable: true,
+        repr: Vec::new(),
     };
     let adopted = shared.spool.adopt(&load, &about, body.file).await;
     adopted.map_err(|error| of_spool(&error))?;

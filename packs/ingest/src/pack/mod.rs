@@ -8,12 +8,14 @@
 
 #[cfg(feature = "kafka")]
 mod consumers;
+mod digest;
 mod direct;
 mod events;
 mod history;
 mod intake;
 mod outlets;
 mod routes;
+mod source;
 mod spool;
 mod task;
 mod upload;
@@ -72,6 +74,8 @@ pub struct IngestOptions {
     pub spool_for: Duration,
     /// An upload in parts that does not grow is kept for so long; default 1 day.
     pub parts_for: Duration,
+    /// How often the spool is looked through for what is too old; default 1 hour.
+    pub sweep_every: Duration,
     /// Jobs of the task `ingest` at a time, 1 to 4,096; default 4.
     pub jobs: u16,
     /// Loads that are remembered when they have ended, with their reject files; default 1,000.
@@ -95,6 +99,7 @@ impl IngestOptions {
             spool_bytes: 10 << 30,
             spool_for: Duration::from_secs(7 * 24 * 3_600),
             parts_for: upload::PARTS_FOR,
+            sweep_every: Duration::from_secs(3_600),
             jobs: 4,
             history: 1_000,
         }
@@ -361,6 +366,10 @@ impl Pack for IngestPack {
         #[cfg(feature = "kafka")]
         consumers::open(&shared, &mut opener, &open.server)?;
         let _once = shared.open.set(open);
+        if let Some(threads) = shared.threads.handle() {
+            let every = shared.options.sweep_every;
+            threads.spawn(task::sweeper(Arc::downgrade(&shared), every));
+        }
         Ok(routes::routes(shared))
     }
 }

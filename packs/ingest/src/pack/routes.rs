@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::history::reject_file;
+use super::source::Source;
 use super::view::{self, Answer};
 use super::{Open, Shared, direct, events, load_name, upload};
 use crate::decode::{Compression, Encoding};
@@ -172,48 +173,60 @@ fn media(detail: impl Into<String>) -> Refusal {
     view::problem(view::MEDIA_TYPE, detail).into()
 }
 
-/// What the headers say of the body must be what the target is declared for.
-pub(super) fn check_type(target: &Target, headers: &HeaderMap) -> Result<(), Refusal> {
+/// What is said of the file's type must be what the target is declared for.
+fn check_type(target: &Target, kind: &str) -> Result<(), Refusal> {
     let format = target.format();
-    if let Some(kind) = text(headers, &header::CONTENT_TYPE)? {
-        let kind: mime::Mime = kind
-            .parse()
-            .map_err(|_| media("Content-Type cannot be read"))?;
-        match kind.essence_str() {
-            "text/csv" | "application/csv" if format.delimiter == b'\t' => {
-                return Err(media(format!(
-                    "target `{}` is declared with tabs; send text/tab-separated-values",
-                    target.name()
-                )));
-            }
-            "text/tab-separated-values" if format.delimiter != b'\t' => {
-                return Err(media(format!(
-                    "target `{}` is declared with the delimiter {:?}; send text/csv, or declare delimiter = \"tab\"",
-                    target.name(),
-                    char::from(format.delimiter)
-                )));
-            }
-            // What curl says of --data-binary where it is told nothing.
-            "application/x-www-form-urlencoded"
-            | "text/csv"
-            | "application/csv"
-            | "text/tab-separated-values"
-            | "text/plain"
-            | "application/octet-stream"
-            | "application/gzip"
-            | "application/zstd" => {}
-            other => {
-                return Err(media(format!(
-                    "{other} is not taken; send text/csv, text/tab-separated-values, application/octet-stream or multipart/form-data"
-                )));
-            }
+    let kind: mime::Mime = kind
+        .parse()
+        .map_err(|_| media("Content-Type cannot be read"))?;
+    match kind.essence_str() {
+        "text/csv" | "application/csv" if format.delimiter == b'\t' => {
+            return Err(media(format!(
+                "target `{}` is declared with tabs; send text/tab-separated-values",
+                target.name()
+            )));
         }
-        if let Some(charset) = kind.get_param(mime::CHARSET) {
-            check_charset(format.encoding, charset.as_str())?;
+        "text/tab-separated-values" if format.delimiter != b'\t' => {
+            return Err(media(format!(
+                "target `{}` is declared with the delimiter {:?}; send text/csv, or declare delimiter = \"tab\"",
+                target.name(),
+                char::from(format.delimiter)
+            )));
+        }
+        // What curl says of --data-binary where it is told nothing.
+        "application/x-www-form-urlencoded"
+        | "text/csv"
+        | "application/csv"
+        | "text/tab-separated-values"
+        | "text/plain"
+        | "application/octet-stream"
+        // What browsers say of a .csv file where a spreadsheet program is installed.
+        | "application/vnd.ms-excel"
+        | "application/gzip"
+        | "application/x-gzip"
+        | "application/zstd" => {}
+        other => {
+            return Err(media(format!(
+                "{other} is not taken; send text/csv, text/tab-separated-values, application/octet-stream or multipart/form-data"
+            )));
         }
     }
+    match kind.get_param(mime::CHARSET) {
+        Some(charset) => check_charset(format.encoding, charset.as_str()),
+        None => Ok(()),
+    }
+}
+
+/// The same for how the body is packed.
+fn check_coding(target: &Target, headers: &HeaderMap, is_form: bool) -> Result<(), Refusal> {
+    let format = target.format();
     let packed = match text(headers, &header::CONTENT_ENCODING)? {
         None | Some("identity") => return Ok(()),
+        Some(_) if is_form => {
+            return Err(media(
+                "a form is sent unpacked; its file may be gzip or zstd",
+            ));
+        }
         Some("gzip" | "x-gzip") => Compression::Gzip,
         Some("zstd") => Compression::Zstd,
         Some(other) => {
@@ -270,12 +283,22 @@ async fn take(
         );
         return Err(Refusal::not_found(detail));
     };
-    check_type(declared, &parts.headers)?;
-    let under_way = parts.extensions.remove::<UnderWay>();
-    if let Some(asked) = upload::asked(&parts.headers)? {
-        return upload::create(&door.shared, open, ask, asked, body, under_way).await;
+    let mut source = Source::new(body, &parts.headers, &door.shared.options)?;
+    check_coding(declared, &parts.headers, source.is_form())?;
+    let asked = upload::asked(&parts.headers, source.is_form())?;
+    let of_form = source.head().await?;
+    let kind = match &of_form {
+        Some(head) => head.content_type.as_deref(),
+        None => text(&parts.headers, &header::CONTENT_TYPE)?,
+    };
+    if let Some(kind) = kind {
+        check_type(declared, kind)?;
     }
-    direct::direct(&door.shared, open, ask, body, under_way).await
+    let under_way = parts.extensions.remove::<UnderWay>();
+    match asked {
+        Some(asked) => upload::create(&door.shared, open, ask, asked, source, under_way).await,
+        None => direct::direct(&door.shared, open, ask, source, under_way).await,
+    }
 }
 
 /// Those of this process.

@@ -3,11 +3,12 @@
 //! What is stored is known by the target's notes alone, so an attempt begins with the body's first
 //! byte and skips what they say. Must never: take a body away before all of it is stored.
 
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,6 +90,50 @@ pub(super) async fn recover(shared: &Shared, open: &Open) -> Result<(), String> 
         }
     }
     Ok(())
+}
+
+/// Takes bodies away that nobody came for, now and then every `every`, until the server ends.
+pub(super) async fn sweeper(shared: Weak<Shared>, every: Duration) {
+    let mut ticks = tokio::time::interval(every.max(Duration::from_millis(1)));
+    loop {
+        ticks.tick().await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let Some(open) = shared.open.get() else {
+            continue;
+        };
+        if let Err(error) = sweep(&shared, open).await {
+            tracing::warn!(%error, "the spool cannot be swept");
+        }
+    }
+}
+
+async fn sweep(shared: &Arc<Shared>, open: &Open) -> std::io::Result<()> {
+    let mut needed = HashSet::new();
+    for load in shared.spool.old()? {
+        if waits(shared, open, &load).await {
+            needed.insert(load);
+        }
+    }
+    let own = Arc::clone(shared);
+    let hand = shared.spool.hand();
+    let swept = hand.ask(move |()| own.spool.sweep(&|load| needed.contains(load)));
+    swept.await.unwrap_or(Ok(())) // the server ends
+}
+
+/// Whether the body's job is still to come.
+async fn waits(shared: &Shared, open: &Open, load: &LoadId) -> bool {
+    let Some(view) = shared.history.get(load) else {
+        return false;
+    };
+    let Some(Ok(id)) = view["job"].as_str().map(str::parse::<JobId>) else {
+        return false;
+    };
+    match open.server.job(id).await {
+        Ok(job) => job.is_some_and(|job| !job.summary.state.is_final()),
+        Err(_busy) => true,
+    }
 }
 
 pub(super) async fn is_done(open: &Open, id: JobId) -> bool {

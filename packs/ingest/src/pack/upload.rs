@@ -8,23 +8,24 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
 use offloop::http::axum::body::Body;
 use offloop::http::axum::extract::{Path, Request, State};
 use offloop::http::axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use offloop::http::{Refusal, UnderWay, body_refusal};
+use offloop::http::{Refusal, UnderWay};
 use offloop::job::JobId;
 use offloop::store::InsertOutcome;
 use offloop::wire::Problem;
 use serde_json::{Value, json};
 
+use super::digest::{self, Given, Sums};
 use super::routes::{Door, text};
+use super::source::Source;
 use super::spool::{About, Part, SpoolError};
 use super::view::{self, Answer};
 use super::{Open, Shared, task};
 use crate::load::{LoadAsk, LoadId};
 
-const COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
+pub(super) const COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
 const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const LIMIT: HeaderName = HeaderName::from_static("upload-limit");
@@ -37,11 +38,17 @@ pub(super) struct Asked {
     /// `None`: no part, but a whole body with `Prefer: respond-async`.
     complete: Option<bool>,
     length: Option<u64>,
+    /// Digests of all that the parts bring.
+    repr: Vec<Given>,
 }
 
 /// `None`: the body is to be stored while it comes.
-pub(super) fn asked(headers: &HeaderMap) -> Result<Option<Asked>, Refusal> {
+pub(super) fn asked(headers: &HeaderMap, is_form: bool) -> Result<Option<Asked>, Refusal> {
     let complete = flag(headers)?;
+    if complete.is_some() && is_form {
+        let detail = "a form cannot be sent in parts; send the file itself";
+        return Err(view::problem(view::MEDIA_TYPE, detail).into());
+    }
     let prefer = headers.get_all("prefer").iter();
     let mut prefer = prefer.filter_map(|value| value.to_str().ok());
     let is_async = prefer.any(|value| {
@@ -52,7 +59,16 @@ pub(super) fn asked(headers: &HeaderMap) -> Result<Option<Asked>, Refusal> {
         return Ok(None);
     }
     let length = number(headers, &LENGTH)?;
-    Ok(Some(Asked { complete, length }))
+    // Of a body that is not sent in parts it is looked at while the body comes.
+    let repr = match complete {
+        Some(_) => digest::given(headers, &digest::REPR)?,
+        None => Vec::new(),
+    };
+    Ok(Some(Asked {
+        complete,
+        length,
+        repr,
+    }))
 }
 
 /// A boolean of RFC 9651.
@@ -104,11 +120,13 @@ pub(super) async fn create(
     open: &Open,
     ask: LoadAsk,
     asked: Asked,
-    body: Body,
+    source: Source,
     under_way: Option<UnderWay>,
 ) -> Answer {
     let whole = asked.complete != Some(false);
-    let length = asked.length.or(ask.bytes_total.filter(|_| whole));
+    // A form is longer than its file.
+    let told = ask.bytes_total.filter(|_| whole && !source.is_form());
+    let length = asked.length.or(told);
     let most = shared.options.upload_bytes;
     if let Some(length) = length.filter(|length| *length > most) {
         let detail = format!("{length} bytes are announced; ingest.upload_limit is {most}");
@@ -118,19 +136,13 @@ pub(super) async fn create(
         target: ask.target,
         tenant: ask.tenant,
         length,
+        resumable: asked.complete.is_some(),
+        repr: asked.repr,
     };
     let part = shared.spool.create(&ask.load, about).await;
     let part = part.map_err(|error| refused(&error))?;
-    let is_part = asked.complete.is_some();
     let load = ask.load;
-    let done = append(shared, open, part, body, whole, under_way).await;
-    if done.is_err() && !is_part && !shared.spool.whole(&load).exists() {
-        // Nobody can go on with it.
-        if let Err(error) = shared.spool.remove(&load) {
-            tracing::warn!(%error, %load, "a body that was cut cannot be taken away");
-        }
-    }
-    let mut response = done?;
+    let mut response = append(shared, open, part, source, whole, under_way).await?;
     if response.status() == StatusCode::NO_CONTENT {
         *response.status_mut() = StatusCode::CREATED;
         let path = HeaderValue::from_str(&format!("/v1/ingest/uploads/{load}"));
@@ -163,25 +175,16 @@ async fn append(
     shared: &Shared,
     open: &Open,
     mut part: Part,
-    mut body: Body,
+    mut source: Source,
     whole: bool,
     under_way: Option<UnderWay>,
 ) -> Answer {
-    let taken = take(shared, &mut part, &mut body, under_way.as_ref()).await;
-    let flushed = part.flush().await;
-    match taken {
-        Err(Cut::Spool(error)) => return Err(refused(&error)),
-        Err(Cut::Sender(mut problem)) => {
-            let load = &part.load;
-            let _ = write!(
-                problem.detail,
-                "; {} bytes are kept: HEAD /v1/ingest/uploads/{load} tells how to go on",
-                part.offset
-            ); // a String takes everything
-            return Err((*problem).into());
-        }
-        Ok(()) => flushed.map_err(|error| refused(&error))?,
+    let begun = part.offset;
+    let taken = take(shared, &mut part, &mut source, under_way.as_ref()).await;
+    if let Err(cut) = taken {
+        return Err(keep(part, begun, cut).await);
     }
+    part.flush().await.map_err(|error| refused(&error))?;
     let offset = part.offset;
     if !whole {
         let mut response = Response::new(Body::empty());
@@ -194,9 +197,51 @@ async fn append(
             format!("the body is complete with {offset} bytes, but {length} were announced");
         return Err(other_length(detail).into());
     }
+    if !part.about.repr.is_empty() {
+        let sums = Sums::new(part.about.repr.clone());
+        let sums = part.sum(sums).await.map_err(|error| refused(&error))?;
+        if let Err(mut problem) = sums.verify() {
+            part.discard().await.map_err(|error| refused(&error))?;
+            problem
+                .detail
+                .push_str("; the upload is dropped, nothing of it is loaded");
+            return Err((*problem).into());
+        }
+    }
     let (load, about) = (part.load.clone(), part.about.clone());
     part.complete().await.map_err(|error| refused(&error))?;
     accepted(shared, open, &load, &about, offset).await
+}
+
+/// What a request leaves behind that was not taken to its end. `begun`: where it began.
+async fn keep(mut part: Part, begun: u64, cut: Cut) -> Refusal {
+    let mut problem = match cut {
+        Cut::Spool(error) => refused(&error).problem().clone(),
+        Cut::Sender(problem) => *problem,
+    };
+    let load = part.load.clone();
+    if !part.about.resumable {
+        if let Err(error) = part.discard().await {
+            tracing::warn!(error = view::chain(&error), %load, "a body that was cut is taken away by the next sweep");
+        }
+        problem.detail.push_str("; nothing of it is kept or loaded");
+        return problem.into();
+    }
+    // Bytes that are not what their sender has are no part of the upload.
+    let kept = if digest::is_mismatch(&problem) {
+        part.rewind(begun).await
+    } else {
+        part.flush().await
+    };
+    let _ = match kept {
+        Ok(()) => write!(
+            problem.detail,
+            "; {} bytes are kept: HEAD /v1/ingest/uploads/{load} tells how to go on",
+            part.offset
+        ),
+        Err(error) => write!(problem.detail, "; {error}"),
+    }; // a String takes everything
+    problem.into()
 }
 
 fn other_length(detail: String) -> Problem {
@@ -209,31 +254,24 @@ fn other_length(detail: String) -> Problem {
 async fn take(
     shared: &Shared,
     part: &mut Part,
-    body: &mut Body,
+    source: &mut Source,
     under_way: Option<&UnderWay>,
 ) -> Result<(), Cut> {
     let sender = |problem| Err(Cut::Sender(Box::new(problem)));
-    let (idle, most) = (shared.options.idle, shared.options.upload_bytes);
+    let most = shared.options.upload_bytes;
     let mut wanted = part.wanted.clone();
     loop {
-        let frame = tokio::select! {
-            frame = tokio::time::timeout(idle, body.frame()) => frame,
+        let next = tokio::select! {
+            next = source.next() => next,
             _ = wanted.wait_for(|wanted| *wanted) => {
                 let detail = "another request has taken this upload over";
                 return sender(view::problem(view::CONFLICT, detail));
             }
         };
-        let frame = match frame {
-            Err(_elapsed) => {
-                let detail = format!("nothing came for {idle:?}, the idle deadline");
-                return sender(view::problem(view::TOO_SLOW, detail));
-            }
+        let data = match next {
+            Err(problem) => return Err(Cut::Sender(problem)),
             Ok(None) => return Ok(()),
-            Ok(Some(Err(error))) => return sender(body_refusal(&error).problem().clone()),
-            Ok(Some(Ok(frame))) => frame,
-        };
-        let Ok(data) = frame.into_data() else {
-            continue;
+            Ok(Some(data)) => data,
         };
         let offset = part.offset + data.len() as u64;
         if offset > most {
@@ -363,8 +401,9 @@ pub(super) async fn patch(
     if part.offset != offset {
         return Ok(mismatch(part.offset, offset));
     }
+    let source = Source::new(body, &parts.headers, &shared.options)?;
     let under_way = parts.extensions.remove::<UnderWay>();
-    append(shared, open, part, body, complete, under_way).await
+    append(shared, open, part, source, complete, under_way).await
 }
 
 fn mismatch(expected: u64, provided: u64) -> Response<Body> {
@@ -390,9 +429,7 @@ pub(super) async fn delete(State(door): State<Door>, Path(load): Path<String>) -
         return Err(view::problem(view::CONFLICT, detail).into());
     }
     let part = spool.resume(&load).await.map_err(|error| refused(&error))?;
-    let removed = spool.remove(&load);
-    drop(part);
-    removed.map_err(|error| refused(&error.into()))?;
+    part.discard().await.map_err(|error| refused(&error))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)

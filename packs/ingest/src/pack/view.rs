@@ -11,6 +11,7 @@ use offloop::http::axum::http::{HeaderValue, Response, StatusCode, header};
 use offloop::wire::Problem;
 use serde_json::{Value, json};
 
+use super::digest;
 use crate::decode::DecodeError;
 use crate::load::{LoadError, LoadFailed, LoadRefused, Phase, Status, Summary};
 use crate::sink::SinkError;
@@ -135,7 +136,10 @@ pub(super) fn failed(failed: &LoadFailed, rows: u64, why: Option<Problem>) -> Re
         }
     });
     let _ = write!(found.detail, "; stored: {}", summary.stored_text());
-    if error.retry_helps() {
+    if digest::is_mismatch(&found) {
+        // Going on would keep rows of a body that was not the sender's.
+        found.detail.push_str("; those rows are of a body that is not what its sender has; send it with Prefer: respond-async, and none are stored before the digest fits");
+    } else if error.retry_helps() {
         let _ = write!(
             found.detail,
             "; send all of it again with ?load={} to go on from there",

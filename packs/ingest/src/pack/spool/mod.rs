@@ -7,6 +7,8 @@
 //! Must never: pass its bound; let two requests write one part; call a part whole that is not on
 //! disk.
 
+mod part;
+
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -15,13 +17,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use offloop::runtime::clock::{Clock as _, SystemClock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::digest::Given;
 use crate::load::LoadId;
 use crate::sink::Hand;
+pub(super) use part::Part;
 
 /// Threads that write: one that flushes holds up a part of the senders only.
 const HANDS: usize = 4;
@@ -37,6 +40,16 @@ pub(super) struct About {
     pub(super) tenant: Option<String>,
     /// Of all of it, where the sender has said so.
     pub(super) length: Option<u64>,
+    /// It comes in parts: what was sent of it outlives its connection.
+    #[serde(default = "yes")]
+    pub(super) resumable: bool,
+    /// Digests of all of it.
+    #[serde(default)]
+    pub(super) repr: Vec<Given>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Why a body is not kept.
@@ -110,27 +123,6 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A part and the right to write it.
-#[derive(Debug)]
-pub(super) struct Part {
-    pub(super) load: LoadId,
-    pub(super) about: About,
-    pub(super) offset: u64,
-    file: Arc<File>,
-    hand: Hand<()>,
-    folder: PathBuf,
-    most: u64,
-    state: Arc<Mutex<State>>,
-    /// Somebody else wants it.
-    pub(super) wanted: watch::Receiver<bool>,
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        lock(&self.state).writers.remove(&self.load);
-    }
-}
-
 fn name(folder: &Path, load: &LoadId, kind: &str) -> PathBuf {
     folder.join(format!("{load}.{kind}"))
 }
@@ -168,11 +160,11 @@ impl Spool {
             next: AtomicUsize::new(0),
             state: Arc::default(),
         };
-        spool.sweep(&|_| false)?;
+        spool.count()?;
         Ok(spool)
     }
 
-    fn hand(&self) -> Hand<()> {
+    pub(super) fn hand(&self) -> Hand<()> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         self.hands[turn % self.hands.len()].clone()
     }
@@ -295,6 +287,7 @@ impl Spool {
             folder: self.folder.clone(),
             most: self.rule.most,
             state: Arc::clone(&self.state),
+            is_settled: false,
             wanted,
         }
     }
@@ -397,104 +390,92 @@ impl Spool {
         Ok(found)
     }
 
-    /// Takes a body away, whole or not.
+    /// Takes a whole body away.
     pub(super) fn remove(&self, load: &LoadId) -> io::Result<()> {
-        for kind in ["part", "spool"] {
-            let path = name(&self.folder, load, kind);
-            let Ok(about) = fs::metadata(&path) else {
-                continue;
-            };
-            missing_is_fine(fs::remove_file(&path))?;
-            let mut state = lock(&self.state);
-            state.used = state.used.saturating_sub(about.len());
-            state.bodies = state.bodies.saturating_sub(1);
-        }
-        missing_is_fine(fs::remove_file(name(&self.folder, load, "json")))
+        remove(&self.folder, load, "spool", &self.state)
     }
 
-    /// Counts what is there and takes away what is too old.
-    pub(super) fn sweep(&self, is_needed: &dyn Fn(&LoadId) -> bool) -> io::Result<()> {
+    /// All bodies: load, kind of file, bytes, age.
+    fn bodies(&self) -> io::Result<Vec<(LoadId, &'static str, u64, Duration)>> {
         let now = Duration::from_millis(SystemClock.now().as_millis());
-        let (mut used, mut bodies) = (0, 0);
+        let mut found = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let path = entry.path();
-            let keep = match path.extension().and_then(|kind| kind.to_str()) {
-                Some("spool") => self.rule.keep,
-                Some("part") => self.rule.keep_parts,
+            let kind = match path.extension().and_then(|kind| kind.to_str()) {
+                Some("spool") => "spool",
+                Some("part") => "part",
+                Some("json") => "json",
                 _ => continue,
             };
             let stem = path.file_stem().and_then(|stem| stem.to_str());
+            // What is gone by now is none.
             let (Some(Ok(load)), Ok(about)) = (stem.map(LoadId::parse), entry.metadata()) else {
                 continue;
             };
             let changed = about.modified()?.duration_since(std::time::UNIX_EPOCH);
             let age = now.saturating_sub(changed.unwrap_or_default());
-            let is_held = lock(&self.state).writers.contains_key(&load) || is_needed(&load);
-            if age > keep && !is_held {
-                tracing::info!(%load, "a body that nobody came for is taken away");
-                fs::remove_file(&path)?;
-                missing_is_fine(fs::remove_file(name(&self.folder, &load, "json")))?;
-            } else {
-                used += about.len();
-                bodies += 1;
-            }
+            found.push((load, kind, about.len(), age));
+        }
+        Ok(found)
+    }
+
+    /// Counts what is there; nobody writes yet.
+    fn count(&self) -> io::Result<()> {
+        let bodies = self.bodies()?;
+        let bodies = bodies.iter().filter(|body| body.1 != "json");
+        let (mut used, mut count) = (0, 0);
+        for body in bodies {
+            used += body.2;
+            count += 1;
         }
         let mut state = lock(&self.state);
-        (state.used, state.bodies) = (used, bodies);
+        (state.used, state.bodies) = (used, count);
+        Ok(())
+    }
+
+    /// Whole bodies that are old enough to go, if no job waits for them.
+    pub(super) fn old(&self) -> io::Result<Vec<LoadId>> {
+        let bodies = self.bodies()?.into_iter();
+        let old = bodies.filter(|body| body.1 == "spool" && body.3 > self.rule.keep);
+        Ok(old.map(|body| body.0).collect())
+    }
+
+    /// Takes away what is too old, and bodies of a server that was killed while they came. Those that
+    /// `is_needed` stay.
+    pub(super) fn sweep(&self, is_needed: &dyn Fn(&LoadId) -> bool) -> io::Result<()> {
+        for (load, kind, _, age) in self.bodies()? {
+            let has = |kind| name(&self.folder, &load, kind).exists();
+            let goes = match kind {
+                "spool" => age > self.rule.keep,
+                "part" => {
+                    let is_lost = || self.about(&load).is_ok_and(|about| !about.resumable);
+                    age > self.rule.keep_parts || is_lost()
+                }
+                // Of a body that is gone.
+                _ => age > self.rule.keep_parts && !has("part") && !has("spool"),
+            };
+            if !goes || is_needed(&load) || lock(&self.state).writers.contains_key(&load) {
+                continue;
+            }
+            tracing::info!(%load, "a body that nobody came for is taken away");
+            match kind {
+                "json" => missing_is_fine(fs::remove_file(name(&self.folder, &load, kind)))?,
+                kind => remove(&self.folder, &load, kind, &self.state)?,
+            }
+        }
         Ok(())
     }
 }
 
-impl Part {
-    /// More of the body. What does not fit is not begun.
-    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), SpoolError> {
-        let len = bytes.len() as u64;
-        {
-            let mut state = lock(&self.state);
-            let (used, most) = (state.used, self.most);
-            if used + len > most {
-                return Err(SpoolError::Full { used, most });
-            }
-            state.used += len;
-        }
-        let (file, offset) = (Arc::clone(&self.file), self.offset);
-        let written = self.hand.ask(move |()| {
-            let written = (&*file).write_all(&bytes);
-            if written.is_err() {
-                let _shorter = file.set_len(offset); // the first error is the one to tell
-            }
-            written
-        });
-        let written = written.await.map_err(|_| SpoolError::Ending);
-        if let Err(error) = written.and_then(|written| Ok(written?)) {
-            let mut state = lock(&self.state);
-            state.used = state.used.saturating_sub(len);
-            return Err(error);
-        }
-        self.offset += len;
-        Ok(())
+/// Takes a file of a body away with what it is for.
+fn remove(folder: &Path, load: &LoadId, kind: &str, state: &Mutex<State>) -> io::Result<()> {
+    let path = name(folder, load, kind);
+    if let Ok(about) = fs::metadata(&path) {
+        missing_is_fine(fs::remove_file(&path))?;
+        let mut state = lock(state);
+        state.used = state.used.saturating_sub(about.len());
+        state.bodies = state.bodies.saturating_sub(1);
     }
-
-    /// What was written is on disk.
-    pub(super) async fn flush(&self) -> Result<(), SpoolError> {
-        let file = Arc::clone(&self.file);
-        let flushed = self.hand.ask(move |()| file.sync_all()).await;
-        Ok(flushed.map_err(|_| SpoolError::Ending)??)
-    }
-
-    /// The body is whole: on disk under its last name.
-    pub(super) async fn complete(self) -> Result<(), SpoolError> {
-        self.flush().await?;
-        let (from, to) = (
-            name(&self.folder, &self.load, "part"),
-            name(&self.folder, &self.load, "spool"),
-        );
-        let folder = self.folder.clone();
-        let named = self.hand.ask(move |()| {
-            fs::rename(from, to)?;
-            File::open(folder)?.sync_all()
-        });
-        Ok(named.await.map_err(|_| SpoolError::Ending)??)
-    }
+    missing_is_fine(fs::remove_file(name(folder, load, "json")))
 }
