@@ -88,6 +88,7 @@ if [ "$quick" = yes ]; then
   run 60 r5 offloop --cycles 1 --hold-s 3
   run 60 drain offloop --cycles 1
   run 60 stubborn offloop --cycles 3
+  run 60 l3 offloop --cycles 40
   run 60 lanes offloop --for-s 20
   run 60 r2 offloop --cycles 8
   run 60 r7 offloop --cycles 5
@@ -101,6 +102,7 @@ else
   run 300 r4 offloop
   run 200 r5 offloop
   run 150 l2 offloop
+  run 300 l3 offloop
   run 250 l5 offloop --corpus "${CORPUS:-.cache/corpus}/malformed"
   run 120 drain offloop
   run 120 stubborn offloop

@@ -107,9 +107,9 @@ enum Command {
         after_help = "Examples:\n  offloop fetch urls.txt --limit 50\n  offloop fetch calls.ndjson --out answers.ndjson --retries 5 --hedge p95\n  generate-urls | offloop fetch - --deadline 5min --json"
     )]
     Fetch(commands::fetch::Args),
-    /// Store a file of delimited text in a target: a database, a topic, a file or jobs
+    /// Store a file or URL of delimited text in a target: a database, a topic, a file or jobs
     #[command(
-        after_help = "Examples:\n  offloop ingest people.csv --target people\n  offloop ingest people.csv.gz --target people --server http://127.0.0.1:7878\n  offloop ingest people.csv --target people --infer >> offloop.toml\n  generate-rows | offloop ingest - --target people --rejects bad.ndjson"
+        after_help = "Examples:\n  offloop ingest people.csv --target people\n  offloop ingest people.csv.gz --target people --server http://127.0.0.1:7878\n  offloop ingest people.csv --target people --infer >> offloop.toml\n  offloop ingest https://example.org/people.csv.gz --target people\n  generate-rows | offloop ingest - --target people --rejects bad.ndjson"
     )]
     Ingest(commands::ingest::Args),
     /// Scan a folder of photos and convert them, with a progress bar

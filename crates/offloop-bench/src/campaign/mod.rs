@@ -8,6 +8,7 @@ mod beside;
 mod bombs;
 mod broken_files;
 mod clock_steps;
+mod cut_uploads;
 mod deaths;
 mod dice;
 mod drain;
@@ -57,6 +58,8 @@ enum Which {
     R5,
     /// Thousands of slow connections
     L2,
+    /// Uploads that are cut, wrong, or whose server is killed
+    L3,
     /// Thousands of broken files; one line, and one file, of `--megabytes`
     L4,
     /// Pictures that claim more than they are
@@ -369,6 +372,7 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         Which::R4 => faults::run(&mut run),
         Which::R5 => full_disk::run(&mut run),
         Which::L2 => slow::run(&mut run),
+        Which::L3 => cut_uploads::run(&mut run),
         Which::L4 => broken_files::run(&mut run),
         Which::L5 => bombs::run(&mut run),
         Which::Drain => drain::run(&mut run),

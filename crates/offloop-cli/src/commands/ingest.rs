@@ -4,6 +4,8 @@
 //! Ctrl-C or a kill, goes on where it was. Must never: load a file that was changed under the name
 //! of what it was before.
 
+mod url;
+
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use offloop::egress::Net;
 use offloop_ingest::load::{
     Feed, LoadAsk, LoadFailed, LoadId, Loader, PIECE_BYTES_MAX, Settings, Status, Summary, feed,
 };
@@ -26,10 +29,11 @@ use tokio::sync::watch;
 use super::text::{plain, size, span};
 use crate::client::{Client, ServerArgs, escape};
 use crate::config::{self, Flags};
+use url::Remote;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// File of delimited text, packed or not; `-` for standard input
+    /// File or http(s) URL of delimited text, packed or not; `-` for standard input
     input: PathBuf,
     /// Where its rows go: one of [ingest.targets]
     #[arg(long, value_name = "NAME")]
@@ -52,6 +56,12 @@ pub(crate) struct Args {
     /// Folder of the server's data, for what is remembered of the load [default: ./offloop-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// A network of your own that a URL may be in, such as 127.0.0.0/8; may be given again
+    #[arg(long, value_name = "NET")]
+    allow_private: Vec<Net>,
+    /// Of what comes from a URL
+    #[arg(long, value_name = "SIZE", default_value = "64GiB")]
+    max_size: bytesize::ByteSize,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -126,13 +136,41 @@ fn declare(args: &Args, input: Input) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The load is of this run alone.
+fn fresh(parts: &mut Vec<Vec<u8>>) {
+    use offloop::runtime::clock::{Clock as _, SystemClock};
+    let now = SystemClock.now().as_millis();
+    parts.push(format!("{now} {}", std::process::id()).into_bytes());
+}
+
+/// The load is named by the URL and which version of its content it is.
+fn open_url(args: &Args, text: &str, mut parts: Vec<Vec<u8>>) -> anyhow::Result<Input> {
+    let remote = Remote::open(text, &args.allow_private, args.max_size.as_u64());
+    let remote = remote.with_context(|| format!("cannot read {}", plain(text)))?;
+    let version = remote.version();
+    let bytes = version.length;
+    parts.push(text.as_bytes().to_vec());
+    parts.push(version.name().into_bytes());
+    if args.again {
+        fresh(&mut parts);
+    } else if version.is_unknown() && args.load.is_none() && !args.infer {
+        eprintln!(
+            "offloop: nothing tells which version this is (no ETag, no Last-Modified): if it was loaded before and has changed, say --again"
+        );
+    }
+    let load = match &args.load {
+        Some(load) => load.clone(),
+        None => load_name("url", parts.iter().map(Vec::as_slice))?,
+    };
+    Ok(Input {
+        from: Box::new(remote),
+        bytes,
+        load,
+    })
+}
+
 fn open(args: &Args) -> anyhow::Result<Input> {
     let mut parts: Vec<Vec<u8>> = vec![args.target.as_bytes().to_vec()];
-    let fresh = |parts: &mut Vec<Vec<u8>>| {
-        use offloop::runtime::clock::{Clock as _, SystemClock};
-        let now = SystemClock.now().as_millis();
-        parts.push(format!("{now} {}", std::process::id()).into_bytes());
-    };
     let name = |parts: &[Vec<u8>]| match &args.load {
         Some(load) => Ok(load.clone()),
         None => load_name("file", parts.iter().map(Vec::as_slice)),
@@ -144,6 +182,9 @@ fn open(args: &Args) -> anyhow::Result<Input> {
             bytes: None,
             load: name(&parts)?,
         });
+    }
+    if let Some(text) = args.input.to_str().filter(|text| url::is_url(text)) {
+        return open_url(args, text, parts);
     }
     let cannot = || format!("cannot read {}", args.input.display());
     let file = File::open(&args.input).with_context(cannot)?;

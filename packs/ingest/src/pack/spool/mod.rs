@@ -65,7 +65,9 @@ pub(super) enum SpoolError {
     TenantFull { tenant: String, limit: usize },
     #[error("{limit} bodies are being sent, ingest.loads; come again later")]
     SendersFull { limit: usize },
-    #[error("the load `{load}` is in the spool already")]
+    #[error(
+        "the load `{load}` is in the spool already; HEAD /v1/ingest/uploads/{load} tells how far it has come"
+    )]
     Exists { load: LoadId },
     #[error(
         "there is no upload `{load}`: it never was, was deleted, or was left alone for too long"
