@@ -167,6 +167,8 @@ fn bodies_of_a_killed_server_and_old_ones_are_swept_and_give_their_space_back() 
     // As a server leaves them that is killed while they come.
     put("lost.part", &"x".repeat(4_000));
     put("lost.json", &about(false));
+    put("torn.part", "");
+    put("torn.json", "");
     put("goes-on.part", &"x".repeat(4_000));
     put("goes-on.json", &about(true));
     let mut options = options(folder.path(), &[("people", PEOPLE)]);

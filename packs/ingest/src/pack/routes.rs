@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::history::reject_file;
 use super::source::Source;
 use super::view::{self, Answer};
-use super::{Open, Shared, direct, events, load_name, upload};
+use super::{Open, Shared, direct, events, load_name, task, upload};
 use crate::decode::{Compression, Encoding};
 use crate::load::{LoadAsk, LoadId, Phase};
 use crate::target::Target;
@@ -371,7 +371,10 @@ fn find(door: &Door, load: &LoadId) -> Result<Value, Refusal> {
 }
 
 async fn one(State(door): State<Door>, Path(load): Path<String>) -> Answer {
-    let view = find(&door, &load_id(&load)?)?;
+    let mut view = find(&door, &load_id(&load)?)?;
+    if view["state"] == "waiting" {
+        task::told_by_job(door.open()?, &mut view).await;
+    }
     Ok(view::answer(StatusCode::OK, &view))
 }
 

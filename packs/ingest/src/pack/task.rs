@@ -17,6 +17,7 @@ use offloop::runtime::EnqueueError;
 use offloop::store::InsertOutcome;
 use offloop::{JobOptions, NewJob, TaskContext, TaskError, TaskOutput};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::spool::About;
 use super::view::{chain, status_view, summary_view};
@@ -133,6 +134,27 @@ async fn waits(shared: &Shared, open: &Open, load: &LoadId) -> bool {
     match open.server.job(id).await {
         Ok(job) => job.is_some_and(|job| !job.summary.state.is_final()),
         Err(_busy) => true,
+    }
+}
+
+/// Of a load that waits: its job may have ended without it (cancelled, or set aside when three servers
+/// had died under it), and that is what is told then.
+pub(super) async fn told_by_job(open: &Open, view: &mut Value) {
+    let Some(Ok(id)) = view["job"].as_str().map(str::parse::<JobId>) else {
+        return;
+    };
+    let Ok(Some(job)) = open.server.job(id).await else {
+        return;
+    };
+    let state = job.summary.state;
+    if state.is_final() && state != JobState::Completed {
+        let why = job
+            .summary
+            .failure
+            .map(|failure| failure.message.to_string());
+        let why = why.unwrap_or_else(|| state.as_str().to_owned());
+        view["state"] = "failed".into();
+        view["error"] = format!("its job {id} ended: {why}; retry that to go on").into();
     }
 }
 

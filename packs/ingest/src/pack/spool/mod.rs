@@ -2,7 +2,7 @@
 //!
 //! `LOAD.part` grows, `LOAD.json` says what it is for, `LOAD.spool` is whole: flushed, then renamed,
 //! then its folder flushed. What a crash leaves is a part that can be gone on with, or a whole one
-//! whose job is made at the next start.
+//! whose job is made at the next start; one that nobody can go on with is taken away there.
 //!
 //! Must never: pass its bound; let two requests write one part; call a part whole that is not on
 //! disk.
@@ -244,14 +244,17 @@ impl Spool {
                 return Err(SpoolError::Exists { load: id });
             }
             let part = name(&folder, &id, "part");
-            let file = OpenOptions::new().create_new(true).append(true).open(part);
-            let file = file.map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => SpoolError::Exists { load: id.clone() },
-                _ => error.into(),
-            })?;
+            if part.exists() {
+                return Err(SpoolError::Exists { load: id });
+            }
+            // What it is for comes first: there is no body that does not say it.
             let mut beside = File::create(name(&folder, &id, "json"))?;
             beside.write_all(&text)?;
             beside.sync_all()?;
+            let file = OpenOptions::new()
+                .create_new(true)
+                .append(true)
+                .open(part)?;
             File::open(&folder)?.sync_all()?;
             Ok(file)
         });
@@ -451,7 +454,8 @@ impl Spool {
             let goes = match kind {
                 "spool" => age > self.rule.keep,
                 "part" => {
-                    let is_lost = || self.about(&load).is_ok_and(|about| !about.resumable);
+                    let about = self.about(&load);
+                    let is_lost = || about.map_or(true, |about| !about.resumable);
                     age > self.rule.keep_parts || is_lost()
                 }
                 // Of a body that is gone.
