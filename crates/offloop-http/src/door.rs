@@ -71,6 +71,17 @@ pub(crate) struct Inner {
 }
 
 /// Waits until it is set; for ever if nobody can set it any more.
+/// In the extensions of every request: the door closes one day, and streams are to end then.
+#[derive(Clone, Debug)]
+pub struct Closing(pub(crate) Arc<Inner>);
+
+impl Closing {
+    /// Waits until it does.
+    pub async fn begun(&self) {
+        is_set(&mut self.0.closing.subscribe()).await;
+    }
+}
+
 pub(crate) async fn is_set(flag: &mut watch::Receiver<bool>) {
     if flag.wait_for(|set| *set).await.is_err() {
         std::future::pending::<()>().await;

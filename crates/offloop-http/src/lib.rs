@@ -24,7 +24,7 @@ mod service;
 pub use axum;
 pub use body::{Collected, UnderWay, collect, refusal as body_refusal};
 pub use config::{DoorConfig, DoorError, TOKEN_BYTES_MIN};
-pub use door::{Door, DoorReport};
+pub use door::{Closing, Door, DoorReport};
 pub use files::send_file;
 pub use mime;
 pub use pack::{PackMetrics, PackPage, PackRoutes};

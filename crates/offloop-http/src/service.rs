@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::{Paced, UnderWay};
 use crate::conn::ConnState;
-use crate::door::Inner;
+use crate::door::{Closing, Inner};
 use crate::encoding::Encoding;
 use crate::guard;
 use crate::mark::Mark;
@@ -68,6 +68,7 @@ async fn answer(
         let conn = Arc::clone(&in_hand.0);
         let body = Body::new(Paced::new(body, door.rules.pace, Arc::clone(&conn)));
         parts.extensions.insert(UnderWay(Arc::clone(&conn)));
+        parts.extensions.insert(Closing(Arc::clone(&door)));
         let routed = routes.call(Request::from_parts(parts, body));
         bounded(routed, door.config.request_timeout, &conn).await
     };

@@ -205,3 +205,71 @@ fn the_spool_takes_no_more_than_it_may_and_says_so() {
     assert_eq!(status, 202, "{answer}");
     assert_eq!(house.end_of("e")["stored"], 300);
 }
+
+#[test]
+fn what_is_said_of_an_uploads_length_is_held_to_and_limits_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path(), &[("people", PEOPLE)]);
+    options.upload_bytes = 50_000;
+    let house = House::with(folder.path(), options);
+    let ask = |method: &str, path: &str, headers: &str, body: &[u8]| {
+        let headers = format!("{headers}Content-Length: {}\r\n", body.len());
+        let mut raw = house.begin(method, path, &headers);
+        raw.send(body);
+        raw.answer()
+    };
+    let (status, head, _) = ask("OPTIONS", "/v1/ingest/people", "", b"");
+    for says in ["accept-patch: application/partial-upload", "max-size=50000"] {
+        assert!(status == 204 && head.contains(says), "{status} {head}");
+    }
+    let length = |problem: &Value| problem["type"].as_str().unwrap().to_owned();
+    let other = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
+    let create = |load: &str, headers: &str, body: &[u8]| {
+        ask(
+            "POST",
+            &format!("/v1/ingest/people?load={load}"),
+            headers,
+            body,
+        )
+    };
+    let (status, _, problem) = create("a", "Upload-Complete: ?1\r\nUpload-Length: 7\r\n", b"x");
+    assert_eq!((status, length(&problem)), (400, other.into()), "{problem}");
+    let (status, head, _) = create("b", "Upload-Complete: ?0\r\nUpload-Length: 60000\r\n", b"x");
+    assert!(
+        status == 413 && head.contains("upload-limit: max-size=50000"),
+        "{head}"
+    );
+
+    let text = people(100, |_| false);
+    let (first, rest) = text.as_bytes().split_at(100);
+    assert_eq!(create("c", "Upload-Complete: ?0\r\n", first).0, 201);
+    let path = "/v1/ingest/uploads/c";
+    let part = "Content-Type: application/partial-upload\r\nUpload-Offset: 100\r\n";
+    let say = |more: &str, body: &[u8]| ask("PATCH", path, &format!("{part}{more}"), body);
+    // The length is known from here on, and the next request says another one.
+    let all = format!("Upload-Complete: ?0\r\nUpload-Length: {}\r\n", text.len());
+    assert_eq!(say(&all, b"").0, 204);
+    let (_, head, _) = ask("GET", path, "", b"");
+    let known = format!("upload-length: {}", text.len());
+    assert!(
+        head.contains(&known) && head.contains("max-age=86"),
+        "{head}"
+    );
+    let (status, _, problem) = say("Upload-Complete: ?1\r\n", b"short");
+    assert_eq!((status, length(&problem)), (400, other.into()), "{problem}");
+    let (status, head, answer) = say("Upload-Complete: ?1\r\n", rest);
+    assert!(
+        status == 202 && head.contains("upload-complete: ?1"),
+        "{head} {answer}"
+    );
+    assert_eq!(house.end_of("c")["stored"], 100);
+
+    // More than was announced: the upload is over.
+    let two = "Upload-Complete: ?0\r\nUpload-Length: 101\r\n";
+    assert_eq!(create("d", two, first).0, 201);
+    let head = format!("{part}Upload-Complete: ?0\r\n");
+    let (status, _, problem) = ask("PATCH", "/v1/ingest/uploads/d", &head, b"xyz");
+    assert_eq!((status, length(&problem)), (400, other.into()), "{problem}");
+    assert_eq!(ask("GET", "/v1/ingest/uploads/d", "", b"").0, 404);
+    assert!(spooled(folder.path()).is_empty());
+}

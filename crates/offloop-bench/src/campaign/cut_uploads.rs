@@ -42,7 +42,6 @@ enum Harm {
     Killed,
 }
 
-#[derive(Debug)]
 struct Upload {
     number: u32,
     body: String,
@@ -85,6 +84,24 @@ impl Upload {
         } else {
             ("prefer", "respond-async")
         }
+    }
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            number,
+            rows,
+            harm,
+            in_parts,
+            cut,
+            body,
+        } = self;
+        let bytes = body.len();
+        write!(
+            f,
+            "upload {number} ({rows} rows, {harm:?} at {cut} of {bytes}, parts: {in_parts})"
+        )
     }
 }
 
@@ -266,7 +283,11 @@ fn begin(run: &mut Run, house: &House, upload: &Upload) -> anyhow::Result<TcpStr
     let begun = Instant::now();
     while waits && files_of(house, upload)? == 0 {
         if begun.elapsed() > BEGUN_WITHIN {
-            bail!("upload {}: the server does not begin it", upload.number);
+            socket.set_read_timeout(Some(BEGUN_WITHIN))?;
+            let mut said = [0; 1_024];
+            let len = socket.read(&mut said).unwrap_or(0);
+            let said = String::from_utf8_lossy(&said[..len]).into_owned();
+            bail!("{upload:?} is not begun: {said}");
         }
         std::thread::sleep(LOOK_EVERY);
     }

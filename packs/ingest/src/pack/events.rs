@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
+use offloop::http::Closing;
 use offloop::http::axum::body::Body;
 use offloop::http::axum::http::{HeaderValue, Response, header};
 use serde_json::Value;
@@ -24,6 +25,7 @@ struct Teller {
     follow: Option<watch::Receiver<Status>>,
     first: bool,
     over: bool,
+    closing: Option<Closing>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -43,8 +45,19 @@ impl Teller {
             return Some(event("status", &status_view(&status)));
         }
         if let Some(follow) = &mut self.follow {
-            tokio::time::sleep(EVERY).await;
-            match tokio::time::timeout(KEEP_ALIVE, follow.changed()).await {
+            let changed = async {
+                tokio::time::sleep(EVERY).await;
+                tokio::time::timeout(KEEP_ALIVE, follow.changed()).await
+            };
+            let changed = tokio::select! {
+                changed = changed => changed,
+                () = closes(self.closing.as_ref()) => {
+                    // The load goes on with the next server, or is cut: this one tells no more of it.
+                    self.over = true;
+                    return Some(Bytes::from_static(b"event: shutdown\ndata: {}\n\n"));
+                }
+            };
+            match changed {
                 Err(_quiet) => return Some(Bytes::from_static(b": keep-alive\n\n")),
                 Ok(Ok(())) => {
                     let status = follow.borrow_and_update().clone();
@@ -59,14 +72,27 @@ impl Teller {
     }
 }
 
+async fn closes(closing: Option<&Closing>) {
+    match closing {
+        Some(closing) => closing.begun().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Of a load that runs, or ended in this server.
-pub(super) fn stream(loader: &Loader, load: LoadId, place: OwnedSemaphorePermit) -> Response<Body> {
+pub(super) fn stream(
+    loader: &Loader,
+    load: LoadId,
+    closing: Option<Closing>,
+    place: OwnedSemaphorePermit,
+) -> Response<Body> {
     let teller = Teller {
         follow: loader.watch(&load),
         loader: loader.clone(),
         load,
         first: true,
         over: false,
+        closing,
         _place: place,
     };
     let pieces = futures_util::stream::unfold(teller, |mut teller| async move {

@@ -12,7 +12,7 @@ use offloop::http::axum::extract::{Path, Query, Request, State};
 use offloop::http::axum::http::request::Parts;
 use offloop::http::axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use offloop::http::axum::routing::{delete, get, post};
-use offloop::http::{PackPage, PackRoutes, Refusal, UnderWay, mime, send_file};
+use offloop::http::{Closing, PackPage, PackRoutes, Refusal, UnderWay, mime, send_file};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -65,7 +65,7 @@ pub(super) fn routes(shared: Arc<Shared>) -> PackRoutes {
                 .patch(upload::patch)
                 .merge(delete(upload::delete)),
         )
-        .route("/v1/ingest/{target}", post(take))
+        .route("/v1/ingest/{target}", post(take).options(upload::options))
         .with_state(door);
     #[cfg(feature = "kafka")]
     let metrics = Some(PackMetrics(Arc::new(move |out| own.consumers.figures(out))));
@@ -271,10 +271,20 @@ async fn take(
     query: Result<Query<TakeQuery>, QueryRejection>,
     request: Request,
 ) -> Answer {
+    let taken = taken(&door, &target, query, request).await;
+    upload::with_limits(&door.shared, taken)
+}
+
+async fn taken(
+    door: &Door,
+    target: &str,
+    query: Result<Query<TakeQuery>, QueryRejection>,
+    request: Request,
+) -> Answer {
     let open = door.open()?;
     let (mut parts, body) = request.into_parts();
-    let ask = ask(&door, open, &target, query, &parts.headers)?;
-    let Some(declared) = open.loader.target(&target) else {
+    let ask = ask(door, open, target, query, &parts.headers)?;
+    let Some(declared) = open.loader.target(target) else {
         let known: Vec<_> = open.loader.targets().map(Target::name).collect();
         let shown: String = target.chars().take(63).collect();
         let detail = format!(
@@ -386,15 +396,16 @@ async fn rejects(State(door): State<Door>, Path(load): Path<String>, parts: Part
     send_file(&path, &kind, parts, "no row of this load was refused").await
 }
 
-async fn follow(State(door): State<Door>, Path(load): Path<String>) -> Answer {
+async fn follow(State(door): State<Door>, Path(load): Path<String>, parts: Parts) -> Answer {
     let load = load_id(&load)?;
     let open = door.open()?;
     if open.loader.status(&load).is_none() {
         return Err(unknown(&load));
     }
+    let closing = parts.extensions.get::<Closing>().cloned();
     let place = Arc::clone(&door.readers).try_acquire_owned().map_err(|_| {
         let detail = format!("{READERS_MAX} readers of loads' events, the limit");
         Refusal::from(view::problem(view::TOO_MANY, detail))
     })?;
-    Ok(events::stream(&open.loader, load, place))
+    Ok(events::stream(&open.loader, load, closing, place))
 }

@@ -1,8 +1,8 @@
 //! Bodies into the spool: at once with `Prefer: respond-async`, or in parts.
 //!
-//! Parts are in the manner of draft-ietf-httpbis-resumable-upload (interop version 8): POST makes an
-//! upload, HEAD tells its offset, PATCH appends, DELETE takes it away; a connection that is lost
-//! costs what was under way. Must never: answer an offset that is not on disk, or 202 before the
+//! Parts are in the manner of draft-ietf-httpbis-resumable-upload-12 (interop version 9), without
+//! interim responses: POST makes an upload, HEAD tells its offset, PATCH appends, DELETE takes it away; a
+//! connection that is lost costs what was under way. Must never: answer an offset that is not on disk, or 202 before the
 //! whole body and its job are.
 
 use std::fmt::Write as _;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use offloop::http::axum::body::Body;
 use offloop::http::axum::extract::{Path, Request, State};
 use offloop::http::axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use offloop::http::axum::response::IntoResponse as _;
 use offloop::http::{Refusal, UnderWay};
 use offloop::job::JobId;
 use offloop::store::InsertOutcome;
@@ -30,7 +31,7 @@ const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const LIMIT: HeaderName = HeaderName::from_static("upload-limit");
 const VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");
-const INTEROP: HeaderValue = HeaderValue::from_static("8");
+const INTEROP: HeaderValue = HeaderValue::from_static("9");
 const AFTER: u64 = 5;
 
 /// What a request for the spool says of itself.
@@ -126,6 +127,12 @@ pub(super) async fn create(
     let whole = asked.complete != Some(false);
     // A form is longer than its file.
     let told = ask.bytes_total.filter(|_| whole && !source.is_form());
+    if let (Some(asked), Some(told)) = (asked.length, told.filter(|_| asked.complete.is_some()))
+        && asked != told
+    {
+        let detail = format!("Upload-Length says {asked} bytes, Content-Length {told}");
+        return Err(other_length(detail).into());
+    }
     let length = asked.length.or(told);
     let most = shared.options.upload_bytes;
     if let Some(length) = length.filter(|length| *length > most) {
@@ -149,15 +156,41 @@ pub(super) async fn create(
         if let Ok(path) = path {
             response.headers_mut().insert(header::LOCATION, path);
         }
-        limits(shared, response.headers_mut());
+        limits(shared, Duration::ZERO, response.headers_mut());
     }
     Ok(response)
 }
 
-fn limits(shared: &Shared, headers: &mut HeaderMap) {
+/// What may be asked for with `OPTIONS`: parts are taken here, and how large all of them may be.
+pub(super) async fn options(State(door): State<Door>) -> Answer {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    let parts = HeaderValue::from_static("application/partial-upload");
+    headers.insert("accept-patch", parts);
+    let allow = HeaderValue::from_static("OPTIONS, POST");
+    headers.insert(header::ALLOW, allow);
+    limits(&door.shared, Duration::ZERO, headers);
+    Ok(response)
+}
+
+/// Who is refused for a size is told what may be.
+pub(super) fn with_limits(shared: &Shared, answer: Answer) -> Answer {
+    match answer {
+        Err(refusal) if refusal.problem().status == view::TOO_LARGE.1 => {
+            let mut response = refusal.into_response();
+            limits(shared, Duration::ZERO, response.headers_mut());
+            Ok(response)
+        }
+        answer => answer,
+    }
+}
+
+/// `age`: since the upload grew.
+fn limits(shared: &Shared, age: Duration, headers: &mut HeaderMap) {
     let (size, age) = (
         shared.options.upload_bytes,
-        shared.options.parts_for.as_secs(),
+        shared.options.parts_for.saturating_sub(age).as_secs(),
     );
     if let Ok(limit) = HeaderValue::from_str(&format!("max-size={size}, max-age={age}")) {
         headers.insert(LIMIT, limit);
@@ -227,6 +260,15 @@ async fn keep(mut part: Part, begun: u64, cut: Cut) -> Refusal {
         problem.detail.push_str("; nothing of it is kept or loaded");
         return problem.into();
     }
+    if problem.r#type == OTHER_LENGTH {
+        if let Err(error) = part.discard().await {
+            tracing::warn!(error = view::chain(&error), %load, "an upload that is too long is taken away when it is old");
+        }
+        problem
+            .detail
+            .push_str("; the upload is dropped, nothing of it is loaded");
+        return problem.into();
+    }
     // Bytes that are not what their sender has are no part of the upload.
     let kept = if digest::is_mismatch(&problem) {
         part.rewind(begun).await
@@ -244,9 +286,12 @@ async fn keep(mut part: Part, begun: u64, cut: Cut) -> Refusal {
     problem.into()
 }
 
+const OTHER_LENGTH: &str =
+    "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
+
 fn other_length(detail: String) -> Problem {
     Problem {
-        r#type: "https://iana.org/assignments/http-problem-types#inconsistent-upload-length".into(),
+        r#type: OTHER_LENGTH.into(),
         ..view::problem(("", 400, "The upload's length is another one"), detail)
     }
 }
@@ -350,7 +395,7 @@ pub(super) async fn head(State(door): State<Door>, Path(load): Path<String>) -> 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    limits(shared, headers);
+    limits(shared, shared.spool.age(&load), headers);
     let length = if let Ok(whole) = std::fs::metadata(shared.spool.whole(&load)) {
         place(headers, whole.len(), true);
         Some(whole.len())
@@ -372,7 +417,12 @@ pub(super) async fn patch(
     Path(load): Path<String>,
     request: Request,
 ) -> Answer {
-    let (open, load) = (door.open()?, load_id(&load)?);
+    let patched = grown(&door, &load, request).await;
+    with_limits(&door.shared, patched)
+}
+
+async fn grown(door: &Door, load: &str, request: Request) -> Answer {
+    let (open, load) = (door.open()?, load_id(load)?);
     let shared = &door.shared;
     let (mut parts, body) = request.into_parts();
     let kind = text(&parts.headers, &header::CONTENT_TYPE)?;
@@ -383,7 +433,12 @@ pub(super) async fn patch(
     let needed = |name: &HeaderName| Refusal::parameter(name.as_str(), "is missing");
     let complete = flag(&parts.headers)?.ok_or_else(|| needed(&COMPLETE))?;
     let offset = number(&parts.headers, &OFFSET)?.ok_or_else(|| needed(&OFFSET))?;
+    let content = number(&parts.headers, &header::CONTENT_LENGTH)?;
     if shared.spool.whole(&load).exists() {
+        if content != Some(0) {
+            let detail = "the upload is complete; nothing can be added to it";
+            return Err(other_length(detail.into()).into());
+        }
         let problem = Problem {
             r#type: "https://iana.org/assignments/http-problem-types#completed-upload".into(),
             ..view::problem(
@@ -393,13 +448,29 @@ pub(super) async fn patch(
         };
         return Err(problem.into());
     }
-    let part = shared
-        .spool
-        .resume(&load)
-        .await
-        .map_err(|error| refused(&error))?;
+    let part = shared.spool.resume(&load).await;
+    let mut part = part.map_err(|error| refused(&error))?;
     if part.offset != offset {
         return Ok(mismatch(part.offset, offset));
+    }
+    // Whatever tells the length of all of it tells the same.
+    let by_content = content.filter(|_| complete);
+    let by_content = by_content.map(|content| offset.saturating_add(content));
+    for length in [number(&parts.headers, &LENGTH)?, by_content]
+        .into_iter()
+        .flatten()
+    {
+        match part.about.length {
+            Some(known) if known != length => {
+                let detail = format!("{length} bytes are announced now, {known} were before");
+                return Err(other_length(detail).into());
+            }
+            Some(_) => {}
+            None => part
+                .announce(length)
+                .await
+                .map_err(|error| refused(&error))?,
+        }
     }
     let source = Source::new(body, &parts.headers, &shared.options)?;
     let under_way = parts.extensions.remove::<UnderWay>();

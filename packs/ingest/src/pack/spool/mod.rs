@@ -119,9 +119,11 @@ pub(super) struct Spool {
     hands: Vec<Hand<()>>,
     next: AtomicUsize,
     state: Arc<Mutex<State>>,
+    /// Held while the two files of a body come or go: a name may be used again.
+    files: Arc<Mutex<()>>,
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -161,8 +163,9 @@ impl Spool {
             hands: hands.collect::<Result<_, _>>()?,
             next: AtomicUsize::new(0),
             state: Arc::default(),
+            files: Arc::default(),
         };
-        spool.count()?;
+        spool.settle()?;
         Ok(spool)
     }
 
@@ -217,7 +220,7 @@ impl Spool {
         Ok(())
     }
 
-    /// A new body.
+    /// A new body. Whoever still sends one of that name, which its sender may have given up, is cut.
     pub(super) async fn create(&self, load: &LoadId, about: About) -> Result<Part, SpoolError> {
         {
             let state = lock(&self.state);
@@ -228,9 +231,6 @@ impl Spool {
             if used.saturating_add(about.length.unwrap_or(0)) > most {
                 return Err(SpoolError::Full { used, most });
             }
-            if state.writers.contains_key(load) {
-                return Err(SpoolError::Exists { load: load.clone() });
-            }
         }
         let wanted = self.take_over(load, about.tenant.as_deref()).await?;
         let (folder, id, text) = (
@@ -239,6 +239,7 @@ impl Spool {
             serde_json::to_vec(&about).map_err(io::Error::from)?,
         );
         let hand = self.hand();
+        let files = Arc::clone(&self.files);
         let made = hand.ask(move |()| {
             if name(&folder, &id, "spool").exists() {
                 return Err(SpoolError::Exists { load: id });
@@ -247,14 +248,18 @@ impl Spool {
             if part.exists() {
                 return Err(SpoolError::Exists { load: id });
             }
-            // What it is for comes first: there is no body that does not say it.
-            let mut beside = File::create(name(&folder, &id, "json"))?;
+            let draft = name(&folder, &id, "draft");
+            let mut beside = File::create(&draft)?;
             beside.write_all(&text)?;
             beside.sync_all()?;
+            // What it is for comes first: there is no body that does not say it.
+            let alone = lock(&files);
+            fs::rename(draft, name(&folder, &id, "json"))?;
             let file = OpenOptions::new()
                 .create_new(true)
                 .append(true)
                 .open(part)?;
+            drop(alone);
             File::open(&folder)?.sync_all()?;
             Ok(file)
         });
@@ -293,6 +298,7 @@ impl Spool {
             most: self.rule.most,
             state: Arc::clone(&self.state),
             is_settled: false,
+            has_left: false,
             wanted,
         }
     }
@@ -375,6 +381,15 @@ impl Spool {
         }
     }
 
+    /// Since the body grew; nothing where it is not known.
+    pub(super) fn age(&self, load: &LoadId) -> Duration {
+        let now = Duration::from_millis(SystemClock.now().as_millis());
+        let about = fs::metadata(name(&self.folder, load, "part"));
+        let changed = about.and_then(|about| about.modified()).ok();
+        let changed = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        changed.map_or(Duration::ZERO, |changed| now.saturating_sub(changed))
+    }
+
     /// The file of a whole body.
     pub(super) fn whole(&self, load: &LoadId) -> PathBuf {
         name(&self.folder, load, "spool")
@@ -397,6 +412,7 @@ impl Spool {
 
     /// Takes a whole body away.
     pub(super) fn remove(&self, load: &LoadId) -> io::Result<()> {
+        let _alone = lock(&self.files);
         remove(&self.folder, load, "spool", &self.state)
     }
 
@@ -411,6 +427,7 @@ impl Spool {
                 Some("spool") => "spool",
                 Some("part") => "part",
                 Some("json") => "json",
+                Some("draft") => "draft",
                 _ => continue,
             };
             let stem = path.file_stem().and_then(|stem| stem.to_str());
@@ -425,18 +442,33 @@ impl Spool {
         Ok(found)
     }
 
-    /// Counts what is there; nobody writes yet.
-    fn count(&self) -> io::Result<()> {
-        let bodies = self.bodies()?;
-        let bodies = bodies.iter().filter(|body| body.1 != "json");
-        let (mut used, mut count) = (0, 0);
-        for body in bodies {
-            used += body.2;
-            count += 1;
+    /// Counts what is there, and takes away what nobody can go on with; nobody writes yet.
+    fn settle(&self) -> io::Result<()> {
+        for (load, kind, len, _) in self.bodies()? {
+            let is_there = |kind| name(&self.folder, &load, kind).exists();
+            let is_lost = match kind {
+                "part" => self.is_lost(&load),
+                "json" => !is_there("part") && !is_there("spool"),
+                _ => false,
+            };
+            if kind == "draft" {
+                missing_is_fine(fs::remove_file(name(&self.folder, &load, kind)))?;
+            } else if is_lost {
+                tracing::info!(%load, "a body that was cut by the server's end is taken away");
+                missing_is_fine(fs::remove_file(name(&self.folder, &load, kind)))?;
+                missing_is_fine(fs::remove_file(name(&self.folder, &load, "json")))?;
+            } else if kind != "json" {
+                let mut state = lock(&self.state);
+                state.used += len;
+                state.bodies += 1;
+            }
         }
-        let mut state = lock(&self.state);
-        (state.used, state.bodies) = (used, count);
         Ok(())
+    }
+
+    /// Of a part: what it is for is not known, or nobody can go on with it.
+    fn is_lost(&self, load: &LoadId) -> bool {
+        self.about(load).map_or(true, |about| !about.resumable)
     }
 
     /// Whole bodies that are old enough to go, if no job waits for them.
@@ -446,18 +478,13 @@ impl Spool {
         Ok(old.map(|body| body.0).collect())
     }
 
-    /// Takes away what is too old, and bodies of a server that was killed while they came. Those that
-    /// `is_needed` stay.
+    /// Takes away what is too old. Bodies that are written, and those that `is_needed`, stay.
     pub(super) fn sweep(&self, is_needed: &dyn Fn(&LoadId) -> bool) -> io::Result<()> {
         for (load, kind, _, age) in self.bodies()? {
             let has = |kind| name(&self.folder, &load, kind).exists();
             let goes = match kind {
                 "spool" => age > self.rule.keep,
-                "part" => {
-                    let about = self.about(&load);
-                    let is_lost = || about.map_or(true, |about| !about.resumable);
-                    age > self.rule.keep_parts || is_lost()
-                }
+                "part" => age > self.rule.keep_parts,
                 // Of a body that is gone.
                 _ => age > self.rule.keep_parts && !has("part") && !has("spool"),
             };
@@ -466,7 +493,9 @@ impl Spool {
             }
             tracing::info!(%load, "a body that nobody came for is taken away");
             match kind {
-                "json" => missing_is_fine(fs::remove_file(name(&self.folder, &load, kind)))?,
+                "json" | "draft" => {
+                    missing_is_fine(fs::remove_file(name(&self.folder, &load, kind)))?
+                }
                 kind => remove(&self.folder, &load, kind, &self.state)?,
             }
         }
@@ -482,6 +511,9 @@ fn remove(folder: &Path, load: &LoadId, kind: &str, state: &Mutex<State>) -> io:
         let mut state = lock(state);
         state.used = state.used.saturating_sub(about.len());
         state.bodies = state.bodies.saturating_sub(1);
+    }
+    if kind == "spool" && name(folder, load, "part").exists() {
+        return Ok(()); // it is the next one's by now
     }
     missing_is_fine(fs::remove_file(name(folder, load, "json")))
 }

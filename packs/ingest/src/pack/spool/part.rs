@@ -30,8 +30,10 @@ pub(in crate::pack) struct Part {
     pub(super) folder: PathBuf,
     pub(super) most: u64,
     pub(super) state: Arc<Mutex<State>>,
-    /// Whole, or taken away.
+    /// Whole.
     pub(super) is_settled: bool,
+    /// It is no writer any more.
+    pub(super) has_left: bool,
     /// Somebody else wants it.
     pub(in crate::pack) wanted: watch::Receiver<bool>,
 }
@@ -39,6 +41,9 @@ pub(in crate::pack) struct Part {
 impl Drop for Part {
     /// A body that nobody can go on with goes with its request, however that ended.
     fn drop(&mut self) {
+        if self.has_left {
+            return;
+        }
         if self.is_settled || self.about.resumable {
             lock(&self.state).writers.remove(&self.load);
             return;
@@ -82,6 +87,23 @@ impl Part {
         }
         self.offset += len;
         Ok(())
+    }
+
+    /// How many bytes all of it has, from now on.
+    pub(in crate::pack) async fn announce(&mut self, length: u64) -> Result<(), SpoolError> {
+        self.about.length = Some(length);
+        let text = serde_json::to_vec(&self.about).map_err(io::Error::from)?;
+        let (to, draft) = (
+            name(&self.folder, &self.load, "json"),
+            name(&self.folder, &self.load, "draft"),
+        );
+        let noted = self.hand.ask(move |()| {
+            let mut file = File::create(&draft)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(draft, to)
+        });
+        Ok(noted.await.map_err(|_| SpoolError::Ending)??)
     }
 
     /// Back to what it was at `offset`.
@@ -136,9 +158,10 @@ impl Part {
 
     /// Takes it away.
     pub(in crate::pack) async fn discard(mut self) -> Result<(), SpoolError> {
-        let gone = self.removal().await;
-        self.is_settled = true;
-        gone
+        let gone = self.removal();
+        // It leaves by that; by now another one may have its place.
+        self.has_left = true;
+        gone.await
     }
 
     /// What was written is on disk.
