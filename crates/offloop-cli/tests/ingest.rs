@@ -320,3 +320,23 @@ fn a_check_makes_and_changes_nothing() {
     assert_eq!(names(), before);
     assert!(read() == bytes, "a file was written");
 }
+
+#[test]
+fn curl_sends_a_file_as_a_form_as_it_does_plain() {
+    let folder = folder();
+    std::fs::write(folder.path().join("people.csv"), people(50_000, |_| false)).unwrap();
+    let server = serve(folder.path());
+    let curl = |words: &[&str]| {
+        let mut command = std::process::Command::new("curl");
+        command.current_dir(folder.path()).arg("-sS").args(words);
+        let output = command.output().unwrap();
+        let text = told(&output, words, 0);
+        let view: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(view["stored"], 50_000, "{words:?}: {view}");
+    };
+    let url = format!("{}/v1/ingest/people", server.url);
+    curl(&["-F", "file=@people.csv", &url]);
+    curl(&["-F", "upload=@people.csv;type=text/csv", &url]);
+    curl(&["-T", "people.csv", "-X", "POST", &url]);
+    assert_eq!(ids(folder.path()).len(), 150_000);
+}

@@ -494,7 +494,7 @@ impl Spool {
             tracing::info!(%load, "a body that nobody came for is taken away");
             match kind {
                 "json" | "draft" => {
-                    missing_is_fine(fs::remove_file(name(&self.folder, &load, kind)))?
+                    missing_is_fine(fs::remove_file(name(&self.folder, &load, kind)))?;
                 }
                 kind => remove(&self.folder, &load, kind, &self.state)?,
             }
