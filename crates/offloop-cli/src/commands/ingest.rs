@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use offloop::egress::Net;
+use offloop::egress::{Net, Roots};
 use offloop_ingest::load::{
     Feed, LoadAsk, LoadFailed, LoadId, Loader, PIECE_BYTES_MAX, Settings, Status, Summary, feed,
 };
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use super::text::{plain, size, span};
 use crate::client::{Client, ServerArgs, escape};
-use crate::config::{self, Flags};
+use crate::config::{self, Flags, authorities};
 use url::Remote;
 
 #[derive(clap::Args)]
@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// A network of your own that a URL may be in, such as 127.0.0.0/8; may be given again
     #[arg(long, value_name = "NET")]
     allow_private: Vec<Net>,
+    /// File of certificates (PEM) that a URL's server may stand on too; may be given again
+    #[arg(long, value_name = "FILE")]
+    ca: Vec<PathBuf>,
     /// Of what comes from a URL
     #[arg(long, value_name = "SIZE", default_value = "64GiB")]
     max_size: bytesize::ByteSize,
@@ -145,7 +148,12 @@ fn fresh(parts: &mut Vec<Vec<u8>>) {
 
 /// The load is named by the URL and which version of its content it is.
 fn open_url(args: &Args, text: &str, mut parts: Vec<Vec<u8>>) -> anyhow::Result<Input> {
-    let remote = Remote::open(text, &args.allow_private, args.max_size.as_u64());
+    let mut roots = Roots::default();
+    for file in &args.ca {
+        authorities(file, &mut roots).map_err(|error| anyhow::anyhow!("--ca: {error}"))?;
+    }
+    let most = args.max_size.as_u64();
+    let remote = Remote::open(text, &args.allow_private, &roots, most);
     let remote = remote.with_context(|| format!("cannot read {}", plain(text)))?;
     let version = remote.version();
     let bytes = version.length;

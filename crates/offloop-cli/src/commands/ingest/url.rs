@@ -17,7 +17,9 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use offloop::egress::{Connector, EgressError, Forbidden, Net, Policy, SystemResolver, Target};
+use offloop::egress::{
+    Connector, EgressError, Forbidden, Net, Policy, Roots, SystemResolver, Target,
+};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A peer that is silent for so long has broken off.
@@ -216,7 +218,7 @@ fn begins_at(headers: &HeaderMap) -> Option<u64> {
 
 impl Remote {
     /// Asks for it. `most`: bytes of it that are taken.
-    pub(super) fn open(url: &str, allow: &[Net], most: u64) -> anyhow::Result<Self> {
+    pub(super) fn open(url: &str, allow: &[Net], roots: &Roots, most: u64) -> anyhow::Result<Self> {
         let policy = Policy {
             http: true,
             any_port: true, // whoever runs this has named the URL
@@ -225,7 +227,7 @@ impl Remote {
         };
         let target = policy.target(url);
         let target = target.map_err(|error| anyhow::anyhow!(of_egress(&error).said()));
-        let connector = Connector::new(policy, Arc::new(SystemResolver::default()));
+        let connector = Connector::new(policy, Arc::new(SystemResolver::default()), roots);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
