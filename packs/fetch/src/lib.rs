@@ -13,6 +13,7 @@ mod budget;
 mod call;
 mod client;
 mod conn;
+mod download;
 mod draft;
 mod flight;
 mod gate;
@@ -33,6 +34,7 @@ pub use breaker::{Breaker, BreakerEvents, BreakerRule, BreakerState, NotNow, Per
 pub use budget::{Budget, BudgetRule};
 pub use call::{Answer, Call, Cause, Done, Failure, Keep};
 pub use client::{Client, ClientOptions};
+pub use download::{DownloadError, Remote, Version};
 pub use draft::{Draft, Drafts};
 pub use gate::CONNECTIONS_MAX;
 pub use host::Tripped;

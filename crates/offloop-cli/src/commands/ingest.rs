@@ -4,8 +4,6 @@
 //! Ctrl-C or a kill, goes on where it was. Must never: load a file that was changed under the name
 //! of what it was before.
 
-mod url;
-
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
@@ -18,6 +16,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use offloop::egress::{Net, Roots};
+use offloop_fetch::{DownloadError, Remote};
 use offloop_ingest::load::{
     Feed, LoadAsk, LoadFailed, LoadId, Loader, PIECE_BYTES_MAX, Settings, Status, Summary, feed,
 };
@@ -29,7 +28,6 @@ use tokio::sync::watch;
 use super::text::{plain, size, span};
 use crate::client::{Client, ServerArgs, escape};
 use crate::config::{self, Flags, authorities};
-use url::Remote;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -139,6 +137,13 @@ fn declare(args: &Args, input: Input) -> anyhow::Result<ExitCode> {
     }
 }
 
+fn is_url(text: &str) -> bool {
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| {
+        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+    })
+}
+
 /// The load is of this run alone.
 fn fresh(parts: &mut Vec<Vec<u8>>) {
     use offloop::runtime::clock::{Clock as _, SystemClock};
@@ -154,6 +159,12 @@ fn open_url(args: &Args, text: &str, mut parts: Vec<Vec<u8>>) -> anyhow::Result<
     }
     let most = args.max_size.as_u64();
     let remote = Remote::open(text, &args.allow_private, &roots, most);
+    let remote = remote.map_err(|error| match error {
+        DownloadError::TooLarge { length, most } => {
+            anyhow::anyhow!("it has {length} bytes; --max-size is {most}")
+        }
+        error => error.into(),
+    });
     let remote = remote.with_context(|| format!("cannot read {}", plain(text)))?;
     let version = remote.version();
     let bytes = version.length;
@@ -191,7 +202,7 @@ fn open(args: &Args) -> anyhow::Result<Input> {
             load: name(&parts)?,
         });
     }
-    if let Some(text) = args.input.to_str().filter(|text| url::is_url(text)) {
+    if let Some(text) = args.input.to_str().filter(|text| is_url(text)) {
         return open_url(args, text, parts);
     }
     let cannot = || format!("cannot read {}", args.input.display());

@@ -1,15 +1,15 @@
-//! A URL as a load's input: read while it comes, gone on with where the connection broke.
+//! One URL as something to read: while it comes, gone on with where the connection broke.
 //!
 //! What breaks off goes on by Range and If-Range where the peer has strong ETags; otherwise it is read
-//! again and passed over. A load is named by the URL and its version, so the same command goes on
-//! after a kill. Must never: put together two versions of what stands at the URL; connect to an address
-//! that `offloop::egress` has not checked.
+//! again and passed over. For programs that read on a thread of their own; no pack uses it.
+//!
+//! Must never: put together two versions of what stands at the URL; connect to an address that
+//! `offloop::egress` has not checked.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -18,8 +18,10 @@ use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use offloop::egress::{
-    Connector, EgressError, Forbidden, Net, Policy, Roots, SystemResolver, Target,
+    Connector, EgressError, Forbidden, Net, Policy, Roots, SystemResolver, Target, TlsSetupError,
 };
+
+use crate::conn::told;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A peer that is silent for so long has broken off.
@@ -30,21 +32,30 @@ const TRIES: u32 = 5;
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// The input is one.
-pub(super) fn is_url(text: &str) -> bool {
-    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
-    scheme.is_some_and(|scheme| {
-        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
-    })
+/// Why there is nothing to read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DownloadError {
+    #[error("the URL cannot be called: {0}")]
+    Url(String),
+    #[error("TLS cannot be set up")]
+    Tls(#[from] TlsSetupError),
+    #[error("cannot start a runtime")]
+    Runtime(#[source] io::Error),
+    /// No answer, or none that can be read.
+    #[error("{0}")]
+    Answer(String),
+    #[error("it has {length} bytes; the limit is {most}")]
+    TooLarge { length: u64, most: u64 },
 }
 
 /// What is known of which content stands at the URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Version {
+pub struct Version {
     etag: Option<String>,
     modified: Option<String>,
     /// In bytes, as they come.
-    pub(super) length: Option<u64>,
+    pub length: Option<u64>,
 }
 
 impl Version {
@@ -67,12 +78,12 @@ impl Version {
     }
 
     /// Nothing says whether it changes.
-    pub(super) const fn is_unknown(&self) -> bool {
+    pub const fn is_unknown(&self) -> bool {
         self.etag.is_none() && self.modified.is_none()
     }
 
     /// For the name of the load.
-    pub(super) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let Self {
             etag,
             modified,
@@ -83,7 +94,8 @@ impl Version {
 }
 
 /// What is read.
-pub(super) struct Remote {
+#[derive(Debug)]
+pub struct Remote {
     runtime: tokio::runtime::Runtime,
     way: Way,
     body: Option<Incoming>,
@@ -97,6 +109,7 @@ pub(super) struct Remote {
 }
 
 /// To the peer and back.
+#[derive(Debug)]
 struct Way {
     connector: Connector,
     url: Target,
@@ -115,10 +128,6 @@ impl Refused {
             Self::Passing(message) | Self::Final(message) => message,
         }
     }
-}
-
-fn told(error: &dyn std::error::Error) -> String {
-    offloop_ingest::pack::chain(error)
 }
 
 fn of_egress(error: &EgressError) -> Refused {
@@ -218,7 +227,7 @@ fn begins_at(headers: &HeaderMap) -> Option<u64> {
 
 impl Remote {
     /// Asks for it. `most`: bytes of it that are taken.
-    pub(super) fn open(url: &str, allow: &[Net], roots: &Roots, most: u64) -> anyhow::Result<Self> {
+    pub fn open(url: &str, allow: &[Net], roots: &Roots, most: u64) -> Result<Self, DownloadError> {
         let policy = Policy {
             http: true,
             any_port: true, // whoever runs this has named the URL
@@ -226,16 +235,16 @@ impl Remote {
             ..Policy::default()
         };
         let target = policy.target(url);
-        let target = target.map_err(|error| anyhow::anyhow!(of_egress(&error).said()));
+        let target = target.map_err(|error| DownloadError::Url(of_egress(&error).said()));
         let connector = Connector::new(policy, Arc::new(SystemResolver::default()), roots);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .context("cannot start")?;
+            .map_err(DownloadError::Runtime)?;
         let mut remote = Self {
             way: Way {
-                connector: connector.context("cannot set up TLS")?,
-                url: target.context("the URL cannot be called")?,
+                connector: connector?,
+                url: target?,
             },
             runtime,
             body: None,
@@ -246,10 +255,10 @@ impl Remote {
             most,
         };
         let response = remote.patiently();
-        let response = response.map_err(|message| anyhow::anyhow!(message))?;
+        let response = response.map_err(DownloadError::Answer)?;
         remote.version = Version::of(response.headers());
         if let Some(length) = remote.version.length.filter(|length| *length > most) {
-            bail!("it has {length} bytes; --max-size is {most}");
+            return Err(DownloadError::TooLarge { length, most });
         }
         let coding = response.headers().get(header::CONTENT_ENCODING);
         let coding = coding.and_then(|coding| coding.to_str().ok());
@@ -257,13 +266,15 @@ impl Remote {
             && !["identity", "gzip", "x-gzip", "zstd"].contains(&coding)
         {
             let shown: String = coding.chars().take(40).collect();
-            bail!("it comes with Content-Encoding {shown:?}; gzip, zstd or none can be read");
+            let message =
+                format!("it comes with Content-Encoding {shown:?}; gzip, zstd or none can be read");
+            return Err(DownloadError::Answer(message));
         }
         remote.body = Some(response.into_body());
         Ok(remote)
     }
 
-    pub(super) const fn version(&self) -> &Version {
+    pub const fn version(&self) -> &Version {
         &self.version
     }
 
@@ -356,7 +367,7 @@ impl Remote {
         }
         self.at += data.len() as u64;
         if self.at > self.most {
-            return Err(format!("it has more than {} bytes, --max-size", self.most));
+            return Err(format!("it has more than {} bytes, the limit", self.most));
         }
         Ok(Some(data))
     }
