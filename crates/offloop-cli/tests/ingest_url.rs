@@ -116,12 +116,13 @@ impl Peer {
         let range = head
             .iter()
             .find_map(|line| line.strip_prefix("range: bytes="));
+        // Before it is seen to be asked: what is changed then is another answer's.
+        let version = self.version.lock().unwrap().clone();
         self.asked
             .lock()
             .unwrap()
             .push(range.unwrap_or("").to_owned());
         let body = self.body.lock().unwrap().clone();
-        let version = self.version.lock().unwrap().clone();
         let fits = head.iter().any(|line| {
             line.strip_prefix("if-range: ")
                 .is_some_and(|tag| version.to_ascii_lowercase().contains(tag))
