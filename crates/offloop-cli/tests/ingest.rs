@@ -5,7 +5,6 @@
     reason = "the program itself is under test"
 )]
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -16,41 +15,15 @@ use serde_json::Value;
 
 mod support;
 
+use support::imports::{self, ids, people, people_but, people_target};
 use support::{PATIENCE, Running, end_of, program, serve, told};
 
-const TARGETS: &str = r#"
-[ingest.targets.people]
-sink = "ndjson"
-path = "people.ndjson"
-columns = [{ name = "id", type = "int4" }, { name = "name", type = "text" }]
-batch = { rows = 100, time = "20ms" }
-"#;
+fn targets() -> String {
+    people_target("batch = { rows = 100, time = \"20ms\" }")
+}
 
 fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("offloop.toml"), TARGETS).unwrap();
-    folder
-}
-
-fn people(rows: u64, bad: impl Fn(u64) -> bool) -> String {
-    let mut text = String::from("id,name\n");
-    for row in 1..=rows {
-        let word = if bad(row) { "word" } else { "" };
-        writeln!(text, "{word}{row},name {row}").unwrap();
-    }
-    text
-}
-
-fn ids(folder: &Path) -> Vec<u64> {
-    let text = std::fs::read_to_string(folder.join("people.ndjson")).unwrap_or_default();
-    // A line that is being written has no end yet.
-    let whole = text.rfind('\n').map_or("", |at| &text[..at]);
-    let id = |line: &str| {
-        serde_json::from_str::<Value>(line).unwrap()["id"]
-            .as_u64()
-            .unwrap()
-    };
-    whole.lines().map(id).collect()
+    imports::folder(&targets())
 }
 
 #[track_caller]
@@ -63,7 +36,7 @@ fn run(folder: &Path, words: &[&str], code: i32) -> String {
 fn the_exit_code_says_whether_every_row_is_stored() {
     let folder = folder();
     let file = folder.path().join("people.csv");
-    std::fs::write(&file, people(500, |_| false)).unwrap();
+    std::fs::write(&file, people(500)).unwrap();
     let text = run(folder.path(), &["people.csv", "--target", "people"], 0);
     assert!(text.starts_with("500 rows stored, 0 rejected"), "{text}");
     let text = run(folder.path(), &["people.csv", "--target", "people"], 0);
@@ -76,7 +49,7 @@ fn the_exit_code_says_whether_every_row_is_stored() {
     );
     assert!(text.starts_with("500 rows stored"), "{text}");
 
-    std::fs::write(&file, people(501, |row| row == 7)).unwrap();
+    std::fs::write(&file, people_but(501, |row| row == 7)).unwrap();
     let words = [
         "people.csv",
         "--target",
@@ -106,7 +79,7 @@ fn the_exit_code_says_whether_every_row_is_stored() {
 #[test]
 fn a_killed_load_goes_on_with_each_row_once_when_the_command_is_given_again() {
     let folder = folder();
-    std::fs::write(folder.path().join("people.csv"), people(400_000, |_| false)).unwrap();
+    std::fs::write(folder.path().join("people.csv"), people(400_000)).unwrap();
     let words = ["ingest", "people.csv", "--target", "people"];
     for signal in [Signal::KILL, Signal::INT, Signal::KILL] {
         let before = ids(folder.path()).len();
@@ -166,7 +139,7 @@ fn a_pipe_is_stored_and_a_name_makes_it_one_load() {
         let mut child = command.spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         // A load that is stored already takes nothing.
-        let _closed = input.write_all(people(300, |_| false).as_bytes());
+        let _closed = input.write_all(people(300).as_bytes());
         drop(input);
         let text = told(&child.wait_with_output().unwrap(), &["-"], 0);
         assert!(text.contains(says), "{text}");
@@ -178,7 +151,7 @@ fn a_pipe_is_stored_and_a_name_makes_it_one_load() {
 fn a_server_takes_the_file_and_says_what_became_of_it() {
     let folder = folder();
     let file = folder.path().join("people.csv");
-    std::fs::write(&file, people(2_000, |row| row % 1_000 == 0)).unwrap();
+    std::fs::write(&file, people_but(2_000, |row| row % 1_000 == 0)).unwrap();
     let file = file.to_str().unwrap();
     let server = serve(folder.path());
     let bad = folder.path().join("bad.ndjson");
@@ -209,7 +182,7 @@ fn a_server_takes_the_file_and_says_what_became_of_it() {
 fn an_acknowledged_body_is_stored_once_although_the_server_is_killed_while_it_is() {
     let folder = folder();
     let rows = 150_000;
-    let text = people(rows, |_| false);
+    let text = people(rows);
     let mut server = serve(folder.path());
     let mut answer = ureq::post(format!("{}/v1/ingest/people?load=late", server.url))
         .header("prefer", "respond-async")
@@ -245,7 +218,7 @@ fn a_table_that_is_not_as_declared_is_told_before_the_first_byte() {
     let folder = folder();
     let declaration = "[ingest.targets.people]\nsink = \"sqlite\"\npath = \"people.db\"\ntable = \"people\"\ncolumns = [{ name = \"id\", type = \"int4\" }, { name = \"name\", type = \"text\" }]\n";
     std::fs::write(folder.path().join("offloop.toml"), declaration).unwrap();
-    std::fs::write(folder.path().join("people.csv"), people(3_000, |_| false)).unwrap();
+    std::fs::write(folder.path().join("people.csv"), people(3_000)).unwrap();
     let words = ["people.csv", "--target", "people"];
     let text = run(folder.path(), &words, 1);
     assert!(text.contains("people") && text.contains("create"), "{text}");
@@ -272,11 +245,11 @@ fn a_target_that_cannot_be_written_is_told_by_check() {
     };
     let text = check(0);
     assert!(text.contains("target  people"), "{text}");
-    let broken = TARGETS.replace("\"people.ndjson\"", "\"no/such/folder/people.ndjson\"");
+    let broken = targets().replace("\"people.ndjson\"", "\"no/such/folder/people.ndjson\"");
     std::fs::write(folder.path().join("offloop.toml"), broken).unwrap();
     let text = check(1);
     assert!(text.contains("problem ingest.targets.people: "), "{text}");
-    let broken = TARGETS.replace("int4", "int5");
+    let broken = targets().replace("int4", "int5");
     std::fs::write(folder.path().join("offloop.toml"), broken).unwrap();
     let text = check(1);
     assert!(
@@ -289,7 +262,7 @@ fn a_target_that_cannot_be_written_is_told_by_check() {
 fn a_check_makes_and_changes_nothing() {
     let folder = folder();
     let declaration = "[ingest.targets.people]\nsink = \"sqlite\"\npath = \"people.db\"\ntable = \"people\"\ncreate = true\ncolumns = [{ name = \"id\", type = \"int4\" }, { name = \"name\", type = \"text\" }]\n";
-    let both = format!("{declaration}{}", TARGETS.replace(".people]", ".lines]"));
+    let both = format!("{declaration}{}", targets().replace(".people]", ".lines]"));
     std::fs::write(folder.path().join("offloop.toml"), both).unwrap();
     let check = || {
         let output = program(folder.path()).arg("check").output().unwrap();
@@ -304,7 +277,7 @@ fn a_check_makes_and_changes_nothing() {
     };
     check();
     assert!(names().is_empty(), "{:?}", names());
-    std::fs::write(folder.path().join("people.csv"), people(10, |_| false)).unwrap();
+    std::fs::write(folder.path().join("people.csv"), people(10)).unwrap();
     for target in ["people", "lines"] {
         run(folder.path(), &["people.csv", "--target", target], 0);
     }
@@ -324,7 +297,7 @@ fn a_check_makes_and_changes_nothing() {
 #[test]
 fn curl_sends_a_file_as_a_form_as_it_does_plain() {
     let folder = folder();
-    std::fs::write(folder.path().join("people.csv"), people(50_000, |_| false)).unwrap();
+    std::fs::write(folder.path().join("people.csv"), people(50_000)).unwrap();
     let server = serve(folder.path());
     let curl = |words: &[&str]| {
         let mut command = std::process::Command::new("curl");

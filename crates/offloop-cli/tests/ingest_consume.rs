@@ -7,8 +7,6 @@
 )]
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -16,7 +14,8 @@ use serde_json::Value;
 
 mod support;
 
-use support::{PATIENCE, Running, program, serve, told};
+use support::imports::{self, Schema, address, until};
+use support::{Running, program, serve, told};
 
 /// How long a server waits for tasks that run.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -24,51 +23,18 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// Where both servers are.
 struct Servers {
     brokers: String,
-    postgres: String,
-    /// Of the test's own.
-    schema: String,
+    schema: Schema,
 }
 
 impl Servers {
     fn new(test: &str) -> Option<Self> {
-        let said = |name: &str| {
-            let said = std::env::var(name).ok();
-            if said.is_none() {
-                // Past the capture of the test's output: who reads it is to see it.
-                let _told = writeln!(std::io::stderr(), "SKIPPED {test}: set {name} to run it");
-            }
-            said
-        };
-        let servers = Self {
-            brokers: said("OFFLOOP_TEST_KAFKA")?,
-            postgres: said("OFFLOOP_TEST_POSTGRES")?,
-            schema: format!("consume_{}_{test}", std::process::id()),
-        };
-        servers.ask(&format!("CREATE SCHEMA {}", servers.schema));
-        Some(servers)
-    }
-
-    fn ask(&self, sql: &str) -> String {
-        let mut command = Command::new("psql");
-        command.args([&self.postgres, "-XAtqc", sql]);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    fn rows(&self) -> u64 {
-        let table = format!("{}.people", self.schema);
-        let there = self.ask(&format!("SELECT to_regclass('{table}') IS NOT NULL"));
-        if there == "f" {
-            return 0;
-        }
-        let count = self.ask(&format!("SELECT count(*) FROM {table}"));
-        count.parse().unwrap()
+        Some(Self {
+            brokers: address(test, "OFFLOOP_TEST_KAFKA")?,
+            schema: Schema::new(test)?,
+        })
     }
 
     fn folder(&self) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("postgres"), &self.postgres).unwrap();
         let columns = "columns = [{ name = \"id\", type = \"int4\", null = false }, { name = \"name\", type = \"text\" }]\nkey = \"id\"\n";
         let config = format!(
             "[ingest]\npostgres_file = \"postgres\"\n[ingest.kafka]\nbrokers = \"{}\"\n\
@@ -78,9 +44,10 @@ impl Servers {
              batch = {{ rows = 1000 }}\n{columns}\
              [ingest.consumers.people]\ntopic = \"{schema}\"\ntarget = \"people\"\nsession = \"6s\"\n",
             self.brokers,
-            schema = self.schema,
+            schema = self.schema.name,
         );
-        std::fs::write(folder.path().join("offloop.toml"), config).unwrap();
+        let folder = imports::folder(&config);
+        std::fs::write(folder.path().join("postgres"), &self.schema.url).unwrap();
         folder
     }
 }
@@ -93,14 +60,6 @@ fn text(url: &str, path: &str) -> String {
 fn consumer(server: &Running) -> Value {
     let view: Value = serde_json::from_str(&text(&server.url, "/v1/ingest/consumers")).unwrap();
     view["consumers"][0].clone()
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is() {
-        assert!(Instant::now() < deadline, "in time: {what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -129,41 +88,41 @@ fn a_file_is_in_the_table_once_although_every_process_on_its_way_is_killed() {
             .any(|file| file.metadata().is_ok_and(|about| about.len() > 1_000))
     });
     let mut server = serve(folder.path());
-    until("the first rows", || servers.rows() > 2_000);
+    until("the first rows", || servers.schema.rows() > 2_000);
     sending.kill();
     server.kill();
-    assert!(servers.rows() < rows, "killed too late");
+    assert!(servers.schema.rows() < rows, "killed too late");
 
     // The topic's sender is begun again, and the server killed once more.
     let mut command = program(folder.path());
     let mut sending = Running::new(command.args(words));
     server = serve(folder.path());
-    let before = servers.rows();
-    until("more rows", || servers.rows() > before);
+    let before = servers.schema.rows();
+    until("more rows", || servers.schema.rows() > before);
     server.kill();
     assert!(sending.wait().success());
     server = serve(folder.path());
-    until("all rows", || servers.rows() == rows);
+    until("all rows", || servers.schema.rows() == rows);
     until("no lag", || consumer(&server)["lag"] == 0);
     let sums = format!(
         "SELECT sum(id) || ' ' || count(*) FILTER (WHERE name = 'name, ' || id) FROM {}.people",
-        servers.schema
+        servers.schema.name
     );
     assert_eq!(
-        servers.ask(&sums),
+        servers.schema.ask(&sums),
         format!("{} {rows}", rows * (rows + 1) / 2)
     );
     let stored = format!(
         "SELECT sum(rows) || ' ' || sum(rejects) FROM {}.offloop_ingest_streams",
-        servers.schema
+        servers.schema.name
     );
     let messages = format!(
         "SELECT sum(next_offset) FROM {}.offloop_ingest_streams",
-        servers.schema
+        servers.schema.name
     );
     assert_eq!(
-        servers.ask(&stored),
-        format!("{} 0", servers.ask(&messages)),
+        servers.schema.ask(&stored),
+        format!("{} 0", servers.schema.ask(&messages)),
         "each message once"
     );
 

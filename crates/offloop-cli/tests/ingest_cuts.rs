@@ -11,22 +11,13 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
-use std::time::Instant;
 
 use serde_json::Value;
 
 mod support;
 
-use support::{PATIENCE, serve};
-
-const TARGETS: &str = r#"
-[ingest]
-spool_limit = "256KiB"
-[ingest.targets.people]
-sink = "ndjson"
-path = "people.ndjson"
-columns = [{ name = "id", type = "int4" }, { name = "name", type = "text" }]
-"#;
+use support::imports::{ids, people_target, until};
+use support::serve;
 
 const ROWS: u64 = 1_000;
 /// For repeats: each place of a cut comes from here.
@@ -40,29 +31,9 @@ fn body(upload: u64) -> String {
     text
 }
 
-fn ids(folder: &Path) -> Vec<u64> {
-    let text = std::fs::read_to_string(folder.join("people.ndjson")).unwrap_or_default();
-    let whole = text.rfind('\n').map_or("", |at| &text[..at]);
-    let id = |line: &str| {
-        serde_json::from_str::<Value>(line).unwrap()["id"]
-            .as_u64()
-            .unwrap()
-    };
-    whole.lines().map(id).collect()
-}
-
 fn spooled(folder: &Path) -> usize {
     let spool = folder.join("offloop-data/ingest/spool");
     std::fs::read_dir(spool).unwrap().count()
-}
-
-#[track_caller]
-fn until(mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "in time");
-        std::thread::yield_now();
-    }
 }
 
 fn post(url: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
@@ -83,7 +54,8 @@ fn post(url: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
 fn nothing_of_a_body_that_did_not_come_whole_is_stored_or_kept() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    std::fs::write(folder.join("offloop.toml"), TARGETS).unwrap();
+    let config = format!("[ingest]\nspool_limit = \"256KiB\"\n{}", people_target(""));
+    std::fs::write(folder.join("offloop.toml"), config).unwrap();
     let mut server = serve(folder);
     let mut dice = SEED;
     for upload in 0..24 {
@@ -104,7 +76,7 @@ fn nothing_of_a_body_that_did_not_come_whole_is_stored_or_kept() {
             );
             socket.write_all(head.as_bytes()).unwrap();
             socket.write_all(&text.as_bytes()[..cut]).unwrap();
-            until(|| spooled(folder) > 0);
+            until("a body is on its way", || spooled(folder) > 0);
             if upload % 8 == 7 {
                 server.kill();
                 server = serve(folder);
@@ -112,14 +84,14 @@ fn nothing_of_a_body_that_did_not_come_whole_is_stored_or_kept() {
                 socket.shutdown(Shutdown::Both).unwrap();
             }
         }
-        until(|| spooled(folder) == 0);
+        until("its space is back", || spooled(folder) == 0);
         let mine = upload * 10_000..(upload + 1) * 10_000;
         let seen = ids(folder).into_iter().any(|id| mine.contains(&id));
         assert!(!seen, "rows of upload {upload}, which did not come");
         let url = format!("{}/v1/ingest/people?load=cut-{upload}", server.url);
         let (status, answer) = post(&url, &[], &text);
         assert_eq!(status, 202, "upload {upload}: {answer}");
-        until(|| spooled(folder) == 0);
+        until("its space is back", || spooled(folder) == 0);
     }
     let mut ids = ids(folder);
     ids.sort_unstable();

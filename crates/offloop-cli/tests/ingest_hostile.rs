@@ -16,6 +16,7 @@ use serde_json::Value;
 
 mod support;
 
+use support::imports::folder;
 use support::{PATIENCE, Running, serve};
 
 const TARGETS: &str = r#"
@@ -38,12 +39,6 @@ columns = [{ name = "id", type = "int4" }, { name = "name", type = "text" }]
 
 /// What a load may add to the server's memory, beside its allocator's habits.
 const GROWN_KIB: u64 = 64 << 10;
-
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("offloop.toml"), TARGETS).unwrap();
-    folder
-}
 
 fn lines(folder: &Path) -> usize {
     let text = std::fs::read_to_string(folder.join("people.ndjson")).unwrap_or_default();
@@ -99,7 +94,7 @@ fn pour(server: &Running, path: &str, head: &[u8], unit: &[u8], bytes: usize) ->
 
 #[test]
 fn a_line_without_end_and_a_quote_without_end_are_told_by_row_and_byte_and_cost_no_memory() {
-    let folder = folder();
+    let folder = folder(TARGETS);
     let server = serve(folder.path());
     let good = b"id,name\n1,a\n2,b\n3,c\n";
     pour(&server, "/v1/ingest/people", good, b"4,d\n", 4_000);
@@ -148,7 +143,7 @@ fn a_line_without_end_and_a_quote_without_end_are_told_by_row_and_byte_and_cost_
 
 #[test]
 fn a_bomb_is_refused_soon_and_costs_no_memory() {
-    let folder = folder();
+    let folder = folder(TARGETS);
     // A gigabyte of rows as real gzip packs it, about 500:1.
     let mut packer = Command::new("sh")
         .args([
@@ -186,7 +181,7 @@ fn a_bomb_is_refused_soon_and_costs_no_memory() {
 #[test]
 fn a_target_that_stands_still_is_felt_at_the_socket_and_the_load_goes_on_when_it_does() {
     const BYTES: usize = 48 << 20;
-    let folder = folder();
+    let folder = folder(TARGETS);
     let server = serve(folder.path());
     pour(&server, "/v1/ingest/held", b"id,name\n", b"4,d\n", 4_000);
     // Somebody else writes to the file, and takes his time.
@@ -240,7 +235,7 @@ fn a_target_that_stands_still_is_felt_at_the_socket_and_the_load_goes_on_when_it
 
 #[test]
 fn who_follows_a_load_hears_its_end_when_the_server_ends_and_holds_it_up_no_longer() {
-    let folder = folder();
+    let folder = folder(TARGETS);
     let mut server = serve(folder.path());
     let host = server.url.strip_prefix("http://").unwrap().to_owned();
     let mut upload = TcpStream::connect(&host).unwrap();

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -17,6 +16,7 @@ use serde_json::Value;
 
 mod support;
 
+use support::imports::{self, COLUMNS, address, people};
 use support::{PATIENCE, Running, end_of, program, serve, told};
 
 /// Where the broker is, and its own tools.
@@ -27,17 +27,9 @@ struct Broker {
 
 impl Broker {
     fn new(test: &str) -> Option<Self> {
-        let said = |name: &str| {
-            let said = std::env::var(name).ok();
-            if said.is_none() {
-                // Past the capture of the test's output: who reads it is to see it.
-                let _told = writeln!(std::io::stderr(), "SKIPPED {test}: set {name} to run it");
-            }
-            said
-        };
         Some(Self {
-            at: said("OFFLOOP_TEST_KAFKA")?,
-            tools: said("OFFLOOP_TEST_KAFKA_LIBS")?,
+            at: address(test, "OFFLOOP_TEST_KAFKA")?,
+            tools: address(test, "OFFLOOP_TEST_KAFKA_LIBS")?,
         })
     }
 
@@ -76,25 +68,14 @@ impl Broker {
     }
 
     fn folder(&self, topic: &str) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let config = format!(
+        imports::folder(&format!(
             "[ingest.kafka]\nbrokers = \"{}\"\n[ingest.targets.people]\nsink = \"kafka\"\n\
              topic = \"{topic}\"\nkey = \"id\"\nkafka = {{ create = {{ partitions = 2 }} }}\n\
              batch = {{ rows = 200 }}\n\
-             columns = [{{ name = \"id\", type = \"int4\" }}, {{ name = \"name\", type = \"text\" }}]\n",
+             {COLUMNS}\n",
             self.at
-        );
-        std::fs::write(folder.path().join("offloop.toml"), config).unwrap();
-        folder
+        ))
     }
-}
-
-fn people(rows: u64) -> String {
-    let mut text = String::from("id,name\n");
-    for row in 1..=rows {
-        writeln!(text, "{row},name {row}").unwrap();
-    }
-    text
 }
 
 fn run(folder: &Path, words: &[&str], code: i32) -> String {

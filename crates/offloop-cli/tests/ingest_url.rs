@@ -5,7 +5,6 @@
     reason = "the program itself is under test"
 )]
 
-use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -13,45 +12,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 mod support;
 
+use support::imports::{self, ids, people, people_target};
 use support::{PATIENCE, Running, program, serve, told};
-
-const TARGETS: &str = r#"
-[ingest.targets.people]
-sink = "ndjson"
-path = "people.ndjson"
-columns = [{ name = "id", type = "int4" }, { name = "name", type = "text" }]
-batch = { rows = 100, time = "20ms" }
-"#;
 
 const HOME: [&str; 2] = ["--allow-private", "127.0.0.1/32"];
 
 fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("offloop.toml"), TARGETS).unwrap();
-    folder
-}
-
-fn people(rows: u64) -> String {
-    let mut text = String::from("id,name\n");
-    for row in 1..=rows {
-        writeln!(text, "{row},name {row}").unwrap();
-    }
-    text
-}
-
-fn ids(folder: &Path) -> Vec<u64> {
-    let text = std::fs::read_to_string(folder.join("people.ndjson")).unwrap_or_default();
-    let whole = text.rfind('\n').map_or("", |at| &text[..at]);
-    let id = |line: &str| {
-        serde_json::from_str::<Value>(line).unwrap()["id"]
-            .as_u64()
-            .unwrap()
-    };
-    whole.lines().map(id).collect()
+    imports::folder(&people_target("batch = { rows = 100, time = \"20ms\" }"))
 }
 
 /// What a peer's one file is like.
