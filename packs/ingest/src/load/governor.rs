@@ -20,7 +20,7 @@ use super::id::LoadId;
 pub struct Settings {
     /// Where reject files are.
     pub folder: PathBuf,
-    /// Memory of all batches together, at least 1 MiB. Default 32 MiB.
+    /// Memory of all batches together, at least 1 MiB. Default 24 MiB.
     pub batch_memory: u64,
     /// Loads at once. Default 256.
     pub loads_max: usize,
@@ -34,7 +34,7 @@ impl Settings {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
-            batch_memory: 32 << 20,
+            batch_memory: 24 << 20,
             loads_max: 256,
             tenant_loads_max: 64,
             ended_kept_max: 1_000,

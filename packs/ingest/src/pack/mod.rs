@@ -58,7 +58,7 @@ pub struct IngestOptions {
     pub kafka: Option<KafkaSettings>,
     /// Topics that are read into targets.
     pub consumers: Vec<Consumer>,
-    /// Memory of all batches together; default 32 MiB.
+    /// Memory of all batches together; default 24 MiB.
     pub memory_bytes: u64,
     /// Loads at once; default 256.
     pub loads: usize,
@@ -91,7 +91,7 @@ impl IngestOptions {
             #[cfg(feature = "kafka")]
             kafka: None,
             consumers: Vec::new(),
-            memory_bytes: 32 << 20,
+            memory_bytes: 24 << 20,
             loads: 256,
             tenant_loads: 64,
             idle: Duration::from_secs(30),
