@@ -8,7 +8,7 @@
 #   --programs DIR  use offloop, offloop-sabotaged, offloop-sabotaged-lanes and offloop-bench of DIR; builds nothing
 #   --out DIR       where outputs and failed runs are kept (default target/campaigns)
 #
-# Needs Node, Python and /bin/sh; r4 needs strace, r5 needs root, r8 libfaketime, uploads sqlite3; l5 takes broken photos from $CORPUS, by
+# Needs Node, Python and /bin/sh; r4 needs strace, r5 needs root, r8 libfaketime, uploads and l4 sqlite3; l5 takes broken photos from $CORPUS, by
 # default .cache/corpus (`just corpus`). What is missing is skipped by its name.
 # Exit code 1 if a campaign is red or a build that is broken on purpose stays green.
 set -euo pipefail
@@ -96,6 +96,7 @@ if [ "$quick" = yes ]; then
   run 60 groups offloop --cycles 10
   run 60 r7-remote offloop --cycles 16
   run 60 uploads offloop --cycles 50 --megabytes 2
+  run 60 l4 offloop --cycles 200 --megabytes 50
   run 60 r1 offloop-sabotaged --cycles 3 --expect-red
 else
   run 300 r1 offloop
@@ -116,6 +117,7 @@ else
   run 250 r8 offloop
   run 250 l6 offloop
   run 250 uploads offloop --megabytes 10
+  run 500 l4 offloop
   run 100 r1 offloop-sabotaged --cycles 10 --expect-red
   run 100 r4 offloop-sabotaged --cycles 6 --expect-red
   run 100 r5 offloop-sabotaged --cycles 1 --expect-red

@@ -34,9 +34,10 @@ const SLOW_PAUSE: Duration = Duration::from_secs(2);
 const SLOW_BLOCKS: u64 = 16;
 const QUIET_FOR: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_mins(40);
-/// The goals.
+/// The goal.
 const MEMORY: u64 = 64 << 20;
-const DELAY: Duration = Duration::from_millis(5);
+/// The goal is half of this, with the senders and the database elsewhere.
+const DELAY: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sender {
@@ -101,7 +102,7 @@ pub(crate) fn run(run: &mut Run) -> anyhow::Result<()> {
     for (what, times) in [("reads", &reads), ("jobs", &jobs)] {
         if p99(times) > DELAY {
             let p99 = p99(times);
-            run.breach(format!("p99 of {what} is {p99:?}; the goal is {DELAY:?}"));
+            run.breach(format!("p99 of {what} is {p99:?}; the limit is {DELAY:?}"));
         }
     }
     account(run, &setup, &place, &told, took)
