@@ -2,16 +2,18 @@
 
 const REFRESH_MS = 1000;
 const number = new Intl.NumberFormat('en');
+// A figure and its unit stay in one line.
+const GAP = '\u00a0';
 
 function span(ms) {
   if (ms === null || ms === undefined) return '–';
   const seconds = ms / 1000;
-  if (seconds < 90) return `${seconds.toFixed(1)} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds < 90) return `${seconds.toFixed(1)}${GAP}s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)}${GAP}min` : `${(seconds / 3600).toFixed(1)}${GAP}h`;
 }
 
 function size(bytes) {
-  if (bytes < 1024) return `${bytes} B`;
+  if (bytes < 1024) return `${bytes}${GAP}B`;
   const units = ['KiB', 'MiB', 'GiB', 'TiB'];
   let value = bytes;
   let unit = '';
@@ -20,7 +22,7 @@ function size(bytes) {
     value /= 1024;
     unit = next;
   }
-  return `${value.toFixed(1)} ${unit}`;
+  return `${value.toFixed(1)}${GAP}${unit}`;
 }
 
 export function render(root, api) {
@@ -61,7 +63,7 @@ export function render(root, api) {
     return el('tr', {}, el('td', {}, el('code', {}, load.load)), el('td', {}, load.target),
       el('td', {}, load.state), el('td', {}, number.format(load.stored)), el('td', {}, rejected),
       el('td', {}, progress(load)), el('td', {}, number.format(Math.round(load.rate))),
-      el('td', {}, load.state === 'running' ? span(load.eta_ms) : `took ${span(load.elapsed_ms)}`),
+      el('td', {}, load.state === 'running' ? span(load.eta_ms) : `took${GAP}${span(load.elapsed_ms)}`),
       el('td', {}, load.error ?? ''));
   }
 
