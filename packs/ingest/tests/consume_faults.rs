@@ -9,7 +9,8 @@ mod topics;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use consuming::{
@@ -111,25 +112,30 @@ fn a_killed_member_of_a_group_costs_no_message_and_doubles_none() {
         let sender = Sender::new(&brokers, &topic);
         let first = child(&topic);
         let second = child(&topic);
-        // Messages keep coming while one is killed, and another one.
+        // Messages come until both are killed: each gets its share, however soon the other began.
+        let killed = Arc::new(AtomicBool::new(false));
+        let until_killed = Arc::clone(&killed);
         let sending = std::thread::spawn(move || {
-            for part in 0..30 {
-                send(&sender, part * 2_000..(part + 1) * 2_000);
+            let mut sent = 0;
+            while sent < 60_000 || !until_killed.load(Ordering::Acquire) {
+                send(&sender, sent..sent + 2_000);
+                sent += 2_000;
             }
+            sent
         });
-        let killing = std::thread::spawn(move || {
-            kill_at(first, 3_000);
-            kill_at(second, 5_000);
-        });
-        killing.join().unwrap();
-        sending.join().unwrap();
+        let one = std::thread::spawn(move || kill_at(first, 3_000));
+        let other = std::thread::spawn(move || kill_at(second, 5_000));
+        let ends = [one.join(), other.join()];
+        killed.store(true, Ordering::Release);
+        let sent = sending.join().unwrap();
+        assert!(ends.iter().all(Result::is_ok), "{ends:?}");
         let target = people("two");
         let running = begin(plan(&brokers, &url, &target, &topic, ""));
-        let status = caught_up(&running, 60_000).await;
+        let status = caught_up(&running, sent).await;
         assert_eq!(status.partitions.len(), 6);
-        assert!(status.stored < 60_000, "the others have stored something");
+        assert!(status.stored < sent, "the others have stored something");
         stop(running).await;
-        check(&client, 60_000).await;
+        check(&client, sent as i64).await;
     });
 }
 
