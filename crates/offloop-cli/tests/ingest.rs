@@ -8,15 +8,14 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 mod support;
 
-use support::imports::{self, ids, people, people_but, people_target};
-use support::{PATIENCE, Running, end_of, program, serve, told};
+use support::imports::{self, ids, people, people_but, people_target, until};
+use support::{Running, end_of, program, serve, told};
 
 fn targets() -> String {
     people_target("batch = { rows = 100, time = \"20ms\" }")
@@ -86,11 +85,9 @@ fn a_killed_load_goes_on_with_each_row_once_when_the_command_is_given_again() {
         let mut command = program(folder.path());
         command.args(words);
         let mut running = Running::new(&mut command);
-        let deadline = Instant::now() + PATIENCE;
-        while ids(folder.path()).len() <= before + 1_000 {
-            assert!(Instant::now() < deadline, "in time");
-            std::thread::yield_now();
-        }
+        until("rows of this run", || {
+            ids(folder.path()).len() > before + 1_000
+        });
         running.signal(signal);
         assert!(!running.wait().success(), "{signal:?} came too late");
     }
@@ -193,11 +190,9 @@ fn an_acknowledged_body_is_stored_once_although_the_server_is_killed_while_it_is
     let job = view["job"].as_str().unwrap().to_owned();
     for _ in 0..2 {
         let before = ids(folder.path()).len();
-        let deadline = Instant::now() + PATIENCE;
-        while ids(folder.path()).len() <= before + 5_000 {
-            assert!(Instant::now() < deadline, "in time");
-            std::thread::yield_now();
-        }
+        until("rows of this server", || {
+            ids(folder.path()).len() > before + 5_000
+        });
         server.kill();
         assert!((ids(folder.path()).len() as u64) < rows, "killed too late");
         server = serve(folder.path());

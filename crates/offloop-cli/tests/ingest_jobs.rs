@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Instant;
 
 use serde_json::Value;
 
 mod support;
 
-use support::{PATIENCE, Running, end_of, program, serve, told};
+use support::imports::{until, until_some};
+use support::{Running, end_of, program, serve, told};
 
 const CONFIG: &str = r#"
 [tasks.take]
@@ -59,25 +59,13 @@ fn get(server: &Running, path: &str) -> Value {
     answer.body_mut().read_json().unwrap()
 }
 
-#[track_caller]
-fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "in time");
-        std::thread::yield_now();
-    }
-}
-
 /// Jobs of the task by the row that they carry, once all of them are over.
 fn jobs_by_row(server: &Running) -> BTreeMap<u64, u32> {
-    until(|| {
+    until("all jobs are over", || {
         let open = ["ready", "running", "scheduled"];
         let path = |state| format!("/v1/jobs?task=take&limit=1&state={state}");
         let is_over = |state| get(server, &path(state))["jobs"] == Value::Array(Vec::new());
-        open.into_iter().all(is_over).then_some(())
+        open.into_iter().all(is_over)
     });
     let words = [
         "export",
@@ -111,7 +99,7 @@ fn each_row_is_one_job_that_runs_although_the_server_is_killed_in_between() {
     let load = view["job"].as_str().unwrap().to_owned();
     let mut before = 0;
     for _ in 0..2 {
-        let stored = until(|| {
+        let stored = until_some("rows are stored", || {
             let stored = get(&server, "/v1/ingest/loads/night")["stored"].as_u64()?;
             (stored >= before + 500).then_some(stored)
         });

@@ -9,14 +9,13 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use rustix::process::Signal;
 
 mod support;
 
-use support::imports::{self, ids, people, people_target};
-use support::{PATIENCE, Running, program, serve, told};
+use support::imports::{self, ids, people, people_target, until};
+use support::{Running, program, serve, told};
 
 const HOME: [&str; 2] = ["--allow-private", "127.0.0.1/32"];
 
@@ -175,11 +174,9 @@ fn a_command_that_is_killed_goes_on_when_it_is_given_again() {
     for signal in [Signal::KILL, Signal::INT] {
         let before = ids(folder.path()).len();
         let mut running = Running::new(program(folder.path()).args(&words));
-        let deadline = Instant::now() + PATIENCE;
-        while ids(folder.path()).len() <= before + 1_000 {
-            assert!(Instant::now() < deadline, "in time");
-            std::thread::yield_now();
-        }
+        until("rows of this run", || {
+            ids(folder.path()).len() > before + 1_000
+        });
         running.signal(signal);
         assert!(!running.wait().success(), "{signal:?} came too late");
     }
@@ -197,11 +194,9 @@ fn two_versions_are_never_put_together() {
     let other = peer.clone();
     // Behind the first answer there is another file.
     let watch = std::thread::spawn(move || {
-        let deadline = Instant::now() + PATIENCE;
-        while other.asked.lock().unwrap().is_empty() {
-            assert!(Instant::now() < deadline, "in time");
-            std::thread::yield_now();
-        }
+        until("the first question", || {
+            !other.asked.lock().unwrap().is_empty()
+        });
         *other.version.lock().unwrap() = "ETag: \"two\"".into();
     });
     let url = format!("http://{at}/people.csv");

@@ -7,11 +7,9 @@ mod loads;
 mod topics;
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use consuming::{
     COLUMNS, Sender, begin, caught_up, number, person, plan, schema, servers, stop, table, until,
@@ -19,7 +17,7 @@ use consuming::{
 use loads::runtime;
 use offloop_ingest::Target;
 use offloop_ingest::consume::ConsumerState;
-use topics::{fresh_name, make, skipped, variable};
+use topics::{fresh_name, make, outage, server_does, the_servers, variable};
 
 /// The servers are everybody's; who stops one wants to be alone.
 static SERVERS: RwLock<()> = RwLock::new(());
@@ -226,33 +224,6 @@ async fn schema_client(url: &str, name: &str) -> tokio_postgres::Client {
     let path = format!("SET search_path = {name}");
     client.batch_execute(&path).await.unwrap();
     client
-}
-
-fn the_servers(test: &str) -> Option<String> {
-    let said = variable("OFFLOOP_TEST_SERVERS");
-    if said.is_none() {
-        skipped(test, "OFFLOOP_TEST_SERVERS");
-    }
-    said
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the test stops and starts its servers"
-)]
-fn server_does(verb: &str, servers: &str) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xtask/servers.sh");
-    let done = Command::new("bash")
-        .arg(script)
-        .args([verb, servers])
-        .status();
-    assert!(done.unwrap().success(), "{verb}");
-}
-
-async fn outage() {
-    if let Some(seconds) = variable("OFFLOOP_TEST_OUTAGE_SECONDS") {
-        tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
-    }
 }
 
 #[test]

@@ -19,7 +19,10 @@ use offloop_ingest::sink::SinkError;
 use offloop_ingest::sink::kafka::{KafkaOutlet, KafkaSettings};
 use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 use rdkafka::mocking::MockCluster;
-use topics::{all, broker, check_order, fresh_name, make, settings, skipped, variable};
+use topics::{
+    all, broker, check_order, fresh_name, make, outage, server_does, settings, the_servers,
+    variable,
+};
 
 /// The broker is everybody's; who stops it wants to be alone.
 static BROKER: RwLock<()> = RwLock::new(());
@@ -200,8 +203,7 @@ fn a_stop_sends_no_row_of_the_batch_with_the_bad_one() {
 fn a_broker_that_was_away_costs_no_row_and_no_order() {
     let name = "a_broker_that_was_away_costs_no_row_and_no_order";
     let Some(brokers) = broker(name) else { return };
-    let Some(servers) = variable("OFFLOOP_TEST_SERVERS") else {
-        skipped(name, "OFFLOOP_TEST_SERVERS");
+    let Some(servers) = the_servers(name) else {
         return;
     };
     let _alone = BROKER.write().unwrap_or_else(PoisonError::into_inner);
@@ -225,16 +227,14 @@ fn a_broker_that_was_away_costs_no_row_and_no_order() {
             .wait_for(|status| status.rows_stored > 20_000)
             .await
             .unwrap();
-        broker_does("kafka-kill", &servers);
+        server_does("kafka-kill", &servers);
         let at = watch.borrow().rows_in;
-        if let Some(seconds) = variable("OFFLOOP_TEST_OUTAGE_SECONDS") {
-            tokio::time::sleep(std::time::Duration::from_secs(seconds.parse().unwrap())).await;
-        }
+        outage().await;
         assert!(
             watch.borrow().rows_in < at + 20_000,
             "read on without a broker"
         );
-        broker_does("kafka-start", &servers);
+        server_does("kafka-start", &servers);
         pouring.await.unwrap();
         running.await.unwrap().unwrap()
     });
@@ -248,19 +248,6 @@ fn a_broker_that_was_away_costs_no_row_and_no_order() {
     let dead = all(&brokers, &format!("{topic}.dlq"));
     assert_eq!(dead.len() as u64, large);
     assert!(dead.iter().all(|letter| is_large(letter.row())));
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the test stops and starts its broker"
-)]
-fn broker_does(verb: &str, servers: &str) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xtask/servers.sh");
-    let done = Command::new("bash")
-        .arg(script)
-        .args([verb, servers])
-        .status();
-    assert!(done.unwrap().success(), "{verb}");
 }
 
 /// What brokers answer when replicas are away, leaders move, or a batch is refused as a whole.

@@ -59,8 +59,17 @@ pub fn ids(folder: &Path) -> Vec<u64> {
 /// Looks again and again.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    until_some(what, || is_so().then_some(()));
+}
+
+/// The same, for what is found at last.
+#[track_caller]
+pub fn until_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
         assert!(Instant::now() < deadline, "in time: {what}");
         std::thread::yield_now();
     }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -25,13 +27,43 @@ pub(crate) fn skipped(test: &str, variable: &str) {
     );
 }
 
-/// Where the broker is; prints the line of skipped tests if none was said.
-pub(crate) fn broker(test: &str) -> Option<String> {
-    let said = variable("OFFLOOP_TEST_KAFKA");
+/// What `name` says; prints the line of skipped tests if it says nothing.
+fn said(test: &str, name: &str) -> Option<String> {
+    let said = variable(name);
     if said.is_none() {
-        skipped(test, "OFFLOOP_TEST_KAFKA");
+        skipped(test, name);
     }
     said
+}
+
+/// Where the broker is.
+pub(crate) fn broker(test: &str) -> Option<String> {
+    said(test, "OFFLOOP_TEST_KAFKA")
+}
+
+/// The folder of servers that a test may stop and start.
+pub(crate) fn the_servers(test: &str) -> Option<String> {
+    said(test, "OFFLOOP_TEST_SERVERS")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test stops and starts its servers"
+)]
+pub(crate) fn server_does(verb: &str, servers: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xtask/servers.sh");
+    let done = Command::new("bash")
+        .arg(script)
+        .args([verb, servers])
+        .status();
+    assert!(done.unwrap().success(), "{verb}");
+}
+
+/// How long a server stays away, where somebody wants it longer than it takes to start again.
+pub(crate) async fn outage() {
+    if let Some(seconds) = variable("OFFLOOP_TEST_OUTAGE_SECONDS") {
+        tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
+    }
 }
 
 #[expect(
