@@ -14,7 +14,7 @@ use serde_json::Value;
 
 mod support;
 
-use support::imports::{self, Schema, address, until};
+use support::imports::{self, Schema, address, until, until_some};
 use support::{Running, program, serve, told};
 
 /// How long a server waits for tasks that run.
@@ -152,4 +152,159 @@ fn a_file_is_in_the_table_once_although_every_process_on_its_way_is_killed() {
     let jobs: Value =
         serde_json::from_str(&text(&server.url, "/v1/jobs?task=ingest-consume")).unwrap();
     assert_eq!(jobs["jobs"].as_array().unwrap().len(), 1, "{jobs}");
+}
+
+fn jobs(server: &Running) -> Vec<Value> {
+    let page: Value =
+        serde_json::from_str(&text(&server.url, "/v1/jobs?task=ingest-consume")).unwrap();
+    page["jobs"].as_array().unwrap().clone()
+}
+
+/// It stood until somebody started the server anew.
+#[test]
+fn a_consumer_that_stopped_before_a_message_goes_on_by_itself_once_that_is_stepped_over() {
+    let Some(servers) = Servers::new("stepped") else {
+        return;
+    };
+    let folder = servers.folder();
+    let config = folder.path().join("offloop.toml");
+    let stops = std::fs::read_to_string(&config).unwrap().replace(
+        "batch = { rows = 1000 }",
+        "on_bad_row = \"stop\"\nbatch = { rows = 1000 }",
+    );
+    // The topic takes larger numbers than the table.
+    let stops = stops.replacen("type = \"int4\"", "type = \"int8\"", 1);
+    std::fs::write(&config, stops).unwrap();
+    let send = |rows: &str| {
+        std::fs::write(folder.path().join("people.csv"), format!("id,name\n{rows}")).unwrap();
+        let words = ["ingest", "people.csv", "--target", "feed"];
+        let sent = program(folder.path()).args(words).output().unwrap();
+        told(&sent, &words, 0);
+    };
+    send("1,Ada\n4294967294,Bad\n2,Grace\n");
+    let server = serve(folder.path());
+    let stopped = until_some("the stop", || {
+        let of = consumer(&server);
+        of["next_try_ms"].is_u64().then_some(of)
+    });
+    let error = stopped["error"].as_str().unwrap();
+    assert_eq!(stopped["state"], "failed", "{stopped}");
+    assert!(error.contains("stopped by on_bad_row at "), "{stopped}");
+    assert!(stopped["next_try_ms"].as_u64().unwrap() <= 30_000);
+    let figures = text(&server.url, "/metrics");
+    assert!(
+        figures.contains("offloop_ingest_consumer_up{consumer=\"people\",member=\"0\"} 0"),
+        "{figures}"
+    );
+
+    // What the guide says.
+    let (_, place) = error.split_once('[').unwrap();
+    let (partition, rest) = place.split_once("] offset ").unwrap();
+    let (offset, _) = rest.split_once(':').unwrap();
+    let offset: u64 = offset.parse().unwrap();
+    let stepped = servers.schema.ask(&format!(
+        "UPDATE {0}.offloop_ingest_streams SET next_offset = {1} WHERE consumer_group = 'offloop-people' \
+         AND topic = '{0}' AND partition = {partition} AND next_offset <= {offset} RETURNING next_offset",
+        servers.schema.name,
+        offset + 1,
+    ));
+    assert_eq!(stepped, (offset + 1).to_string());
+    until("the other rows", || servers.schema.rows() == 2);
+    until("a member", || consumer(&server)["state"] == "running");
+    let states: Vec<_> = jobs(&server)
+        .iter()
+        .map(|job| job["state"].clone())
+        .collect();
+    assert_eq!(
+        states,
+        ["running", "failed"],
+        "one that runs, one that says why"
+    );
+}
+
+/// Its servers died under it before it got on: one that came back at once would take the next one down, and
+/// one that did not come back would be missed.
+#[test]
+fn a_consumer_that_three_servers_died_under_says_when_it_is_tried_again_and_no_start_hurries_it() {
+    let columns = "columns = [{ name = \"id\", type = \"int4\" }]\nkey = \"id\"\n";
+    // Nobody is there, so it never gets on.
+    let config = format!(
+        "[ingest.kafka]\nbrokers = \"127.0.0.1:9\"\n\
+         [ingest.targets.people]\nsink = \"sqlite\"\npath = \"people.db\"\ntable = \"people\"\ncreate = true\n{columns}\
+         [ingest.consumers.people]\ntopic = \"people\"\ntarget = \"people\"\n"
+    );
+    let folder = imports::folder(&config);
+    for _ in 0..3 {
+        let mut server = serve(folder.path());
+        until("an attempt", || {
+            let jobs = jobs(&server);
+            jobs.first()
+                .is_some_and(|job| job["state"] == "running" && job["started_at"].is_string())
+        });
+        server.kill();
+    }
+    let mut last = Value::Null;
+    for start in 0..2 {
+        let mut server = serve(folder.path());
+        let jobs = jobs(&server);
+        let states: Vec<_> = jobs.iter().map(|job| &job["state"]).collect();
+        assert_eq!(states, ["scheduled", "failed"], "start {start}: {jobs:?}");
+        assert_eq!(jobs[1]["reason"], "poison", "{jobs:?}");
+        if start > 0 {
+            assert_eq!(jobs[0], last, "a start changes nothing");
+        }
+        last = jobs[0].clone();
+        let of = consumer(&server);
+        assert_eq!(of["state"], "failed", "{of}");
+        let why = of["error"].as_str().unwrap();
+        assert!(why.contains("ended without a word"), "{of}");
+        let wait = of["next_try_ms"].as_u64().unwrap();
+        assert!((500_000..=600_000).contains(&wait), "{of}");
+        server.kill();
+    }
+}
+
+#[test]
+fn a_consumer_that_is_killed_again_and_again_between_its_messages_never_waits_for_a_person() {
+    let Some(servers) = Servers::new("often") else {
+        return;
+    };
+    let folder = servers.folder();
+    let mut sent = 0;
+    let mut send = || {
+        let mut file = String::from("id,name\n");
+        for row in sent + 1..=sent + 500 {
+            writeln!(file, "{row},\"name, {row}\"").unwrap();
+        }
+        sent += 500;
+        let name = format!("people-{sent}.csv");
+        std::fs::write(folder.path().join(&name), file).unwrap();
+        let words = ["ingest", &name, "--target", "feed"];
+        told(
+            &program(folder.path()).args(words).output().unwrap(),
+            &words,
+            0,
+        );
+        sent
+    };
+    for _ in 0..5 {
+        let mut server = serve(folder.path());
+        let rows = send();
+        until("these rows", || servers.schema.rows() == rows);
+        // What it has passed is said, and then on disk.
+        until("its place", || {
+            let id = jobs(&server)[0]["id"].as_str().unwrap().to_owned();
+            support::job(&server.url, &id, "")["checkpoint"]["messages"] == rows
+        });
+        server.kill();
+    }
+    let server = serve(folder.path());
+    let rows = send();
+    until("the last rows", || servers.schema.rows() == rows);
+    let jobs = jobs(&server);
+    assert_eq!(
+        (jobs.len(), &jobs[0]["attempt"]),
+        (1, &6.into()),
+        "{jobs:?}"
+    );
 }

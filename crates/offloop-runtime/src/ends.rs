@@ -39,6 +39,11 @@ pub struct EndedJob<'a> {
 /// Makes jobs that follow the ends of others. Pure: it is called on the keeper's thread, and may be
 /// called again if the commit fails.
 pub trait EndHook: Send + Sync + fmt::Debug {
+    /// Whether it brings webhooks to their receivers.
+    fn delivers(&self) -> bool {
+        false
+    }
+
     /// What is wrong with what a new job wants of it, before it is taken in.
     fn problem(&self, job: &NewJob) -> Option<OptionProblem>;
 
@@ -48,7 +53,7 @@ pub trait EndHook: Send + Sync + fmt::Debug {
 
 /// What is wrong with the job's webhook: nobody here delivers any, or its own hook says so.
 pub(crate) fn problem(hooks: &[Arc<dyn EndHook>], job: &NewJob) -> Option<OptionProblem> {
-    if job.options.webhook.is_some() && hooks.is_empty() {
+    if job.options.webhook.is_some() && !hooks.iter().any(|hook| hook.delivers()) {
         return Some(OptionProblem {
             field: "webhook",
             message: "nobody here delivers any; set `secrets` under [packs.webhooks]".into(),
@@ -159,5 +164,10 @@ pub(crate) async fn added(
         private_payload: private.payload,
         private_result: private.result,
     };
-    Ok((records, follow(shared, &ended)))
+    let jobs = follow(shared, &ended);
+    // Of an end that comes by the keeper, the keeper knows it itself.
+    for due in jobs.iter().filter_map(|job| job.options.run_at) {
+        shared.due_at(due);
+    }
+    Ok((records, jobs))
 }

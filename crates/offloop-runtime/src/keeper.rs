@@ -484,6 +484,9 @@ impl Keeper {
             if let Verdict::Retry { due } | Verdict::Snooze { due } = over.settlement.verdict {
                 self.next_due = earlier(self.next_due, Some(due));
             }
+            for job in &over.settlement.follow {
+                self.next_due = earlier(self.next_due, job.options.run_at);
+            }
             if let Some(by) = &over.claimed.options.schedule {
                 self.shared.schedules.job_ended(&by.name);
             }

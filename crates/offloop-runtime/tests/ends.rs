@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offloop_job::{
-    JobId, JobOptions, JobState, NewJob, NodeId, OnConflict, OptionProblem, TaskName, Unique,
-    UniqueKey, UniqueScope,
+    EndStates, JobId, JobOptions, JobState, NewJob, NodeId, OnConflict, OptionProblem, TaskName,
+    Unique, UniqueKey, UniqueScope, Webhook,
 };
 use offloop_lane::{TaskContext, TaskError, TaskInfo, TaskOutput};
 use offloop_lane_cpu::CpuLane;
@@ -18,9 +18,9 @@ use offloop_store_memory::{MemoryOptions, MemoryStore};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A job of task `told` follows each end of another one.
+/// A job of task `told` follows each end of another one, so much later.
 #[derive(Debug)]
-struct Tells;
+struct Tells(Option<Duration>);
 
 impl EndHook for Tells {
     fn problem(&self, _: &NewJob) -> Option<OptionProblem> {
@@ -31,7 +31,9 @@ impl EndHook for Tells {
         if end.task.as_str() == "told" {
             return Vec::new();
         }
-        vec![new("told", format!("\"{} {}\"", end.id, end.state))]
+        let mut job = new("told", format!("\"{} {}\"", end.id, end.state));
+        job.options.run_at = self.0.map(|later| end.at.plus(later));
+        vec![job]
     }
 }
 
@@ -62,6 +64,10 @@ struct World {
 
 /// `told` says what it was told; `snoozes` asks for another time once it is released.
 fn world() -> World {
+    world_of(Tells(None))
+}
+
+fn world_of(hook: Tells) -> World {
     let (tell, told) = mpsc::channel();
     let (start, started) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -95,7 +101,7 @@ fn world() -> World {
     let engine: Arc<dyn Engine> = Arc::clone(&store) as _;
     let runtime = RuntimeBuilder::new(engine, NodeId("a".into()))
         .lane(Arc::new(lane))
-        .end_hook(Arc::new(Tells))
+        .end_hook(Arc::new(hook))
         .config(config)
         .start()
         .unwrap();
@@ -168,4 +174,41 @@ fn whoever_waits_for_a_job_hears_of_a_cancel_that_meets_its_snooze() {
         .unwrap();
     assert_eq!(job.summary.state, JobState::Cancelled);
     assert_eq!(world.told(), format!("{id} cancelled"));
+}
+
+/// Nothing else would have the keeper look for scheduled jobs.
+#[test]
+fn what_follows_an_end_later_is_run_at_its_time_whoever_ended_the_job() {
+    let world = world_of(Tells(Some(Duration::from_millis(40))));
+    let mut job = new("snoozes", "null".into());
+    job.options.retry.max_attempts = 1;
+    let failed = world.add(job.clone());
+    world.started.recv_timeout(SOON).unwrap();
+    drop(world.release); // it fails
+    let told = world.told.recv_timeout(SOON);
+    assert_eq!(told, Ok(format!("{failed} failed")));
+}
+
+#[test]
+fn what_follows_a_cancel_later_is_run_at_its_time() {
+    let world = world_of(Tells(Some(Duration::from_millis(40))));
+    let mut job = new("snoozes", "null".into());
+    job.options.run_at = Some(world.runtime.handle().now().plus(Duration::from_secs(3600)));
+    let id = world.add(job);
+    wait(world.runtime.handle().cancel(id)).unwrap();
+    assert_eq!(world.told(), format!("{id} cancelled"));
+}
+
+/// One that only makes jobs of its own brings nobody a webhook: it would be taken and never sent.
+#[test]
+fn a_webhook_is_refused_although_somebody_else_is_asked_at_each_end() {
+    let world = world();
+    let mut job = new("told", "null".into());
+    job.options.webhook = Some(Box::new(Webhook {
+        url: "https://example.org/".into(),
+        on: EndStates::ALL,
+        secret: None,
+    }));
+    let refused = wait(world.runtime.handle().enqueue(vec![job])).unwrap_err();
+    assert!(refused.to_string().contains("webhook"), "{refused}");
 }

@@ -126,6 +126,10 @@ impl Shared {
 struct Hook(Arc<Shared>);
 
 impl EndHook for Hook {
+    fn delivers(&self) -> bool {
+        true
+    }
+
     fn problem(&self, job: &NewJob) -> Option<OptionProblem> {
         let (field, message) = self.0.problem(job.options.webhook.as_deref()?)?;
         Some(OptionProblem { field, message })

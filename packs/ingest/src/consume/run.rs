@@ -184,22 +184,8 @@ impl Drop for Running {
 pub fn start(plan: Plan) -> io::Result<Running> {
     let consumer = &plan.consumer;
     let (to, status) = watch::channel(ConsumerStatus {
-        name: consumer.name.to_string(),
-        topic: consumer.topic.to_string(),
-        group: consumer.group.to_string(),
-        target: consumer.target.to_string(),
         state: ConsumerState::Starting,
-        error: None,
-        rate: 0.0,
-        stored: 0,
-        rejected: 0,
-        lag: None,
-        restarts: 0,
-        rebalances: 0,
-        missed: 0,
-        paused: false,
-        partitions: Vec::new(),
-        stored_at: None,
+        ..ConsumerStatus::idle(consumer)
     });
     let tell = Teller {
         to,

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::raw::Consumer;
+
 /// What a consumer is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -22,7 +24,7 @@ pub enum ConsumerState {
     Failed,
 }
 
-/// One consumer of this process. Counts are sums of the partitions that it has, since their first
+/// One consumer of this process, whether it runs or not. Counts are sums of the partitions that it has, since their first
 /// message.
 #[derive(Debug, Clone, Serialize)]
 pub struct ConsumerStatus {
@@ -53,6 +55,30 @@ pub struct ConsumerStatus {
     /// When the last batch was committed.
     #[serde(skip)]
     pub stored_at: Option<Instant>,
+}
+
+impl ConsumerStatus {
+    /// Of one that does not run.
+    pub(crate) fn idle(consumer: &Consumer) -> Self {
+        Self {
+            name: consumer.name.to_string(),
+            topic: consumer.topic.to_string(),
+            group: consumer.group.to_string(),
+            target: consumer.target.to_string(),
+            state: ConsumerState::Stopped,
+            error: None,
+            rate: 0.0,
+            stored: 0,
+            rejected: 0,
+            lag: None,
+            restarts: 0,
+            rebalances: 0,
+            missed: 0,
+            paused: false,
+            partitions: Vec::new(),
+            stored_at: None,
+        }
+    }
 }
 
 /// One partition.

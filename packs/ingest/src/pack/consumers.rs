@@ -1,7 +1,8 @@
 //! The task `ingest-consume`: one endless job for each consumer and member, begun with the server.
 //!
 //! A job's key sees to it that there is no second one, on whichever node it runs. It ends when it is
-//! cancelled, when the server goes down (handed back, no attempt spent), or when a person is needed.
+//! cancelled, when the server goes down (handed back, no attempt spent), or when a person is needed: then
+//! `comeback` has it tried again.
 //!
 //! Must never: hold up a shutdown for longer than batches need to land.
 
@@ -10,23 +11,24 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use offloop::job::{OnConflict, RetryPolicy, Unique, UniqueKey, UniqueScope};
+use offloop::job::{OnConflict, Tag};
 use offloop::lane_io::IoLane;
+use offloop::store::{InsertOutcome, JobFilter, ListRequest};
 use offloop::{
-    JobOptions, NewJob, PackError, QueueName, RuntimeHandle, Setup, TaskContext, TaskDefaults,
-    TaskError, TaskInfo, TaskName, TaskOutput,
+    JobState, PackError, RuntimeHandle, Setup, TaskContext, TaskDefaults, TaskError, TaskInfo,
+    TaskName, TaskOutput,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::comeback::{Again, Cause, Comeback, Member, TASK, WELL, job};
 use super::outlets::Opener;
 use super::view::chain;
-use super::{Shared, fail};
+use super::{IngestOptions, Shared, fail};
 use crate::consume::{ConsumerState, ConsumerStatus, Plan, start};
 
-const TASK: &str = "ingest-consume";
 /// Of one attempt: then it begins anew, which costs its group a rebalance.
 const LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
 const TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -35,15 +37,8 @@ const GRACE: Duration = Duration::from_secs(8);
 const TICK: Duration = Duration::from_millis(250);
 const TICKS_PER_NOTE: u32 = 20;
 const SNOOZE: Duration = Duration::from_secs(1);
-const ATTEMPTS: u16 = 20;
-
-/// One member of a consumer's group.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Member {
-    consumer: String,
-    member: u16,
-}
+/// Between two checkpoints.
+const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// The consumers of this process.
 #[derive(Debug, Default)]
@@ -66,18 +61,26 @@ impl Consumers {
         known.iter().map(status).collect()
     }
 
-    /// For screens.
-    pub(super) fn views(&self) -> Vec<Value> {
-        let statuses = self.statuses();
-        let view = |(member, status): &(u16, ConsumerStatus)| {
+    /// For screens: with why one stands that does not run, and when it is tried next.
+    pub(super) async fn views(&self, server: &RuntimeHandle) -> Vec<Value> {
+        let mut views = Vec::new();
+        for (member, status) in self.statuses() {
             let ago = status.stored_at.map(|at| at.elapsed().as_millis() as u64);
-            let mut view = serde_json::to_value(status).unwrap_or_default(); // texts and numbers
-            view["member"] = (*member).into();
+            let mut view = serde_json::to_value(&status).unwrap_or_default(); // texts and numbers
+            view["member"] = member.into();
             view["since_stored_ms"] = ago.into();
             view["rate"] = ((status.rate * 10.0).round() / 10.0).into();
-            view
-        };
-        statuses.iter().map(view).collect()
+            view["next_try_ms"] = Value::Null;
+            if matches!(status.state, ConsumerState::Stopped | ConsumerState::Failed) {
+                let member = Member {
+                    consumer: status.name,
+                    member,
+                };
+                told_by_jobs(server, &member, &mut view).await;
+            }
+            views.push(view);
+        }
+        views
     }
 
     /// Prometheus text.
@@ -152,6 +155,46 @@ fn name() -> Result<TaskName, PackError> {
     TaskName::parse(TASK).map_err(fail)
 }
 
+/// Of a member that does not run here: its last job says why, its next one when.
+async fn told_by_jobs(server: &RuntimeHandle, member: &Member, view: &mut Value) {
+    let (Ok(task), Ok(tag)) = (name(), Tag::parse(&member.key())) else {
+        return;
+    };
+    let ask = ListRequest {
+        now: server.now(),
+        filter: JobFilter {
+            task: Some(task),
+            tags: vec![tag],
+            ..JobFilter::default()
+        },
+        limit: 2,
+        cursor: None,
+    };
+    let Ok(page) = server.jobs(ask).await else {
+        return; // the store is busy; the rest of the view is true
+    };
+    let mut newest = page.jobs.into_iter();
+    let Some(job) = newest.next() else {
+        return;
+    };
+    view["job"] = job.id.to_string().into();
+    let failure = match job.state {
+        JobState::Failed => job.failure,
+        JobState::Scheduled | JobState::Ready => {
+            let wait = job.due_at.since(server.now()).as_millis() as u64;
+            view["next_try_ms"] = wait.into();
+            let last = newest.next().and_then(|last| last.failure);
+            job.failure
+                .or(last.filter(|_| Again::of(&job.tags).is_some()))
+        }
+        _ => None,
+    };
+    if let Some(failure) = failure {
+        view["state"] = "failed".into();
+        view["error"] = failure.message.to_string().into();
+    }
+}
+
 /// Adds the task on a lane of its own, if there are consumers.
 pub(super) fn install(shared: &Arc<Shared>, setup: &mut Setup<'_>) -> Result<(), PackError> {
     let members: u16 = shared.options.consumers.iter().map(|of| of.members).sum();
@@ -164,6 +207,10 @@ pub(super) fn install(shared: &Arc<Shared>, setup: &mut Setup<'_>) -> Result<(),
         timeout: Some(TIMEOUT),
         about: "reads a topic into a table, for as long as the server runs".into(),
     };
+    setup.end_hook(Arc::new(Comeback {
+        task: task.clone(),
+        members: members_of(&shared.options).collect(),
+    }));
     let own = Arc::downgrade(shared);
     let lane = IoLane::builder(TASK)
         .slots(members)
@@ -190,7 +237,6 @@ pub(super) fn open(
 ) -> Result<(), PackError> {
     let options = &shared.options;
     let mut plans = BTreeMap::new();
-    let mut jobs = Vec::new();
     for consumer in &options.consumers {
         let wrong =
             |problem: String| fail(format!("ingest.consumers.{}: {problem}", consumer.name()));
@@ -208,42 +254,60 @@ pub(super) fn open(
                 None => return Err(wrong("its threads have ended".into())),
             },
         };
-        plans.insert(consumer.name().to_owned(), plan);
         for member in 0..consumer.members {
-            jobs.push(job(consumer.name(), member)?);
+            let idle = watch::channel(ConsumerStatus::idle(consumer)).1;
+            let member = Member {
+                consumer: consumer.name().to_owned(),
+                member,
+            };
+            shared.consumers.known().insert(member, idle);
         }
+        plans.insert(consumer.name().to_owned(), plan);
     }
     let _once = shared.consumers.plans.set(plans);
-    if !jobs.is_empty() {
-        offloop::block_on(server.enqueue(jobs)).map_err(fail)?;
+    for member in members_of(options) {
+        offloop::block_on(begin(server, &member))?;
     }
     Ok(())
 }
 
-fn job(consumer: &str, member: u16) -> Result<NewJob, PackError> {
-    let key = UniqueKey::parse(&format!("{consumer}/{member}")).map_err(fail)?;
-    let payload = Member {
-        consumer: consumer.to_owned(),
-        member,
-    };
-    Ok(NewJob {
-        task: name()?,
-        payload: serde_json::to_vec(&payload).unwrap_or_default().into(), // plain texts
-        options: JobOptions {
-            queue: QueueName::parse(TASK).map_err(fail)?,
-            retry: RetryPolicy {
-                max_attempts: ATTEMPTS,
-                ..RetryPolicy::default()
-            },
-            unique: Some(Unique {
-                key,
-                scope: UniqueScope::UntilFinished,
-                on_conflict: OnConflict::Keep,
-            }),
-            ..JobOptions::default()
-        },
-        idempotency: None,
+fn members_of(options: &IngestOptions) -> impl Iterator<Item = Member> {
+    let consumers = options.consumers.iter();
+    consumers.flat_map(|of| {
+        (0..of.members).map(|member| Member {
+            consumer: of.name().to_owned(),
+            member,
+        })
     })
+}
+
+/// Makes the member's job if there is none. One that waits for a person is tried at once: somebody has
+/// started the server. One that servers died under is not: a supervisor may have.
+async fn begin(server: &RuntimeHandle, member: &Member) -> Result<(), PackError> {
+    let made = server
+        .enqueue(vec![job(member, None, OnConflict::Keep)?])
+        .await;
+    let Some(InsertOutcome::Existing { id, .. }) = made.map_err(fail)?.pop() else {
+        return Ok(());
+    };
+    let Some(waiting) = server.job(id).await.map_err(fail)?.map(|job| job.summary) else {
+        return Ok(());
+    };
+    if waiting.state != JobState::Scheduled {
+        return Ok(());
+    }
+    match Again::of(&waiting.tags).map(|again| again.cause) {
+        Some(Cause::Stop) => {
+            let now = job(member, None, OnConflict::Replace)?;
+            server.enqueue(vec![now]).await.map(drop).map_err(fail)
+        }
+        Some(Cause::Death) => {
+            let wait = waiting.due_at.since(server.now());
+            tracing::warn!(consumer = %member.consumer, member = member.member, job = %id, ?wait, "servers died under this consumer, so it is tried again after a while; to have it at once, cancel that job and retry the one before it");
+            Ok(())
+        }
+        None => Ok(()),
+    }
 }
 
 async fn consume(
@@ -265,7 +329,11 @@ async fn consume(
     let mut running =
         running.map_err(|error| TaskError::error(format!("cannot start a thread: {error}")))?;
     let told = running.watch();
-    shared.consumers.known().insert(member, told.clone());
+    shared
+        .consumers
+        .known()
+        .insert(member.clone(), told.clone());
+    let mut mark = Mark::resumed(&context);
     let begun = Instant::now();
     let mut ticks = tokio::time::interval(TICK);
     let mut tick = 0_u32;
@@ -276,6 +344,7 @@ async fn consume(
                 if tick.is_multiple_of(TICKS_PER_NOTE) {
                     context.progress(note(&told.borrow()).to_string())?;
                 }
+                mark.note(&context, &told.borrow());
                 tick = tick.wrapping_add(1);
                 if context.should_stop() || open.server.is_closing() || begun.elapsed() > LIFE {
                     running.stop();
@@ -286,7 +355,71 @@ async fn consume(
     match ended {
         Ok(()) if context.should_stop() => Err(TaskError::stopped()),
         Ok(()) => Err(TaskError::snooze(SNOOZE)),
-        Err(error) => Err(TaskError::invalid(chain(&error))),
+        Err(error) => {
+            let error = chain(&error);
+            let Member { consumer, member } = member;
+            tracing::error!(
+                consumer,
+                member,
+                error,
+                "a consumer needs a person; it is tried again by itself, GET /v1/ingest/consumers says when"
+            );
+            Err(TaskError::invalid(error))
+        }
+    }
+}
+
+/// Says how far the consumer has come, for those who count what its server dies of. Where to go on is the
+/// table's word, not this one's.
+struct Mark {
+    /// What earlier attempts had passed; what was said last.
+    before: Passed,
+    said: Passed,
+    /// Since when it has been a member, of this attempt.
+    joined: Option<Instant>,
+    due: Instant,
+}
+
+/// Counted over all attempts of the job.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Passed {
+    messages: u64,
+    /// Times that it was a member for so long without an end.
+    well: u64,
+}
+
+impl Mark {
+    fn resumed(context: &TaskContext) -> Self {
+        let before = context.resumed();
+        let before = before.and_then(|text| serde_json::from_slice(text).ok());
+        let before = before.unwrap_or_default();
+        Self {
+            before,
+            said: before,
+            joined: None,
+            due: Instant::now(),
+        }
+    }
+
+    fn note(&mut self, context: &TaskContext, status: &ConsumerStatus) {
+        self.joined = match status.state {
+            ConsumerState::Running => self.joined.or_else(|| Some(Instant::now())),
+            _ => None,
+        };
+        let well = self
+            .joined
+            .map_or(0, |since| since.elapsed().as_secs() / WELL.as_secs());
+        let passed = Passed {
+            messages: self.before.messages + status.stored + status.rejected,
+            well: self.said.well.max(self.before.well + well),
+        };
+        if passed != self.said && self.due <= Instant::now() {
+            self.due = Instant::now() + SAY_EVERY;
+            // Nobody waits for it: one that is lost is said again.
+            let text = serde_json::to_vec(&passed).unwrap_or_default(); // numbers
+            let _saving = context.checkpoint(text);
+            self.said = passed;
+        }
     }
 }
 

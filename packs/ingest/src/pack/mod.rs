@@ -2,10 +2,12 @@
 //!
 //! `routes` is the door, `direct` stores a body while it comes, `spool` keeps bodies that wait for a
 //! job of `task`, `upload` takes them in parts, `intake` those that other packs have fetched, `history` knows
-//! the loads that have ended, `consumers` are jobs without an end. Built on the facade alone.
+//! the loads that have ended, `consumers` are jobs without an end, `comeback` brings them back. Built on the facade alone.
 //!
 //! Must never: run a load on a thread that serves requests; take a byte that no bound counts.
 
+#[cfg(feature = "kafka")]
+mod comeback;
 #[cfg(feature = "kafka")]
 mod consumers;
 mod digest;

@@ -67,11 +67,16 @@ export function render(root, api) {
       el('td', {}, load.error ?? ''));
   }
 
+  function stands(of) {
+    const why = of.error ?? '';
+    return of.next_try_ms === null ? why : `${why} (tried again in ${span(of.next_try_ms)})`;
+  }
+
   function consumer(of) {
     return el('tr', {}, el('td', {}, of.name), el('td', {}, of.topic), el('td', {}, of.target),
       el('td', {}, of.paused ? 'paused' : of.state), el('td', {}, number.format(of.partitions.length)),
       el('td', {}, of.lag === null ? '–' : number.format(of.lag)), el('td', {}, number.format(of.stored)),
-      el('td', {}, number.format(of.rejected)), el('td', {}, number.format(Math.round(of.rate))), el('td', {}, of.error ?? ''));
+      el('td', {}, number.format(of.rejected)), el('td', {}, number.format(Math.round(of.rate))), el('td', {}, stands(of)));
   }
 
   async function listen() {

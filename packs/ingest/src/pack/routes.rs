@@ -313,11 +313,11 @@ async fn taken(
 
 /// Those of this process.
 async fn consumers(State(door): State<Door>) -> Answer {
-    door.open()?;
+    let open = door.open()?;
     #[cfg(feature = "kafka")]
-    let all = door.shared.consumers.views();
+    let all = door.shared.consumers.views(&open.server).await;
     #[cfg(not(feature = "kafka"))]
-    let all: [Value; 0] = [];
+    let (all, _): ([Value; 0], _) = ([], open);
     Ok(view::answer(StatusCode::OK, &json!({ "consumers": all })))
 }
 

@@ -3,7 +3,7 @@
 //! Must never: make a topic that nobody declared (brokers do when they are asked for its metadata,
 //! so its configuration is asked for, which never makes one).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
@@ -18,6 +18,7 @@ use crate::target::TopicCreate;
 
 /// One question to the cluster.
 const ASK: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What a broker takes that does not say it.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
@@ -130,7 +131,14 @@ pub(super) async fn ready(
             return Ok(None);
         };
         make(&admin, &name, create, &[])?;
-        look(&admin, &name)
+        // Brokers hear of it one after the other.
+        let until = Instant::now() + ASK;
+        loop {
+            match look(&admin, &name)? {
+                None if Instant::now() < until => std::thread::sleep(LOOK_EVERY),
+                found => return Ok(found),
+            }
+        }
     });
     match found.await {
         Ok(Some(topic)) => Ok(topic),
