@@ -260,6 +260,9 @@ fn a_consumer_that_three_servers_died_under_says_when_it_is_tried_again_and_no_s
         assert!(why.contains("ended without a word"), "{of}");
         let wait = of["next_try_ms"].as_u64().unwrap();
         assert!((500_000..=600_000).contains(&wait), "{of}");
+        let listed = server.text(&["jobs", "--task", "ingest-consume"], 0);
+        let due = jobs[0]["due_at"].as_str().unwrap();
+        assert!(listed.contains(&format!("scheduled for {due}")), "{listed}");
         server.kill();
     }
 }

@@ -185,9 +185,11 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The state, and the failure if there is one.
+/// The state, for when it is scheduled, and the failure if there is one.
 fn state_line(job: &Value) -> String {
     let state = job["state"].as_str().unwrap_or("?");
+    let due = job["due_at"].as_str().filter(|_| state == "scheduled");
+    let state = due.map_or_else(|| state.to_owned(), |due| format!("{state} for {due}"));
     let failure = &job["failure"];
     match failure["class"].as_str() {
         Some(class) if state != "completed" => {
@@ -196,7 +198,7 @@ fn state_line(job: &Value) -> String {
                 plain(failure["message"].as_str().unwrap_or(""))
             )
         }
-        _ => state.to_owned(),
+        _ => state,
     }
 }
 
