@@ -18,6 +18,9 @@ pub struct WholeBody<'a> {
     pub name: &'a str,
     /// What it is to go into.
     pub target: &'a str,
+    /// On whose account: 1 to 128 bytes without control characters, as a job's `group_key`. `None`: nobody's,
+    /// so that no limit of a tenant counts it.
+    pub tenant: Option<&'a str>,
     /// Moved away when it is taken, best on the same file system. One that was taken before stays
     /// where it is, for its owner to delete.
     pub file: &'a Path,

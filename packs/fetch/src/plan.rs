@@ -69,7 +69,7 @@ const LIST_FIELDS: &[&str] = &[
     "target",
 ];
 /// Fields of a list that is made into a group of jobs.
-const GROUP_FIELDS: &[&str] = &["chunk"];
+const GROUP_FIELDS: &[&str] = &["chunk", "group_key"];
 
 const fn joined<const N: usize>(parts: [&[&'static str]; 3]) -> [&'static str; N] {
     let mut all = [""; N];

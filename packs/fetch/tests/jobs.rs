@@ -268,6 +268,40 @@ fn group_end(house: &House, answer: &Value) -> Value {
     })
 }
 
+/// On whose account the jobs of a list run.
+fn accounts(house: &House, answer: &Value) -> Vec<Value> {
+    let group = group_end(house, answer);
+    let members = group["members"].as_array().unwrap().iter();
+    let job = |member: &Value| house.get(&format!("/v1/jobs/{}", member["id"].as_str().unwrap()));
+    members
+        .map(|member| job(member)["options"]["group_key"].clone())
+        .collect()
+}
+
+#[test]
+fn jobs_of_a_list_are_not_run_on_nobodys_account() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path(), |builder| builder);
+    let url = house.bad.url("/ok");
+    let head = json!({"chunk": 1, "on_result": "hash", "group_key": "heron"});
+    let mut whole = head.clone();
+    whole["urls"] = json!([url, url]);
+    for (kind, body) in [
+        ("application/json", whole.to_string()),
+        ("application/x-ndjson", format!("{head}\n{url}\n{url}\n")),
+    ] {
+        let (status, answer) = house.post(kind, &body);
+        assert_eq!(status, 202, "{answer}");
+        assert_eq!(accounts(&house, &answer), ["heron", "heron"], "{kind}");
+    }
+    for wrong in [json!(""), json!("a\nb"), json!(7)] {
+        whole["group_key"] = wrong;
+        let (status, answer) = house.post("application/json", &whole.to_string());
+        let pointer = &answer["errors"][0]["pointer"];
+        assert_eq!((status, pointer), (422, &json!("/group_key")), "{answer}");
+    }
+}
+
 #[test]
 fn a_long_list_is_a_group_of_jobs_and_each_url_is_called_once() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 //! Must never: hold more of a list than the job that is being filled.
 
 use offloop::http::Refusal;
-use offloop::job::{FailureClass, GroupId, NewGroup, RequestKey, RetryPolicy};
+use offloop::job::{FailureClass, GroupId, NewGroup, RequestKey, RetryPolicy, Tag};
 use offloop::store::{Asked, GroupChange, GroupCreated, InsertOutcome};
 use offloop::{JobOptions, NewJob, RuntimeHandle};
 use serde_json::{Map, Value};
@@ -14,20 +14,27 @@ use crate::rule::Rule;
 /// Of one job's payload: well below what a job may have.
 const CHUNK_BYTES_MAX: usize = 512 << 10;
 
+/// What the jobs of a list have in common.
+pub(super) struct Pattern {
+    /// All of a payload but its calls.
+    pub(super) fields: Map<String, Value>,
+    /// Calls of each.
+    pub(super) chunk: usize,
+    /// On whose account they run.
+    pub(super) group_key: Option<Tag>,
+}
+
 /// Calls that are gathered into payloads of jobs.
 struct Packer {
-    /// All of a payload but its calls.
-    head: Map<String, Value>,
-    chunk: usize,
+    of: Pattern,
     calls: Vec<Value>,
     bytes: usize,
 }
 
 impl Packer {
-    const fn new(head: Map<String, Value>, chunk: usize) -> Self {
+    const fn new(of: Pattern) -> Self {
         Self {
-            head,
-            chunk,
+            of,
             calls: Vec::new(),
             bytes: 0,
         }
@@ -35,7 +42,7 @@ impl Packer {
 
     /// One call more. `len`: bytes of its text. A payload, if the call before it was the last of one.
     fn add(&mut self, call: Value, len: usize) -> Option<Packed> {
-        let is_full = self.calls.len() >= self.chunk || self.bytes + len > CHUNK_BYTES_MAX;
+        let is_full = self.calls.len() >= self.of.chunk || self.bytes + len > CHUNK_BYTES_MAX;
         let packed = if is_full { self.rest() } else { None };
         self.calls.push(call);
         self.bytes += len;
@@ -47,10 +54,15 @@ impl Packer {
         let calls = std::mem::take(&mut self.calls);
         self.bytes = 0;
         let count = calls.len() as u64;
-        let mut payload = self.head.clone();
+        let mut payload = self.of.fields.clone();
         payload.insert("requests".into(), calls.into());
         let payload = (count > 0).then(|| Value::Object(payload).to_string());
-        payload.map(|payload| Packed { payload, count })
+        let group_key = self.of.group_key.clone();
+        payload.map(|payload| Packed {
+            payload,
+            count,
+            group_key,
+        })
     }
 }
 
@@ -58,6 +70,7 @@ impl Packer {
 struct Packed {
     payload: String,
     count: u64,
+    group_key: Option<Tag>,
 }
 
 fn job(shared: &Shared, packed: Packed, group: Option<GroupId>) -> NewJob {
@@ -67,6 +80,7 @@ fn job(shared: &Shared, packed: Packed, group: Option<GroupId>) -> NewJob {
         options: JobOptions {
             queue: shared.queue.clone(),
             group,
+            group_key: packed.group_key,
             // Its calls were tried again already. What is lost with a server is begun once more.
             retry: RetryPolicy {
                 by_class: vec![(FailureClass::Error, 1)],
@@ -95,13 +109,8 @@ pub(super) struct Whole {
 }
 
 /// The jobs that a list becomes. `calls`: they were looked at.
-pub(super) fn pack(
-    shared: &Shared,
-    head: Map<String, Value>,
-    chunk: usize,
-    calls: &[Value],
-) -> Whole {
-    let mut packer = Packer::new(head, chunk);
+pub(super) fn pack(shared: &Shared, jobs: Pattern, calls: &[Value]) -> Whole {
+    let mut packer = Packer::new(jobs);
     let mut whole = Whole {
         jobs: Vec::new(),
         calls: calls.len() as u64,
@@ -156,9 +165,8 @@ impl<'a> Filling<'a> {
     pub(super) async fn begin(
         shared: &'a Shared,
         server: &'a RuntimeHandle,
-        head: Map<String, Value>,
+        jobs: Pattern,
         rule: Rule,
-        chunk: usize,
     ) -> Result<Self, Refusal> {
         let made = server
             .create_group(group(rule, true, None), Vec::new())
@@ -167,7 +175,7 @@ impl<'a> Filling<'a> {
             shared,
             server,
             id: made.id,
-            packer: Packer::new(head, chunk),
+            packer: Packer::new(jobs),
             taken: 0,
             jobs: 0,
         })

@@ -99,10 +99,11 @@ pub(super) fn load_name(job: JobId, index: u64) -> String {
     format!("fetch-{job}-{index}")
 }
 
-/// Gives each success's body to whoever has the target.
+/// Gives each success's body to whoever has the target. `tenant`: on whose account.
 pub(super) async fn into_ingest(
     slot: &IntakeSlot,
     target: &str,
+    tenant: Option<&str>,
     job: JobId,
     batch: Vec<Done>,
 ) -> Handed {
@@ -119,6 +120,7 @@ pub(super) async fn into_ingest(
                 let body = WholeBody {
                     name: &name,
                     target,
+                    tenant,
                     file: file.path(),
                 };
                 intake.take(body).await

@@ -14,16 +14,16 @@ use offloop::http::axum::extract::{Path, Request, State};
 use offloop::http::axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use offloop::http::axum::routing::{get, post};
 use offloop::http::{PackRoutes, Refusal, collect, key_of_request};
-use offloop::job::GroupId;
 use offloop::job::limits::BATCH_JOBS_MAX;
+use offloop::job::{GroupId, Tag};
 use offloop::store::{Asked, PayloadProblem};
 use offloop::wire::{FieldProblem, GroupView, Problem};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::Semaphore;
 
 use super::Shared;
-use super::group::{Filling, make, pack};
+use super::group::{Filling, Pattern, make, pack};
 use crate::plan::{LINES_FIELDS, PLAN_FIELDS, WHOLE_FIELDS, list, lists_calls};
 use crate::read::{Fields, Problems, read_call};
 use crate::rule::Rule;
@@ -142,11 +142,10 @@ async fn take(State(door): State<Door>, request: Request) -> Answer {
     }
 }
 
-/// What a list says of itself: the payload of its jobs without their calls.
+/// What a list says of itself.
 struct Head {
-    fields: Map<String, Value>,
+    jobs: Pattern,
     rule: Rule,
-    chunk: usize,
 }
 
 fn head(
@@ -163,14 +162,24 @@ fn head(
     let chunk = fields
         .number("chunk", 1, CHUNK_MAX, problems)
         .unwrap_or(CHUNK_DEFAULT);
+    let group_key = fields.text("group_key", problems);
+    let group_key = group_key.and_then(|text| {
+        let tag = Tag::parse(text);
+        tag.map_err(|error| problems.say("/group_key", error.to_string()))
+            .ok()
+    });
     let own = value.as_object()?.iter();
     let own = own.filter(|(name, _)| PLAN_FIELDS.contains(&name.as_str()) && !lists_calls(name));
-    Some(Head {
+    let jobs = Pattern {
         fields: own
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
-        rule: settings.rule,
         chunk: chunk as usize,
+        group_key,
+    };
+    Some(Head {
+        jobs,
+        rule: settings.rule,
     })
 }
 
@@ -213,12 +222,8 @@ async fn take_whole(door: &Door, headers: &HeaderMap, body: Body) -> Answer {
     let (Some(head), Some(calls), true) = (head, calls, problems.is_empty()) else {
         return Err(invalid(problems.into_vec()));
     };
-    let Head {
-        fields,
-        rule,
-        chunk,
-    } = head;
-    let whole = pack(shared, fields, chunk, calls);
+    let Head { jobs, rule } = head;
+    let whole = pack(shared, jobs, calls);
     let jobs = whole.jobs.len();
     if jobs > BATCH_JOBS_MAX {
         let message = format!(
@@ -257,14 +262,7 @@ fn other_request(group: GroupId) -> Refusal {
 }
 
 async fn begin(door: &Door, head: Head) -> Result<Filling<'_>, Refusal> {
-    Filling::begin(
-        &door.shared,
-        &door.server,
-        head.fields,
-        head.rule,
-        head.chunk,
-    )
-    .await
+    Filling::begin(&door.shared, &door.server, head.jobs, head.rule).await
 }
 
 async fn finish(door: &Door, mut filling: Filling<'_>, errors: Vec<Value>, refused: u64) -> Answer {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use offloop::job::Tag;
 use offloop::runtime::EnqueueError;
 use offloop::{JobId, RecordWrite, TaskContext, TaskError, TaskOutput};
 use serde_json::{Value, json};
@@ -62,6 +63,8 @@ struct Job {
     shared: Arc<Shared>,
     context: TaskContext,
     on_result: OnResult,
+    /// The job's `group_key`: the account that its loads count against.
+    tenant: Option<Tag>,
     runner: Runner,
     total: u64,
     /// Bytes of a body in a row.
@@ -85,6 +88,10 @@ impl Job {
         {
             tracing::warn!(%error, "rows of jobs that are gone could not be taken away");
         }
+        let tenant = match plan.on_result {
+            OnResult::Ingest(_) => tenant(&shared, job).await?,
+            _ => None,
+        };
         let earlier = load(shared.server()?, &shared.rows, job).await;
         let earlier = earlier.map_err(|error| TaskError::error(error.to_string()))?;
         let done: HashSet<u64> = earlier.iter().map(|row| row.index).collect();
@@ -110,6 +117,7 @@ impl Job {
             shared,
             context,
             on_result: plan.on_result,
+            tenant,
             runner,
             total,
             unsaved: Vec::new(),
@@ -188,11 +196,15 @@ impl Job {
         let shared = Arc::clone(&self.shared);
         let job = self.context.work().job;
         let (inline, on_result) = (self.inline, self.on_result.clone());
+        let tenant = self.tenant.clone();
         self.saving = Some(Box::pin(async move {
             let server = shared.server().map_err(|_| EnqueueError::ShuttingDown)?;
             let mut handed = match &on_result {
                 OnResult::Task(task) => to_task(server, task, job, batch).await?,
-                OnResult::Ingest(target) => into_ingest(&shared.intake, target, job, batch).await,
+                OnResult::Ingest(target) => {
+                    let tenant = tenant.as_ref().map(Tag::as_str);
+                    into_ingest(&shared.intake, target, tenant, job, batch).await
+                }
                 _ => Handed::keeping(batch),
             };
             let kept = std::mem::take(&mut handed.kept).into_iter();
@@ -280,6 +292,13 @@ impl Job {
         }
         (results, omitted)
     }
+}
+
+/// On whose account the job runs. Not known is not the same as nobody's: another attempt asks again.
+async fn tenant(shared: &Shared, job: JobId) -> Result<Option<Tag>, TaskError> {
+    let found = shared.server()?.job(job).await;
+    let found = found.map_err(|error| TaskError::error(error.to_string()))?;
+    Ok(found.and_then(|found| found.options.group_key.clone()))
 }
 
 const fn plan_len(total: u64) -> usize {

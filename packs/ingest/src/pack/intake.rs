@@ -11,7 +11,7 @@ use offloop::{Intake, IntakeError, Taking, WholeBody};
 
 use super::spool::{About, SpoolError};
 use super::view::chain;
-use super::{Shared, task, upload};
+use super::{Shared, task, tenant_problem, upload};
 use crate::load::LoadId;
 use crate::target::Target;
 
@@ -71,6 +71,9 @@ async fn take(shared: &Arc<Shared>, body: WholeBody<'_>) -> Result<JobId, Intake
     if let Some(problem) = problem(shared, body.target) {
         return Err(IntakeError::Refused(format!("{:?} {problem}", body.target)));
     }
+    if let Some(problem) = body.tenant.and_then(tenant_problem) {
+        return Err(IntakeError::Refused(format!("the tenant: {problem}")));
+    }
     let found = std::fs::metadata(body.file).map_err(|error| refused(&error))?;
     let most = shared.options.upload_bytes;
     if found.len() > most {
@@ -80,7 +83,7 @@ async fn take(shared: &Arc<Shared>, body: WholeBody<'_>) -> Result<JobId, Intake
     }
     let about = About {
         target: body.target.to_owned(),
-        tenant: None,
+        tenant: body.tenant.map(str::to_owned),
         length: Some(found.len()),
         // Should it have to be copied here, what is copied so far is swept when it is old.
         resumable: true,
@@ -99,7 +102,11 @@ async fn take(shared: &Arc<Shared>, body: WholeBody<'_>) -> Result<JobId, Intake
             }
             Ok(id)
         }
-        Some(InsertOutcome::Existing { id, .. }) => {
+        // The same name for another tenant or target is the same body: it was taken as it was then.
+        Some(
+            InsertOutcome::Existing { id, .. }
+            | InsertOutcome::Refused(InsertRefusal::IdempotencyMismatch { holder: id }),
+        ) => {
             // What was stored under this name is what counts; this body was called for once more.
             if task::is_done(open, id).await
                 && let Err(error) = shared.spool.remove(&load)

@@ -120,6 +120,17 @@ impl IngestOptions {
     }
 }
 
+/// Of a tenant's name: as much as a job's `group_key` may have.
+const TENANT_BYTES_MAX: usize = 128;
+
+/// What is wrong with the name of a tenant.
+fn tenant_problem(tenant: &str) -> Option<String> {
+    let is_wrong = tenant.is_empty()
+        || tenant.len() > TENANT_BYTES_MAX
+        || tenant.chars().any(char::is_control);
+    is_wrong.then(|| format!("give 1 to {TENANT_BYTES_MAX} bytes without control characters"))
+}
+
 /// The name of a load by what it is made of: the same parts, the same load.
 pub fn load_name<'p>(
     kind: &str,

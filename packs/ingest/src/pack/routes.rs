@@ -20,14 +20,13 @@ use tokio::sync::Semaphore;
 use super::history::reject_file;
 use super::source::Source;
 use super::view::{self, Answer};
-use super::{Open, Shared, direct, events, load_name, task, upload};
+use super::{Open, Shared, direct, events, load_name, task, tenant_problem, upload};
 use crate::decode::{Compression, Encoding};
 use crate::load::{LoadAsk, LoadId, Phase};
 use crate::target::Target;
 
 /// Readers of events at a time.
 const READERS_MAX: usize = 1_000;
-const TENANT_BYTES_MAX: usize = 128;
 const KEY_BYTES_MAX: usize = 256;
 const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 200;
@@ -123,13 +122,8 @@ pub(super) fn ask(
     headers: &HeaderMap,
 ) -> Result<LoadAsk, Refusal> {
     let Query(query) = query.map_err(|error| Refusal::parameter("query", error.body_text()))?;
-    if let Some(tenant) = &query.tenant
-        && (tenant.is_empty()
-            || tenant.len() > TENANT_BYTES_MAX
-            || tenant.chars().any(char::is_control))
-    {
-        let detail = format!("give 1 to {TENANT_BYTES_MAX} bytes without control characters");
-        return Err(Refusal::parameter("tenant", detail));
+    if let Some(problem) = query.tenant.as_deref().and_then(tenant_problem) {
+        return Err(Refusal::parameter("tenant", problem));
     }
     let key = text(headers, &HeaderName::from_static("idempotency-key"))?;
     let load = match (query.load, key) {
