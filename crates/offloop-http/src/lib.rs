@@ -24,6 +24,7 @@ mod service;
 pub use axum;
 pub use body::{Collected, UnderWay, collect, refusal as body_refusal};
 pub use config::{DoorConfig, DoorError, TOKEN_BYTES_MIN};
+pub use conn::Interim;
 pub use door::{Closing, Door, DoorReport};
 pub use files::send_file;
 pub use mime;

@@ -16,7 +16,7 @@ use offloop_pulse::Name;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::{Paced, UnderWay};
-use crate::conn::ConnState;
+use crate::conn::{ConnState, Interim};
 use crate::door::{Closing, Inner};
 use crate::encoding::Encoding;
 use crate::guard;
@@ -69,8 +69,13 @@ async fn answer(
         let body = Body::new(Paced::new(body, door.rules.pace, Arc::clone(&conn)));
         parts.extensions.insert(UnderWay(Arc::clone(&conn)));
         parts.extensions.insert(Closing(Arc::clone(&door)));
+        if let Some(interim) = Interim::of(&conn, parts.version) {
+            parts.extensions.insert(Arc::new(interim));
+        }
         let routed = routes.call(Request::from_parts(parts, body));
-        bounded(routed, door.config.request_timeout, &conn).await
+        let routed = bounded(routed, door.config.request_timeout, &conn).await;
+        Interim::close(&conn);
+        routed
     };
     dress(response.headers_mut());
     door.metrics

@@ -1,11 +1,13 @@
-//! A socket that tells its [`ConnState`] of bytes that come and of writes that do not go.
+//! A socket that tells its [`ConnState`] of bytes that come and of writes that do not go, and writes what its
+//! route has to say before it answers.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -17,6 +19,8 @@ pub(super) struct Watched {
     state: Arc<ConnState>,
     /// Nothing was read yet.
     fresh: bool,
+    /// The rest of an interim response.
+    interim: Bytes,
 }
 
 impl Watched {
@@ -25,6 +29,7 @@ impl Watched {
             socket,
             state,
             fresh: true,
+            interim: Bytes::new(),
         }
     }
 
@@ -35,6 +40,19 @@ impl Watched {
             Poll::Ready(Err(_)) => {}
         }
         result
+    }
+
+    /// What was begun of an interim response goes to its end before anything else.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let result = Pin::new(&mut self.socket).poll_write(cx, &self.interim);
+            let written = ready!(self.wrote(result))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim.advance(written);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -67,6 +85,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         let result = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.wrote(result)
     }
@@ -76,6 +95,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         self.wrote(result)
     }
@@ -84,7 +104,13 @@ impl AsyncWrite for Watched {
         self.socket.is_write_vectored()
     }
 
+    /// hyper comes here once all that it had to write is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_interim(cx))?;
+        if let Some(bytes) = self.state.interim.take() {
+            self.interim = bytes;
+            ready!(self.poll_interim(cx))?;
+        }
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 

@@ -5,10 +5,12 @@
 //! sweeper looks at all of them (docs/adr/0006).
 
 mod accept;
+mod interim;
 mod io;
 mod registry;
 mod state;
 
 pub(crate) use accept::accept_loop;
+pub use interim::Interim;
 pub(crate) use registry::Registry;
 pub(crate) use state::{Clock, ConnState, Overdue, Rules};

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::interim::Line;
 use crate::body::Pace;
 
 /// Milliseconds since the door was opened, never 0: 0 stands for "not".
@@ -56,6 +57,8 @@ pub(crate) struct ConnState {
     debt: AtomicU64,
     /// Last byte of a body.
     body_at: AtomicU64,
+    /// What its route has to say before it answers.
+    pub(super) interim: Line,
 }
 
 impl ConnState {
@@ -73,6 +76,7 @@ impl ConnState {
             blocked_since: AtomicU64::new(0),
             debt: AtomicU64::new(0),
             body_at: AtomicU64::new(0),
+            interim: Line::default(),
         }
     }
 

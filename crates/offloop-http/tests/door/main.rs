@@ -7,6 +7,7 @@ mod encoded;
 mod events;
 mod gates;
 mod groups;
+mod interim;
 mod limits;
 mod modes;
 mod pages;
