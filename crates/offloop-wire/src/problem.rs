@@ -1,6 +1,7 @@
 //! Errors as clients see them: RFC 9457 problem details.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// One field that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,4 +49,7 @@ pub struct Problem {
     /// The job that stands in the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
+    /// Extension members (RFC 9457 §3.2) of types that others have registered, named as they name them.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }

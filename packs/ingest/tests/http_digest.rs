@@ -39,8 +39,14 @@ fn a_body_that_is_not_what_its_sender_has_loads_nothing_from_the_spool() {
         let (status, answer) = house.post(&path, &[LATER, (field, &bad)], text.as_bytes());
         let told = answer["detail"].as_str().unwrap();
         assert_eq!(status, 400, "{answer}");
-        let both = told.contains(&bad) && told.contains(&good) && told.contains(field);
-        assert!(both, "{told}");
+        // The right one would help who guesses at a body that is not his.
+        assert!(told.contains(&bad) && !told.contains(&good), "{told}");
+        let header = ["Content-Digest", "Repr-Digest"][count];
+        let provided = bad.strip_prefix("sha-256=").unwrap();
+        let entry = json!({"algorithm": "sha-256", "header": header, "provided_digest": provided});
+        assert_eq!(answer["mismatched_digests"], json!([entry]), "{answer}");
+        let kind = "https://iana.org/assignments/http-problem-types#digest-mismatched-values";
+        assert_eq!(answer["type"], kind);
         assert!(told.ends_with("nothing of it is kept or loaded"), "{told}");
         let mine = format!("wrong-{count}.");
         let left = spooled(folder.path());
@@ -67,6 +73,8 @@ fn a_body_that_was_stored_while_it_came_is_told_as_not_what_its_sender_has() {
     let headers = [("content-digest", wrong.as_str())];
     let (status, answer) = house.post("/v1/ingest/people?load=direct", &headers, text.as_bytes());
     assert_eq!((status, &answer["stored"]), (400, &json!(500)), "{answer}");
+    let algorithm = &answer["mismatched_digests"][0]["algorithm"];
+    assert_eq!(algorithm, "sha-512", "{answer}");
     let told = answer["detail"].as_str().unwrap();
     assert!(
         told.contains("sha-512=:") && !told.contains("to go on"),
@@ -87,16 +95,31 @@ fn a_body_that_was_stored_while_it_came_is_told_as_not_what_its_sender_has() {
 fn a_digest_that_cannot_be_checked_is_not_taken_for_one_that_is_right() {
     let folder = tempfile::tempdir().unwrap();
     let house = House::new(folder.path());
-    for (digest, says) in [
-        ("md5=:AAAA:", "sha-256 or sha-512"),
-        ("sha-256=AAAA", "32 bytes"),
-        ("sha-256=:AAAA:", "32 bytes"),
-        ("sha-256", "BASE64"),
+    let of_field =
+        |kind: &str| format!("https://iana.org/assignments/http-problem-types#digest-{kind}");
+    let unsupported = (of_field("unsupported-algorithms"), "unsupported_algorithms");
+    let invalid = (of_field("invalid-values"), "invalid_digests");
+    // What cannot be read is none of these.
+    let unread = ("urn:offloop:problem:invalid-parameter".to_owned(), "");
+    for (digest, says, (kind, list)) in [
+        (
+            "md5=:AAAA:, crc32c=:AAAA:",
+            "sha-256 or sha-512",
+            &unsupported,
+        ),
+        ("sha-256=AAAA", "32 bytes", &unread),
+        ("sha-256=:AAAA:, sha-512=:AA==:", "32 bytes", &invalid),
+        ("sha-256", "BASE64", &unread),
     ] {
         let headers = [("content-digest", digest)];
         let (status, answer) = house.post("/v1/ingest/people", &headers, b"id,name\n1,a\n");
         let told = answer["detail"].to_string();
         assert!(status == 400 && told.contains(says), "{digest}: {answer}");
+        assert_eq!(answer["type"], *kind, "{answer}");
+        let entries = answer[*list].as_array().into_iter().flatten();
+        let headers: Vec<_> = entries.map(|entry| &entry["header"]).collect();
+        let want = if list.is_empty() { 0 } else { 2 };
+        assert_eq!(headers, vec!["Content-Digest"; want], "{answer}");
     }
     assert!(ids(folder.path()).is_empty());
 }
@@ -138,8 +161,13 @@ fn a_damaged_part_is_dropped_and_the_upload_goes_on_where_it_was() {
 
     // All parts came, but they are not what was announced.
     house.until(|house| (begin(&sha256(b"x")) == 201).then_some(house.door));
-    let (status, _, problem) = part(&house, 5_000, &right, rest);
+    let (status, head, problem) = part(&house, 5_000, &right, rest);
     let told = problem["detail"].as_str().unwrap();
+    assert_eq!(problem["mismatched_digests"][0]["header"], "Repr-Digest");
+    assert!(
+        head.contains("upload-complete: ?1"),
+        "there is nothing to go on with: {head}"
+    );
     assert!(
         status == 400 && told.contains("the upload is dropped"),
         "{problem}"

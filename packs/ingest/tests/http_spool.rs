@@ -219,9 +219,8 @@ fn what_is_said_of_an_uploads_length_is_held_to_and_limits_are_told() {
         raw.answer()
     };
     let (status, head, _) = ask("OPTIONS", "/v1/ingest/people", "", b"");
-    for says in ["accept-patch: application/partial-upload", "max-size=50000"] {
-        assert!(status == 204 && head.contains(says), "{status} {head}");
-    }
+    let limit = head.contains("upload-limit: max-size=50000");
+    assert!(status == 204 && limit, "{status} {head}");
     let length = |problem: &Value| problem["type"].as_str().unwrap().to_owned();
     let other = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
     let create = |load: &str, headers: &str, body: &[u8]| {
@@ -239,6 +238,8 @@ fn what_is_said_of_an_uploads_length_is_held_to_and_limits_are_told() {
         status == 413 && head.contains("upload-limit: max-size=50000"),
         "{head}"
     );
+    // It is the upload that is refused, not its file.
+    assert!(head.contains("upload-complete: ?0"), "{head}");
 
     let text = people(100, |_| false);
     let (first, rest) = text.as_bytes().split_at(100);
@@ -272,4 +273,49 @@ fn what_is_said_of_an_uploads_length_is_held_to_and_limits_are_told() {
     assert_eq!((status, length(&problem)), (400, other.into()), "{problem}");
     assert_eq!(ask("GET", "/v1/ingest/uploads/d", "", b"").0, 404);
     assert!(spooled(folder.path()).is_empty());
+}
+
+#[test]
+fn a_client_that_lost_its_last_answer_gets_it_once_more_and_adds_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path());
+    let (status, _) = house.post("/v1/queues/ingest/pause", &[], b"");
+    assert_eq!(status, 200);
+    let text = people(300, |_| false);
+    let parts = [("upload-complete", "?0")];
+    let (status, _) = house.post(
+        "/v1/ingest/people?load=lost",
+        &parts,
+        &text.as_bytes()[..50],
+    );
+    assert_eq!(status, 201);
+    let say = |at: usize, complete: &str, body: &[u8]| {
+        let headers = format!(
+            "Content-Type: application/partial-upload\r\nUpload-Offset: {at}\r\nUpload-Complete: {complete}\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        let mut raw = house.begin("PATCH", "/v1/ingest/uploads/lost", &headers);
+        raw.send(body);
+        raw.answer()
+    };
+    let (status, _, answer) = say(50, "?1", &text.as_bytes()[50..]);
+    assert_eq!(status, 202, "{answer}");
+    let end = text.len();
+    let (status, head, again) = say(end, "?1", b"");
+    assert_eq!((status, &again["job"]), (202, &answer["job"]), "{again}");
+    assert!(head.contains("upload-complete: ?1"), "{head}");
+    for (at, complete, body, want, kind) in [
+        (50, "?1", &b""[..], 409, "mismatching-upload-offset"),
+        (end, "?1", b"x", 400, "inconsistent-upload-length"),
+        (end, "?0", b"", 400, "inconsistent-upload-length"),
+    ] {
+        let (status, head, problem) = say(at, complete, body);
+        let is_kind = problem["type"].as_str().unwrap().ends_with(kind);
+        assert!(status == want && is_kind, "{problem}");
+        assert!(head.contains("upload-complete: ?0"), "{head}");
+    }
+    let (status, _) = house.post("/v1/queues/ingest/resume", &[], b"");
+    assert_eq!(status, 200);
+    assert_eq!(house.end_of("lost")["stored"], 300);
+    assert_eq!(ids(folder.path()).len(), 300);
 }

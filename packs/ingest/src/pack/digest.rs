@@ -1,12 +1,15 @@
 //! Digests that senders give of what they send (RFC 9530): `Content-Digest` of one request's body,
-//! `Repr-Digest` of all that an upload brings.
+//! `Repr-Digest` of all that an upload brings. What is wrong with them is told by the problem types of
+//! draft-ietf-httpapi-digest-fields-problem-types-06.
 //!
-//! Must never: take a digest that it cannot check for one that is right.
+//! Must never: take a digest that it cannot check for one that is right, or tell the one that it calculated: with
+//! it, what came could be guessed at.
 
 use offloop::http::Refusal;
 use offloop::http::axum::http::{HeaderMap, HeaderName};
 use offloop::wire::Problem;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
 
 use super::view;
@@ -15,10 +18,41 @@ pub(super) const CONTENT: HeaderName = HeaderName::from_static("content-digest")
 pub(super) const REPR: HeaderName = HeaderName::from_static("repr-digest");
 /// What is read of such a field.
 const FIELD_BYTES_MAX: usize = 4 << 10;
-pub(super) const MISMATCH: (&str, u16, &str) =
-    ("", 400, "What came has another digest than its sender gave");
-const MISMATCH_TYPE: &str =
-    "https://iana.org/assignments/http-problem-types#digest-mismatching-values";
+
+/// A registered type: its name, its title, and the member that lists what it is about.
+type Kind = (&'static str, &'static str, &'static str);
+const MISMATCHED: Kind = (
+    "https://iana.org/assignments/http-problem-types#digest-mismatched-values",
+    "What came has another digest than its sender gave",
+    "mismatched_digests",
+);
+const INVALID: Kind = (
+    "https://iana.org/assignments/http-problem-types#digest-invalid-values",
+    "A digest is none of its algorithm",
+    "invalid_digests",
+);
+const UNSUPPORTED: Kind = (
+    "https://iana.org/assignments/http-problem-types#digest-unsupported-algorithms",
+    "The digest's algorithm is not supported",
+    "unsupported_algorithms",
+);
+
+fn problem((kind, title, list): Kind, detail: String, entries: Vec<Value>) -> Problem {
+    Problem {
+        r#type: kind.into(),
+        more: Map::from_iter([(list.to_owned(), entries.into())]),
+        ..view::problem(("", 400, title), detail)
+    }
+}
+
+/// As the field is written: `Content-Digest`.
+fn header(field: &str) -> &'static str {
+    if field == REPR.as_str() {
+        "Repr-Digest"
+    } else {
+        "Content-Digest"
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Algorithm {
@@ -65,6 +99,7 @@ pub(super) fn given(headers: &HeaderMap, field: &HeaderName) -> Result<Vec<Given
     let wrong = |detail: String| Refusal::parameter(field.as_str(), detail);
     let mut found = Vec::new();
     let mut others = Vec::new();
+    let mut invalid = Vec::new();
     let mut bytes = 0;
     for line in headers.get_all(field) {
         let line = line
@@ -85,16 +120,18 @@ pub(super) fn given(headers: &HeaderMap, field: &HeaderName) -> Result<Vec<Given
                 others.push(name.chars().take(40).collect::<String>());
                 continue;
             };
+            let (name, bytes) = (algorithm.name(), algorithm.bytes());
             let base64 = value
                 .strip_prefix(':')
                 .and_then(|value| value.split_once(':'));
             let digest = base64
                 .and_then(|(base64, _parameters)| base64_simd::STANDARD.decode_to_vec(base64).ok());
-            let digest = digest.filter(|digest| digest.len() == algorithm.bytes());
-            let digest = digest.ok_or_else(|| {
-                let (name, bytes) = (algorithm.name(), algorithm.bytes());
-                wrong(format!("{name} has {bytes} bytes as :BASE64:"))
-            })?;
+            let digest =
+                digest.ok_or_else(|| wrong(format!("{name} has {bytes} bytes as :BASE64:")))?;
+            if digest.len() != bytes {
+                let reason = format!("{name} has {bytes} bytes, this value {}", digest.len());
+                invalid.push((name, reason));
+            }
             found.push(Given {
                 field: field.as_str().to_owned(),
                 algorithm,
@@ -102,11 +139,21 @@ pub(super) fn given(headers: &HeaderMap, field: &HeaderName) -> Result<Vec<Given
             });
         }
     }
+    let at = header(field.as_str());
+    if let Some((_, first)) = invalid.first() {
+        let detail = format!("{at}: {first}");
+        let entry = |(name, reason): &(&str, String)| json!({"algorithm": name, "header": at, "reason": reason});
+        let entries = invalid.iter().map(entry).collect();
+        return Err(problem(INVALID, detail, entries).into());
+    }
     if found.is_empty() && !others.is_empty() {
-        let others = others.join(", ");
-        return Err(wrong(format!(
-            "{others} cannot be checked here; give sha-256 or sha-512"
-        )));
+        let detail = format!(
+            "{at}: {} cannot be checked here; give sha-256 or sha-512",
+            others.join(", ")
+        );
+        let entry = |name: &String| json!({"algorithm": name, "header": at});
+        let entries = others.iter().map(entry).collect();
+        return Err(problem(UNSUPPORTED, detail, entries).into());
     }
     Ok(found)
 }
@@ -142,27 +189,33 @@ impl Sums {
     pub(super) fn verify(self) -> Result<(), Box<Problem>> {
         let sha256 = self.sha256.map(|sum| encoded(&sum.finalize()));
         let sha512 = self.sha512.map(|sum| encoded(&sum.finalize()));
-        for given in &self.given {
+        let is_other = |given: &&Given| {
             let found = match given.algorithm {
                 Algorithm::Sha256 => &sha256,
                 Algorithm::Sha512 => &sha512,
             };
-            let found = found.as_deref().unwrap_or_default();
-            if found != given.digest {
-                let name = given.algorithm.name();
-                let (field, wanted) = (&given.field, &given.digest);
-                let detail = format!("{field} says {name}=:{wanted}:, but {name}=:{found}: came");
-                return Err(Box::new(Problem {
-                    r#type: MISMATCH_TYPE.into(),
-                    ..view::problem(MISMATCH, detail)
-                }));
-            }
-        }
-        Ok(())
+            found.as_deref() != Some(&given.digest)
+        };
+        let others: Vec<_> = self.given.iter().filter(is_other).collect();
+        let Some(first) = others.first() else {
+            return Ok(());
+        };
+        let detail = format!(
+            "{} says {}=:{}:, and that is not what came",
+            header(&first.field),
+            first.algorithm.name(),
+            first.digest
+        );
+        let entry = |given: &&Given| {
+            json!({"algorithm": given.algorithm.name(), "header": header(&given.field),
+                "provided_digest": format!(":{}:", given.digest)})
+        };
+        let entries = others.iter().map(entry).collect();
+        Err(Box::new(problem(MISMATCHED, detail, entries)))
     }
 }
 
 /// The problem is that of a digest that does not fit.
 pub(super) fn is_mismatch(problem: &Problem) -> bool {
-    problem.r#type == MISMATCH_TYPE
+    problem.r#type == MISMATCHED.0
 }

@@ -15,6 +15,7 @@ mod direct;
 mod events;
 mod history;
 mod intake;
+mod interop;
 mod outlets;
 mod routes;
 mod source;

@@ -12,12 +12,13 @@ use offloop::http::axum::extract::{Path, Query, Request, State};
 use offloop::http::axum::http::request::Parts;
 use offloop::http::axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use offloop::http::axum::routing::{delete, get, post};
-use offloop::http::{Closing, PackPage, PackRoutes, Refusal, UnderWay, mime, send_file};
+use offloop::http::{Closing, PackPage, PackRoutes, Refusal, mime, send_file};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::history::reject_file;
+use super::interop::Client;
 use super::source::Source;
 use super::view::{self, Answer};
 use super::{Open, Shared, direct, events, load_name, task, tenant_problem, upload};
@@ -265,8 +266,9 @@ async fn take(
     query: Result<Query<TakeQuery>, QueryRejection>,
     request: Request,
 ) -> Answer {
+    let in_parts = request.headers().contains_key(upload::COMPLETE);
     let taken = taken(&door, &target, query, request).await;
-    upload::with_limits(&door.shared, taken)
+    upload::refusing(&door.shared, in_parts, taken)
 }
 
 async fn taken(
@@ -298,10 +300,10 @@ async fn taken(
     if let Some(kind) = kind {
         check_type(declared, kind)?;
     }
-    let under_way = parts.extensions.remove::<UnderWay>();
+    let client = Client::of(&mut parts);
     match asked {
-        Some(asked) => upload::create(&door.shared, open, ask, asked, source, under_way).await,
-        None => direct::direct(&door.shared, open, ask, source, under_way).await,
+        Some(asked) => upload::create(&door.shared, open, ask, asked, source, client).await,
+        None => direct::direct(&door.shared, open, ask, source, client.under_way).await,
     }
 }
 

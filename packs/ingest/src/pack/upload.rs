@@ -1,24 +1,25 @@
 //! Bodies into the spool: at once with `Prefer: respond-async`, or in parts.
 //!
-//! Parts are in the manner of draft-ietf-httpbis-resumable-upload-12 (interop version 9), without
-//! interim responses: POST makes an upload, HEAD tells its offset, PATCH appends, DELETE takes it away; a
-//! connection that is lost costs what was under way. Must never: answer an offset that is not on disk, or 202 before the
-//! whole body and its job are.
+//! Parts are in the manner of draft-ietf-httpbis-resumable-upload-13 (interop version 10): POST makes an
+//! upload, HEAD tells its offset, PATCH appends, DELETE takes it away; a connection that is lost costs what was
+//! under way. What is told meanwhile is `interop`'s. Must never: answer an offset that is not on disk, or 202
+//! before the whole body and its job are.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use offloop::http::Refusal;
 use offloop::http::axum::body::Body;
 use offloop::http::axum::extract::{Path, Request, State};
 use offloop::http::axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use offloop::http::axum::response::IntoResponse as _;
-use offloop::http::{Refusal, UnderWay};
 use offloop::job::JobId;
 use offloop::store::InsertOutcome;
 use offloop::wire::Problem;
 use serde_json::{Value, json};
 
 use super::digest::{self, Given, Sums};
+use super::interop::{self, Client};
 use super::routes::{Door, text};
 use super::source::Source;
 use super::spool::{About, Part, SpoolError};
@@ -27,11 +28,12 @@ use super::{Open, Shared, task};
 use crate::load::{LoadAsk, LoadId};
 
 pub(super) const COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
-const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+pub(super) const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const LIMIT: HeaderName = HeaderName::from_static("upload-limit");
-const VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");
-const INTEROP: HeaderValue = HeaderValue::from_static("9");
+/// Values of [`COMPLETE`].
+const NOT_YET: HeaderValue = HeaderValue::from_static("?0");
+const DONE: HeaderValue = HeaderValue::from_static("?1");
 const AFTER: u64 = 5;
 
 /// What a request for the spool says of itself.
@@ -122,7 +124,7 @@ pub(super) async fn create(
     ask: LoadAsk,
     asked: Asked,
     source: Source,
-    under_way: Option<UnderWay>,
+    client: Client,
 ) -> Answer {
     let whole = asked.complete != Some(false);
     // A form is longer than its file.
@@ -149,11 +151,15 @@ pub(super) async fn create(
     let part = shared.spool.create(&ask.load, about).await;
     let part = part.map_err(|error| refused(&error))?;
     let load = ask.load;
-    let mut response = append(shared, open, part, source, whole, under_way).await?;
+    if part.about.resumable {
+        let mut headers = HeaderMap::new();
+        limits(shared, Duration::ZERO, &mut headers);
+        client.created(&load, headers).await;
+    }
+    let mut response = append(shared, open, part, source, whole, client).await?;
     if response.status() == StatusCode::NO_CONTENT {
         *response.status_mut() = StatusCode::CREATED;
-        let path = HeaderValue::from_str(&format!("/v1/ingest/uploads/{load}"));
-        if let Ok(path) = path {
+        if let Ok(path) = HeaderValue::from_str(&interop::path(&load)) {
             response.headers_mut().insert(header::LOCATION, path);
         }
         limits(shared, Duration::ZERO, response.headers_mut());
@@ -161,29 +167,33 @@ pub(super) async fn create(
     Ok(response)
 }
 
-/// What may be asked for with `OPTIONS`: parts are taken here, and how large all of them may be.
+/// What may be asked for with `OPTIONS`: that parts are taken here is told by how large all of them may be.
 pub(super) async fn options(State(door): State<Door>) -> Answer {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    let parts = HeaderValue::from_static("application/partial-upload");
-    headers.insert("accept-patch", parts);
     let allow = HeaderValue::from_static("OPTIONS, POST");
     headers.insert(header::ALLOW, allow);
     limits(&door.shared, Duration::ZERO, headers);
     Ok(response)
 }
 
-/// Who is refused for a size is told what may be.
-pub(super) fn with_limits(shared: &Shared, answer: Answer) -> Answer {
-    match answer {
-        Err(refusal) if refusal.problem().status == view::TOO_LARGE.1 => {
-            let mut response = refusal.into_response();
-            limits(shared, Duration::ZERO, response.headers_mut());
-            Ok(response)
-        }
-        answer => answer,
+/// Who is refused for a size is told what may be; and of a part, that it is the upload that is spoken of, not
+/// what becomes of the file.
+pub(super) fn refusing(shared: &Shared, in_parts: bool, answer: Answer) -> Answer {
+    let refusal = match answer {
+        Err(refusal) => refusal,
+        answer => return answer,
+    };
+    let is_too_large = refusal.problem().status == view::TOO_LARGE.1;
+    let mut response = refusal.into_response();
+    if is_too_large {
+        limits(shared, Duration::ZERO, response.headers_mut());
     }
+    if in_parts {
+        response.headers_mut().insert(COMPLETE, NOT_YET);
+    }
+    Ok(response)
 }
 
 /// `age`: since the upload grew.
@@ -210,10 +220,11 @@ async fn append(
     mut part: Part,
     mut source: Source,
     whole: bool,
-    under_way: Option<UnderWay>,
+    mut client: Client,
 ) -> Answer {
     let begun = part.offset;
-    let taken = take(shared, &mut part, &mut source, under_way.as_ref()).await;
+    client.begins(begun);
+    let taken = take(shared, &mut part, &mut source, &mut client).await;
     if let Err(cut) = taken {
         return Err(keep(part, begun, cut).await);
     }
@@ -238,7 +249,10 @@ async fn append(
             problem
                 .detail
                 .push_str("; the upload is dropped, nothing of it is loaded");
-            return Err((*problem).into());
+            // All of it was looked at: there is nothing to go on with.
+            let mut response = Refusal::from(*problem).into_response();
+            response.headers_mut().insert(COMPLETE, DONE);
+            return Ok(response);
         }
     }
     let (load, about) = (part.load.clone(), part.about.clone());
@@ -300,7 +314,7 @@ async fn take(
     shared: &Shared,
     part: &mut Part,
     source: &mut Source,
-    under_way: Option<&UnderWay>,
+    client: &mut Client,
 ) -> Result<(), Cut> {
     let sender = |problem| Err(Cut::Sender(Box::new(problem)));
     let most = shared.options.upload_bytes;
@@ -328,17 +342,14 @@ async fn take(
             return sender(other_length(detail));
         }
         part.write(data).await.map_err(Cut::Spool)?;
-        if let Some(under_way) = under_way {
-            under_way.tell();
-        }
+        client.grown(part).await.map_err(Cut::Spool)?;
     }
 }
 
 fn place(headers: &mut HeaderMap, offset: u64, complete: bool) {
     headers.insert(OFFSET, HeaderValue::from(offset));
-    let complete = if complete { "?1" } else { "?0" };
-    headers.insert(COMPLETE, HeaderValue::from_static(complete));
-    headers.insert(VERSION, INTEROP);
+    headers.insert(COMPLETE, if complete { DONE } else { NOT_YET });
+    headers.insert(interop::VERSION, interop::CURRENT);
 }
 
 /// A load whose body is in the spool and whose job has not begun.
@@ -370,7 +381,11 @@ async fn accepted(
         return Err(Refusal::unavailable("the store did not answer"));
     };
     let mut view = waiting(load, about, job, bytes);
-    shared.history.keep(&open.server, load, view.clone()).await;
+    // Of a small one, or of one that is asked for once more, more is known by now.
+    let known = shared.history.get(load);
+    if known.is_none_or(|known| known["job"] != view["job"]) {
+        shared.history.keep(&open.server, load, view.clone()).await;
+    }
     view["status"] = format!("/v1/ingest/loads/{load}").into();
     let mut response = view::answer(StatusCode::ACCEPTED, &view);
     let headers = response.headers_mut();
@@ -418,7 +433,7 @@ pub(super) async fn patch(
     request: Request,
 ) -> Answer {
     let patched = grown(&door, &load, request).await;
-    with_limits(&door.shared, patched)
+    refusing(&door.shared, true, patched)
 }
 
 async fn grown(door: &Door, load: &str, request: Request) -> Answer {
@@ -434,19 +449,17 @@ async fn grown(door: &Door, load: &str, request: Request) -> Answer {
     let complete = flag(&parts.headers)?.ok_or_else(|| needed(&COMPLETE))?;
     let offset = number(&parts.headers, &OFFSET)?.ok_or_else(|| needed(&OFFSET))?;
     let content = number(&parts.headers, &header::CONTENT_LENGTH)?;
-    if shared.spool.whole(&load).exists() {
-        if content != Some(0) {
+    if let Ok(whole) = std::fs::metadata(shared.spool.whole(&load)) {
+        if offset != whole.len() {
+            return Ok(mismatch(whole.len(), offset));
+        }
+        if content != Some(0) || !complete {
             let detail = "the upload is complete; nothing can be added to it";
             return Err(other_length(detail.into()).into());
         }
-        let problem = Problem {
-            r#type: "https://iana.org/assignments/http-problem-types#completed-upload".into(),
-            ..view::problem(
-                ("", 400, "The upload is complete"),
-                "nothing can be added to it",
-            )
-        };
-        return Err(problem.into());
+        // The answer that it had was lost on its way.
+        let about = shared.spool.about(&load).map_err(|error| refused(&error))?;
+        return accepted(shared, open, &load, &about, offset).await;
     }
     let part = shared.spool.resume(&load).await;
     let mut part = part.map_err(|error| refused(&error))?;
@@ -473,8 +486,8 @@ async fn grown(door: &Door, load: &str, request: Request) -> Answer {
         }
     }
     let source = Source::new(body, &parts.headers, &shared.options)?;
-    let under_way = parts.extensions.remove::<UnderWay>();
-    append(shared, open, part, source, complete, under_way).await
+    let client = Client::of(&mut parts);
+    append(shared, open, part, source, complete, client).await
 }
 
 fn mismatch(expected: u64, provided: u64) -> Response<Body> {

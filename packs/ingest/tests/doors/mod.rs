@@ -161,6 +161,17 @@ impl Raw {
         self.0.shutdown(Shutdown::Both).unwrap();
     }
 
+    /// One head, and nothing behind it, in lower case.
+    pub(crate) fn head(&mut self) -> String {
+        let mut text = Vec::new();
+        let mut byte = [0];
+        while !text.ends_with(b"\r\n\r\n") {
+            self.0.read_exact(&mut byte).unwrap();
+            text.push(byte[0]);
+        }
+        String::from_utf8(text).unwrap().to_ascii_lowercase()
+    }
+
     /// Status and JSON of the answer; the connection is closed behind it, or has its length.
     pub(crate) fn answer(mut self) -> (u16, String, Value) {
         let mut text = Vec::new();
