@@ -79,10 +79,7 @@ fn main() {
     let listen = std::env::args().nth(1);
     let listen = listen.as_deref().unwrap_or("127.0.0.1:7979");
     let config = DoorConfig::new(listen.parse().unwrap());
-    let mut door = Door::new(server.handle().clone(), config.clone());
-    for routes in server.take_routes() {
-        door = door.pack(routes);
-    }
+    let door = server.door(config.clone());
     doors.block_on(async {
         let listener = Door::listen(&config).await.unwrap();
         println!("http://{listen}/ freezes on demand; end it with Ctrl-C");

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use offloop_http::PackRoutes;
+use offloop_http::{Door, DoorConfig, PackRoutes};
 use offloop_lane_remote::RemoteLane;
 use offloop_runtime::{Runtime, RuntimeHandle, ShutdownPlan, ShutdownReport};
 use tokio::sync::oneshot;
@@ -34,14 +34,20 @@ impl Server {
         &self.data
     }
 
-    /// Where workers on other machines get their work, if a task is for them: for the door.
+    /// Where workers on other machines get their work, if a task is for them.
     pub fn remote(&self) -> Option<&Arc<RemoteLane>> {
         self.remote.as_ref()
     }
 
-    /// The packs' routes, for the door. Once.
-    pub fn take_routes(&mut self) -> Vec<PackRoutes> {
-        std::mem::take(&mut self.routes)
+    /// The door of this server, not yet open: with the routes of its packs, and with those of workers on other
+    /// machines if a task is for them. The packs' are there once: a second door has none of them.
+    pub fn door(&mut self, config: DoorConfig) -> Door {
+        let mut door = Door::new(self.handle().clone(), config);
+        if let Some(remote) = &self.remote {
+            door = door.remote(Arc::clone(remote));
+        }
+        let routes = std::mem::take(&mut self.routes);
+        routes.into_iter().fold(door, Door::pack)
     }
 
     /// No more jobs are taken in; nothing else changes yet.

@@ -5,11 +5,10 @@
 //!
 //! Must never: read more of an answer than its limit, or call an answer whole that was cut.
 
-use std::io;
+use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,7 +19,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use offloop::egress::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::InspectReader;
 
 use crate::body::{Arrived, Arriving, Keeping};
 use crate::call::Answer;
@@ -31,57 +30,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 128;
 
 /// Counts what comes, so that "not one byte of an answer" is known and not guessed.
-#[derive(Debug)]
-struct Metered {
-    stream: Stream,
-    read: Arc<AtomicU64>,
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let came = buf.filled().len() - before;
-        if came > 0 {
-            self.read.fetch_add(came as u64, Ordering::Relaxed);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
+type Metered = InspectReader<Stream, Box<dyn FnMut(&[u8]) + Send>>;
 
 /// Why there is no whole answer.
 #[derive(Debug)]
@@ -110,7 +59,6 @@ type Asked = Request<Full<Bytes>>;
 type Driven = Pin<Box<Connection<TokioIo<Metered>, Full<Bytes>>>>;
 
 /// An open connection.
-#[derive(Debug)]
 pub(crate) struct Conn {
     sender: SendRequest<Full<Bytes>>,
     /// `None`: it has ended.
@@ -119,13 +67,22 @@ pub(crate) struct Conn {
     _counted: Counted,
 }
 
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("read", &self.read)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Conn {
     pub(crate) async fn open(stream: Stream, counted: Counted) -> Result<Self, hyper::Error> {
         let read = Arc::new(AtomicU64::new(0));
-        let io = TokioIo::new(Metered {
-            stream,
-            read: Arc::clone(&read),
-        });
+        let came = Arc::clone(&read);
+        let count = move |bytes: &[u8]| {
+            came.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        };
+        let io = TokioIo::new(Metered::new(stream, Box::new(count)));
         let mut builder = http1::Builder::new();
         builder
             .max_buf_size(HEAD_BYTES_MAX)

@@ -64,13 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let listener = doors.block_on(Door::listen(&door_config))?;
     let address = listener.local_addr().context("cannot tell the address")?;
     let mut server = build(&config).start()?;
-    let mut door = Door::new(server.handle().clone(), door_config);
-    if let Some(remote) = server.remote() {
-        door = door.remote(Arc::clone(remote));
-    }
-    for routes in server.take_routes() {
-        door = door.pack(routes);
-    }
+    let door = server.door(door_config);
     greet(&config, address);
     let report = doors.block_on(serve(server, door, listener, &config))?;
     // What still runs on a door's thread has no caller left.

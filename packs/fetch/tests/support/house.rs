@@ -58,10 +58,7 @@ impl House {
         let config = DoorConfig::new("127.0.0.1:0".parse().unwrap());
         let listener = runtime.block_on(Door::listen(&config)).unwrap();
         let door_at = listener.local_addr().unwrap();
-        let mut door = Door::new(server.handle().clone(), config);
-        for routes in server.take_routes() {
-            door = door.pack(routes);
-        }
+        let door = server.door(config);
         runtime.spawn(door.serve(listener, std::future::pending()));
         Self {
             runtime,

@@ -100,10 +100,7 @@ impl World {
         let config = DoorConfig::new(([127, 0, 0, 1], 0).into());
         let listener = doors.block_on(Door::listen(&config)).unwrap();
         let address = listener.local_addr().unwrap();
-        let mut door = Door::new(server.handle().clone(), config);
-        for routes in server.take_routes() {
-            door = door.pack(routes);
-        }
+        let door = server.door(config);
         let (close, closing) = oneshot::channel::<()>();
         doors.spawn(door.serve(listener, async {
             let _ = closing.await;
