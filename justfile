@@ -16,6 +16,10 @@ test:
 @servers verb folder:
     bash xtask/servers.sh {{verb}} {{folder}}
 
+# libFuzzer on one target for so many seconds: `just fuzz ingest_form 600`. Needs clang's or gcc's C++.
+fuzz target seconds="60" *args:
+    fuzz/run.sh {{target}} {{seconds}} {{args}}
+
 # Real photo sets into a cache folder, by package name.
 corpus cache=".cache/corpus":
     bash xtask/corpus.sh {{cache}}
@@ -31,6 +35,18 @@ bench-lanes *args:
 # The vault beside Node's crypto, @node-rs/argon2 and @node-rs/bcrypt over HTTP, in one run.
 bench-vault *args:
     bash bench/rivals/vault.sh {{args}}
+
+# Delimited text: the parser beside npm's csv-parse, in one run.
+bench-csv *args:
+    sh bench/rivals/csv.sh {{args}}
+
+# Loads into PostgreSQL beside `psql \copy` and npm's csv-parse, in one run: `just bench-ingest URL`.
+bench-ingest *args:
+    sh bench/rivals/ingest.sh {{args}}
+
+# Calls that sleep beside npm's undici with p-limit, in one run.
+bench-fetch *args:
+    sh bench/rivals/fetch.sh {{args}}
 
 # Two minutes of tasks that loop, eat, fork, exit and print without end, in Node and Python, beside
 # 1,000 good jobs at a time. Prints its seed; `just chaos-lanes --seed N` makes its decisions again.
