@@ -75,9 +75,6 @@ fn a_file_is_in_the_table_once_although_every_process_on_its_way_is_killed() {
     }
     std::fs::write(folder.path().join("people.csv"), file).unwrap();
     let words = ["ingest", "people.csv", "--target", "feed"];
-    let checked = program(folder.path()).arg("check").output().unwrap();
-    told(&checked, &["check"], 0);
-
     let mut command = program(folder.path());
     let mut sending = Running::new(command.args(words));
     let notes = folder.path().join("offloop-data/ingest/kafka");
@@ -310,4 +307,31 @@ fn a_consumer_that_is_killed_again_and_again_between_its_messages_never_waits_fo
         (1, &6.into()),
         "{jobs:?}"
     );
+}
+
+#[test]
+fn a_check_says_that_a_consumers_topic_is_not_there() {
+    let Some(servers) = Servers::new("unread") else {
+        return;
+    };
+    let folder = servers.folder();
+    let check = |code: i32| {
+        let output = program(folder.path()).arg("check").output().unwrap();
+        told(&output, &["check"], code)
+    };
+    let text = check(1);
+    let problem = "problem ingest.consumers.people.topic: there is no topic";
+    assert!(
+        text.contains(problem) && text.contains("not ok: 1 of 1 consumers"),
+        "{text}"
+    );
+    let words = ["ingest", "people.csv", "--target", "feed"];
+    std::fs::write(folder.path().join("people.csv"), imports::people(1)).unwrap();
+    told(
+        &program(folder.path()).args(words).output().unwrap(),
+        &words,
+        0,
+    );
+    let text = check(0);
+    assert!(text.contains("consumer people"), "{text}");
 }

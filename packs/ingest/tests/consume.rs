@@ -14,6 +14,7 @@ use consuming::{
 };
 use loads::{runtime, target};
 use offloop_ingest::consume::ConsumerState;
+use offloop_ingest::pack::try_consumer;
 use offloop_ingest::sink::sqlite::{SqliteFile, SqliteOutlet};
 use topics::{fresh_name, make};
 
@@ -273,5 +274,50 @@ fn a_hole_in_a_topic_is_told_and_a_new_topic_is_not_taken_for_the_old_one() {
         );
         stop(running).await;
         assert_eq!(number(&client, "SELECT count(*) FROM people").await, 1_500);
+    });
+}
+
+/// What a check would have said came to light with the first message, or the first one that was no row.
+#[test]
+fn a_check_names_the_key_of_a_topic_that_is_not_there_or_takes_no_letters_and_makes_none() {
+    let name = "a_check_names_the_key_of_a_topic";
+    let Some((brokers, url)) = servers(name) else {
+        return;
+    };
+    let topic = fresh_name("check");
+    runtime().block_on(async {
+        let target = table("checked.people", &format!("key = \"id\"\n{COLUMNS}"));
+        let check = async |brokers: &str, more: &str| {
+            let plan = plan(brokers, &url, &target, &topic, more);
+            let tried = try_consumer(&plan.consumer, &plan.kafka).await;
+            let problems = tried.err().unwrap_or_default();
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let missing = check(&brokers, "").await;
+        let want = format!("ingest.consumers.one.topic: there is no topic `{topic}` at {brokers}");
+        assert!(
+            missing.len() == 1 && missing[0].contains(&want),
+            "{missing:?}"
+        );
+        make(&brokers, &topic, 1, &[]).await;
+        assert_eq!(check(&brokers, "").await, [""; 0]);
+        let letters = format!("{topic}.dlq");
+        assert!(!topics::exists(&brokers, &letters), "the check has made it");
+
+        make(&brokers, &letters, 1, &[("cleanup.policy", "compact")]).await;
+        let compacted = check(&brokers, "").await;
+        let want = "ingest.consumers.one.dead_letters: topic";
+        assert!(
+            compacted.len() == 1
+                && compacted[0].contains(want)
+                && compacted[0].contains("compacted"),
+            "{compacted:?}"
+        );
+        // As the broker sees it, not as the declaration does: no topic's name ends it all.
+        let gone = check("127.0.0.1:9", "").await;
+        assert!(
+            gone.len() == 1 && gone[0].starts_with("ingest.kafka.brokers: "),
+            "{gone:?}"
+        );
     });
 }

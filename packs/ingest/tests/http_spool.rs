@@ -4,9 +4,13 @@
 mod doors;
 
 use std::path::Path;
+use std::task::Poll;
 
 use doors::{House, PEOPLE, ids, options, people};
+use offloop::http::axum::body::Body;
+use offloop::http::axum::extract::Request;
 use serde_json::{Value, json};
+use tower_service::Service as _;
 
 fn spooled(folder: &Path) -> Vec<String> {
     let files = std::fs::read_dir(folder.join("data/ingest/spool")).unwrap();
@@ -318,4 +322,73 @@ fn a_client_that_lost_its_last_answer_gets_it_once_more_and_adds_nothing() {
     assert_eq!(status, 200);
     assert_eq!(house.end_of("lost")["stored"], 300);
     assert_eq!(ids(folder.path()).len(), 300);
+}
+
+/// Its job is done and comes no more: it lay there, and was told to wait for ever.
+#[test]
+fn a_body_that_is_stored_already_is_not_kept_when_it_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path());
+    let text = people(10, |_| false);
+    let prefer = ("prefer", "respond-async");
+    for round in 0..2 {
+        let (status, told) = house.post("/v1/ingest/people?load=twice", &[prefer], text.as_bytes());
+        assert_eq!(status, 202, "round {round}: {told}");
+        let view = house.end_of("twice");
+        assert_eq!(
+            (&view["state"], &view["stored"]),
+            (&json!("stored"), &json!(10))
+        );
+        house.until(|_| spooled(folder.path()).is_empty().then_some(()));
+    }
+    assert_eq!(ids(folder.path()).len(), 10);
+}
+
+/// Asks, and forgets the handler after so many looks at it, as a server does whose client resets a stream.
+/// `None`: it was forgotten.
+fn forgotten_after(house: &House, looks: u32, request: Request<Body>) -> Option<u16> {
+    let mut router = house.router.clone();
+    house.runtime.block_on(async {
+        let mut call = std::pin::pin!(router.call(request));
+        let mut left = looks;
+        let end = std::future::poll_fn(|context| {
+            if left == 0 {
+                return Poll::Ready(None);
+            }
+            left -= 1;
+            call.as_mut().poll(context).map(Some)
+        });
+        end.await.map(|answer| answer.unwrap().status().as_u16())
+    })
+}
+
+/// Its name stayed taken for as long as the server lived, or its body was whole and never had a job.
+#[test]
+fn a_sender_that_is_gone_at_any_moment_leaves_a_body_that_can_be_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new(folder.path());
+    let text = people(3, |_| false);
+    let mut answered = 0;
+    let mut sent = 0;
+    for looks in 1..=40 {
+        let path = format!("/v1/ingest/people?load=gone-{looks}");
+        let request = Request::post(&path).header("prefer", "respond-async");
+        let request = request.body(Body::from(text.clone())).unwrap();
+        let first = forgotten_after(&house, looks, request);
+        answered += u32::from(first.is_some());
+        // What was under way when it was forgotten may still be: then the second one comes behind it.
+        let again = [("prefer", "respond-async")];
+        let (status, told) = house.post(&path, &again, text.as_bytes());
+        let why = told["detail"].as_str().unwrap_or_default();
+        assert!(
+            status == 202 || status == 409 && why.contains("in the spool already"),
+            "{looks} looks, {first:?}: {status} {told}"
+        );
+        sent += 1;
+        assert_eq!(house.end_of(&format!("gone-{looks}"))["state"], "stored");
+    }
+    assert!(answered > 0, "40 looks are enough for an answer");
+    assert_eq!(ids(folder.path()).len(), sent * 3, "each once");
+    // One that was stored already was taken and not kept.
+    house.until(|_| spooled(folder.path()).is_empty().then_some(()));
 }

@@ -75,6 +75,10 @@ impl Consumer {
     pub fn target(&self) -> &str {
         &self.target
     }
+    /// Where its refused messages go.
+    pub fn dead_letters(&self) -> &str {
+        &self.dead_letters
+    }
 }
 
 impl RawConsumer {

@@ -96,6 +96,16 @@ impl History {
         };
         {
             let mut entries = self.entries();
+            // Its job may have been faster than who made it.
+            let is_late = entry.view["state"] == "waiting"
+                && entries.iter().any(|known| {
+                    known.load == *load
+                        && known.view["state"] != "waiting"
+                        && known.view["job"] == entry.view["job"]
+                });
+            if is_late {
+                return;
+            }
             entries.retain(|known| known.load != *load);
             entries.push_back(entry);
         }

@@ -42,6 +42,8 @@ use crate::load::{Intake, Load, LoadFailed, LoadId, LoadIdError, Loader, Setting
 use crate::sink::kafka::KafkaSettings;
 use crate::target::{Sink, Target};
 use history::History;
+#[cfg(feature = "kafka")]
+pub use outlets::try_consumer;
 pub use outlets::{Address, Opener, Places, WITHOUT_KAFKA, try_out};
 use spool::{Spool, SpoolRule};
 pub use view::chain;

@@ -12,13 +12,19 @@ use std::time::Duration;
 use offloop::{JobOptions, RuntimeHandle};
 
 use super::view::chain;
+#[cfg(feature = "kafka")]
+use crate::consume::Consumer;
 use crate::sink::Outlet;
+#[cfg(feature = "kafka")]
+use crate::sink::SinkError;
 use crate::sink::jobs::JobsOutlet;
 #[cfg(feature = "kafka")]
-use crate::sink::kafka::{KafkaOutlet, KafkaSettings};
+use crate::sink::kafka::{KafkaOutlet, KafkaSettings, check_dead_letters, check_topic};
 use crate::sink::ndjson::NdjsonOutlet;
 use crate::sink::postgres::{PostgresOutlet, PostgresSettings};
 use crate::sink::sqlite::{SqliteFile, SqliteOutlet};
+#[cfg(feature = "kafka")]
+use crate::target::TargetProblem;
 use crate::target::{Sink, Target};
 
 /// What a target with the sink `kafka` is told by a build that has none.
@@ -139,4 +145,52 @@ pub async fn try_out(target: &Target, opener: &mut Opener) -> Result<(), String>
     let checked = tokio::time::timeout(PATIENCE, outlet.check()).await;
     let checked = checked.map_err(|_| format!("it did not answer within {PATIENCE:?}"))?;
     checked.map_err(|error| chain(&error))
+}
+
+/// Whether the topics of a consumer are there and take what it brings, without a trace in them; what is
+/// wrong is told by its key.
+#[cfg(feature = "kafka")]
+pub async fn try_consumer(
+    consumer: &Consumer,
+    settings: &KafkaSettings,
+) -> Result<(), Vec<TargetProblem>> {
+    let key = |of: &str| format!("ingest.consumers.{}.{of}", consumer.name());
+    let read = tried(&key("topic"), check_topic(settings, consumer.topic())).await;
+    // A cluster that does not answer is not asked twice.
+    let letters = match &read {
+        Err(problem) if problem.field == BROKERS => Ok(()),
+        _ => {
+            let asked = check_dead_letters(settings, consumer.dead_letters());
+            tried(&key("dead_letters"), asked).await
+        }
+    };
+    let problems: Vec<_> = [read, letters]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+#[cfg(feature = "kafka")]
+const BROKERS: &str = "ingest.kafka.brokers";
+
+#[cfg(feature = "kafka")]
+async fn tried(
+    key: &str,
+    asked: impl Future<Output = Result<(), SinkError>>,
+) -> Result<(), TargetProblem> {
+    let (field, problem) = match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error @ SinkError::Unreachable { .. })) => (BROKERS, chain(&error)),
+        Ok(Err(error)) => (key, chain(&error)),
+        Err(_) => (BROKERS, format!("they did not answer within {PATIENCE:?}")),
+    };
+    Err(TargetProblem {
+        field: field.to_owned(),
+        problem,
+    })
 }

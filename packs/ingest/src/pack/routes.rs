@@ -302,7 +302,7 @@ async fn taken(
     }
     let client = Client::of(&mut parts);
     match asked {
-        Some(asked) => upload::create(&door.shared, open, ask, asked, source, client).await,
+        Some(asked) => upload::create(&door.shared, ask, asked, source, client).await,
         None => direct::direct(&door.shared, open, ask, source, client.under_way).await,
     }
 }

@@ -159,6 +159,13 @@ pub(super) async fn told_by_job(open: &Open, view: &mut Value) {
         return;
     };
     let state = job.summary.state;
+    let result = job.result.filter(|_| state == JobState::Completed);
+    let result = result.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    if let (Some(Value::Object(result)), Some(view)) = (result, view.as_object_mut()) {
+        view.extend(result);
+        view.insert("state".into(), "stored".into());
+        return;
+    }
     if state.is_final() && state != JobState::Completed {
         let why = job
             .summary

@@ -6,6 +6,7 @@
 //! before the whole body and its job are.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use offloop::http::Refusal;
@@ -119,8 +120,7 @@ pub(super) fn refused(error: &SpoolError) -> Refusal {
 
 /// A new body for the spool.
 pub(super) async fn create(
-    shared: &Shared,
-    open: &Open,
+    shared: &Arc<Shared>,
     ask: LoadAsk,
     asked: Asked,
     source: Source,
@@ -148,15 +148,16 @@ pub(super) async fn create(
         resumable: asked.complete.is_some(),
         repr: asked.repr,
     };
-    let part = shared.spool.create(&ask.load, about).await;
-    let part = part.map_err(|error| refused(&error))?;
     let load = ask.load;
+    let (own, name) = (Arc::clone(shared), load.clone());
+    let part = to_its_end(async move { own.spool.create(&name, about).await }).await?;
+    let part = part.map_err(|error| refused(&error))?;
     if part.about.resumable {
         let mut headers = HeaderMap::new();
         limits(shared, Duration::ZERO, &mut headers);
         client.created(&load, headers).await;
     }
-    let mut response = append(shared, open, part, source, whole, client).await?;
+    let mut response = append(shared, part, source, whole, client).await?;
     if response.status() == StatusCode::NO_CONTENT {
         *response.status_mut() = StatusCode::CREATED;
         if let Ok(path) = HeaderValue::from_str(&interop::path(&load)) {
@@ -213,10 +214,18 @@ enum Cut {
     Spool(SpoolError),
 }
 
+/// What is not to be left half done when a sender hangs up in the middle of it: whoever serves it then
+/// forgets the handler.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|_| refused(&SpoolError::Ending))
+}
+
 /// Takes what comes; a whole body gets its job.
 async fn append(
-    shared: &Shared,
-    open: &Open,
+    shared: &Arc<Shared>,
     mut part: Part,
     mut source: Source,
     whole: bool,
@@ -255,9 +264,16 @@ async fn append(
             return Ok(response);
         }
     }
-    let (load, about) = (part.load.clone(), part.about.clone());
-    part.complete().await.map_err(|error| refused(&error))?;
-    accepted(shared, open, &load, &about, offset).await
+    // A body that is whole has its job: the next HEAD says that it is complete, and nobody sends it again.
+    let own = Arc::clone(shared);
+    let done = to_its_end(async move {
+        let (load, about) = (part.load.clone(), part.about.clone());
+        part.complete().await.map_err(|error| refused(&error))?;
+        let open = own.open.get();
+        let open = open.ok_or_else(|| refused(&SpoolError::Ending))?;
+        accepted(&own, open, &load, &about, offset).await
+    });
+    done.await?
 }
 
 /// What a request leaves behind that was not taken to its end. `begun`: where it began.
@@ -370,6 +386,7 @@ async fn accepted(
     bytes: u64,
 ) -> Answer {
     let outcome = task::enqueue(shared, open, load, about).await?;
+    let is_known = matches!(outcome, Some(InsertOutcome::Existing { .. }));
     let job = match outcome {
         Some(InsertOutcome::Refused(refusal)) => {
             let detail = format!("{refusal}; the body is kept, its job is made at the next start");
@@ -381,9 +398,15 @@ async fn accepted(
         return Err(Refusal::unavailable("the store did not answer"));
     };
     let mut view = waiting(load, about, job, bytes);
-    // Of a small one, or of one that is asked for once more, more is known by now.
     let known = shared.history.get(load);
-    if known.is_none_or(|known| known["job"] != view["job"]) {
+    if is_known && task::is_done(open, job).await {
+        // All of it is stored: its job comes no more.
+        if let Err(error) = shared.spool.remove(load) {
+            tracing::warn!(%error, %load, "a body that is stored cannot be taken away");
+        }
+        view = known.unwrap_or(view);
+    } else if known.is_none_or(|known| known["job"] != view["job"]) {
+        // Of a small one, or of one that is asked for once more, more is known by now.
         shared.history.keep(&open.server, load, view.clone()).await;
     }
     view["status"] = format!("/v1/ingest/loads/{load}").into();
@@ -487,7 +510,7 @@ async fn grown(door: &Door, load: &str, request: Request) -> Answer {
     }
     let source = Source::new(body, &parts.headers, &shared.options)?;
     let client = Client::of(&mut parts);
-    append(shared, open, part, source, complete, client).await
+    append(shared, part, source, complete, client).await
 }
 
 fn mismatch(expected: u64, provided: u64) -> Response<Body> {

@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use offloop::http::{Door, DoorConfig};
-use offloop::{Builder, Server, ShutdownPlan};
+use offloop::http::axum::Router;
+use offloop::http::{Door, DoorConfig, PackRoutes};
+use offloop::{Builder, Pack, PackError, RuntimeHandle, Server, Setup, ShutdownPlan};
 use offloop_ingest::{IngestOptions, IngestPack, RawTarget};
 use serde_json::Value;
 
@@ -26,6 +28,8 @@ pub(crate) struct House {
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) server: Option<Server>,
     pub(crate) door: SocketAddr,
+    /// The pack's own routes.
+    pub(crate) router: Router,
 }
 
 pub(crate) fn options(folder: &Path, targets: &[(&str, &str)]) -> IngestOptions {
@@ -34,6 +38,26 @@ pub(crate) fn options(folder: &Path, targets: &[(&str, &str)]) -> IngestOptions 
         raw.resolve(name).unwrap()
     });
     IngestOptions::new(targets.collect(), folder)
+}
+
+/// The pack, whose routes somebody else has too.
+#[derive(Debug)]
+struct Seen(IngestPack, Arc<Mutex<Option<Router>>>);
+
+impl Pack for Seen {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn install(&mut self, setup: &mut Setup<'_>) -> Result<(), PackError> {
+        self.0.install(setup)
+    }
+
+    fn open(self: Box<Self>, server: &RuntimeHandle) -> Result<PackRoutes, PackError> {
+        let routes = Box::new(self.0).open(server)?;
+        *self.1.lock().unwrap() = Some(routes.router.clone());
+        Ok(routes)
+    }
 }
 
 impl House {
@@ -47,8 +71,10 @@ impl House {
             .enable_all()
             .build()
             .unwrap();
+        let router = Arc::default();
+        let pack = Seen(IngestPack::new(options), Arc::clone(&router));
         let mut server = Builder::embedded(folder.join("data"))
-            .pack(IngestPack::new(options))
+            .pack(pack)
             .start()
             .unwrap();
         let config = DoorConfig::new("127.0.0.1:0".parse().unwrap());
@@ -60,6 +86,7 @@ impl House {
             runtime,
             server: Some(server),
             door: at,
+            router: router.lock().unwrap().take().unwrap(),
         }
     }
 

@@ -233,3 +233,15 @@ pub(crate) async fn drop_before(brokers: &str, topic: &str, partition: i32, offs
         element.error().unwrap();
     }
 }
+
+/// In the list of all topics, which makes none.
+pub(crate) fn exists(brokers: &str, topic: &str) -> bool {
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap();
+    let all = client
+        .fetch_metadata(None, Duration::from_secs(10))
+        .unwrap();
+    all.topics().iter().any(|there| there.name() == topic)
+}

@@ -63,28 +63,27 @@ impl Part {
     /// More of the body. What does not fit is not begun.
     pub(in crate::pack) async fn write(&mut self, bytes: Bytes) -> Result<(), SpoolError> {
         let len = bytes.len() as u64;
-        {
-            let mut state = lock(&self.state);
-            let (used, most) = (state.used, self.most);
-            if used + len > most {
-                return Err(SpoolError::Full { used, most });
-            }
-            state.used += len;
-        }
         let (file, offset) = (Arc::clone(&self.file), self.offset);
+        let (state, most) = (Arc::clone(&self.state), self.most);
+        // Counted there: an asker who leaves before it is begun has counted nothing.
         let written = self.hand.ask(move |()| {
+            {
+                let mut state = lock(&state);
+                let used = state.used;
+                if used + len > most {
+                    return Err(SpoolError::Full { used, most });
+                }
+                state.used += len;
+            }
             let written = (&*file).write_all(&bytes);
             if written.is_err() {
                 let _shorter = file.set_len(offset); // the first error is the one to tell
+                let mut state = lock(&state);
+                state.used = state.used.saturating_sub(len);
             }
-            written
+            Ok(written?)
         });
-        let written = written.await.map_err(|_| SpoolError::Ending);
-        if let Err(error) = written.and_then(|written| Ok(written?)) {
-            let mut state = lock(&self.state);
-            state.used = state.used.saturating_sub(len);
-            return Err(error);
-        }
+        written.await.map_err(|_| SpoolError::Ending)??;
         self.offset += len;
         Ok(())
     }
@@ -158,10 +157,11 @@ impl Part {
 
     /// Takes it away.
     pub(in crate::pack) async fn discard(mut self) -> Result<(), SpoolError> {
-        let gone = self.removal();
+        // To its end, also if whoever asks is gone meanwhile: until then the name is taken.
+        let gone = tokio::spawn(self.removal());
         // It leaves by that; by now another one may have its place.
         self.has_left = true;
-        gone.await
+        gone.await.map_err(|_| SpoolError::Ending)?
     }
 
     /// What was written is on disk.

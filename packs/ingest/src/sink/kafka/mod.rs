@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub(crate) use letters::{DeadLetter, LetterBox};
+pub(crate) use place::{check_dead_letters, check_topic};
 pub use settings::{KafkaSettings, RawKafka};
 
 use self::dead::{Office, Sent};

@@ -147,22 +147,63 @@ pub(super) async fn ready(
     }
 }
 
-/// The same for a topic of dead letters, which takes one partition and large messages.
+/// How a topic of dead letters is made: one partition, and large messages.
+const DEAD_LETTERS: (TopicCreate, &[(&str, &str)]) = (
+    TopicCreate {
+        partitions: 1,
+        replication: None,
+    },
+    &[("max.message.bytes", "16777216"), ("retention.ms", "-1")],
+);
+
+/// The same for a topic of dead letters.
 pub(super) fn make_dead_letters(client: &ClientConfig, topic: &str) -> Result<(), KafkaError> {
     let admin = admin(client)?;
     if look(&admin, topic)?.is_some() {
         return Ok(());
     }
-    let create = TopicCreate {
-        partitions: 1,
-        replication: None,
+    make(&admin, topic, DEAD_LETTERS.0, DEAD_LETTERS.1)
+}
+
+/// Whether letters could be sent there, without a trace: the topic takes messages without a key, or the
+/// brokers would let it be made. What else they refuse to who may look but not write, they say at the first letter.
+pub(crate) async fn check_dead_letters(
+    settings: &KafkaSettings,
+    topic: &str,
+) -> Result<(), SinkError> {
+    let (client, name) = (settings.client(), topic.to_owned());
+    let brokers = settings.brokers.clone();
+    let found = aside(move || {
+        let admin = admin(&client)?;
+        match look(&admin, &name)? {
+            Some(found) => Ok(Ok(found.needs_key)),
+            None => Ok(ask_to_make(&admin, &name, DEAD_LETTERS, true)?.map(|()| false)),
+        }
+    });
+    let problem = match found.await.map_err(|cause| unreachable(&brokers, cause))? {
+        Ok(false) => return Ok(()),
+        Ok(true) => format!(
+            "topic `{topic}` is compacted, which takes no message without a key, and dead letters may have none; name another one"
+        ),
+        Err(code) => format!(
+            "there is no topic `{topic}` at {brokers}, and it cannot be made: {code}; make it"
+        ),
     };
-    make(
-        &admin,
-        topic,
-        create,
-        &[("max.message.bytes", "16777216"), ("retention.ms", "-1")],
-    )
+    Err(SinkError::Place { problem })
+}
+
+/// Whether there is a topic to be read.
+pub(crate) async fn check_topic(settings: &KafkaSettings, topic: &str) -> Result<(), SinkError> {
+    let (client, name) = (settings.client(), topic.to_owned());
+    let there = aside(move || exists(&client, &name)).await;
+    if there.map_err(|cause| unreachable(&settings.brokers, cause))? {
+        return Ok(());
+    }
+    let problem = format!(
+        "there is no topic `{topic}` at {}; make it",
+        settings.brokers
+    );
+    Err(SinkError::Place { problem })
 }
 
 /// There is such a topic.
@@ -176,6 +217,19 @@ fn make(
     create: TopicCreate,
     config: &[(&str, &str)],
 ) -> Result<(), KafkaError> {
+    match ask_to_make(admin, topic, (create, config), false)? {
+        Err(code) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(KafkaError::AdminOp(code)),
+        _ => Ok(()),
+    }
+}
+
+/// The brokers' word on a new topic. `only_ask`: it is not made.
+fn ask_to_make(
+    admin: &AdminClient<Quiet>,
+    topic: &str,
+    (create, config): (TopicCreate, &[(&str, &str)]),
+    only_ask: bool,
+) -> Result<Result<(), RDKafkaErrorCode>, KafkaError> {
     let replication = TopicReplication::Fixed(create.replication.unwrap_or(-1));
     let mut new = NewTopic::new(topic, create.partitions, replication);
     for (name, value) in config {
@@ -183,13 +237,12 @@ fn make(
     }
     let options = AdminOptions::new()
         .request_timeout(Some(ASK))
-        .operation_timeout(Some(ASK));
-    match wait(admin.create_topics([&new], &options))?.pop() {
-        Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
-            Err(KafkaError::AdminOp(code))
-        }
+        .operation_timeout(Some(ASK))
+        .validate_only(only_ask);
+    Ok(match wait(admin.create_topics([&new], &options))?.pop() {
+        Some(Err((_, code))) => Err(code),
         _ => Ok(()),
-    }
+    })
 }
 
 fn admin(client: &ClientConfig) -> Result<AdminClient<Quiet>, KafkaError> {
