@@ -44,7 +44,8 @@ pub const ATTEMPTS_KEPT_MAX: usize = 20;
 pub const PRIORITY_MAX: u8 = 9;
 pub const PRIORITY_DEFAULT: u8 = 5;
 pub const CORES_MAX: u16 = 1_024;
-/// A crash-like end this often in a row quarantines the job (`FinalReason::Poison`).
+/// A crash-like end this often in a row, without a new checkpoint in between, quarantines the job
+/// (`FinalReason::Poison`).
 pub const POISON_ENDS: u16 = 3;
 pub const CUSTOM_BACKOFF_STEPS_MAX: usize = 64;
 pub const BACKOFF_CAP_MAX: Duration = Duration::from_secs(30 * 24 * 3600);

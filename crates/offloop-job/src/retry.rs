@@ -30,7 +30,8 @@ impl Default for RetryPolicy {
 pub struct History {
     /// Number of the attempt that ends now, 1 for the first.
     pub attempt: u16,
-    /// Crash-like ends in a row before this attempt.
+    /// Crash-like ends in a row before this attempt, since the job last got on (kept a checkpoint
+    /// that was not the one its attempt began with).
     pub crash_streak: u16,
     /// Attempts before this one, of this life, that ended over their memory limit.
     pub memory_ends: u16,
@@ -86,8 +87,14 @@ pub fn decide(
         };
         return Decision::GiveUp { reason };
     }
+    // Crashes with a new checkpoint in between are not one trouble that lasts.
+    let failed = if class.is_crash_like() {
+        history.crash_streak + 1
+    } else {
+        history.attempt
+    };
     Decision::Retry {
-        after: retry_delay(&policy.backoff, history.attempt, dice),
+        after: retry_delay(&policy.backoff, failed, dice),
     }
 }
 
@@ -143,5 +150,31 @@ mod tests {
         let over_again = decide(&policy, first, MemoryLimit, true, 0.5);
         assert_eq!(Some(over_again), stop(FinalReason::NotRetryable));
         assert_eq!(Some(decide(&policy, first, Error, true, 0.5)), again);
+    }
+
+    #[test]
+    fn a_job_that_got_on_does_not_wait_longer_with_each_crash() {
+        let policy = RetryPolicy {
+            max_attempts: 99,
+            backoff: Backoff {
+                jitter_percent: 0,
+                ..Backoff::default()
+            },
+            by_class: Vec::new(),
+        };
+        let wait = |class, crash_streak| {
+            let history = History {
+                attempt: 9,
+                crash_streak,
+                ..History::default()
+            };
+            decide(&policy, history, class, false, 0.5)
+        };
+        let after = |seconds| Decision::Retry {
+            after: Duration::from_secs(seconds),
+        };
+        assert_eq!(wait(FailureClass::Lost, 0), after(1));
+        assert_eq!(wait(FailureClass::Lost, 1), after(2));
+        assert_eq!(wait(FailureClass::Error, 0), after(256));
     }
 }

@@ -96,7 +96,8 @@ impl TaskContext {
 
     /// Keeps a place in the work for the next attempt of this job: after a failure, a snooze, a
     /// restart or a crash it is what [`TaskContext::resumed`] gives. The newest one counts; it goes
-    /// when the job is completed. Also a sign of life for the stall limit.
+    /// when the job is completed. Also a sign of life for the stall limit, and what tells a job that got
+    /// on from one that crashes in the same place again and again: let it name a place, never a time.
     ///
     /// - `data`: JSON, at most 64 KiB.
     /// - It is on disk once the answer is there: `.await` it, or [`Saving::wait`] on the `cpu` lane.

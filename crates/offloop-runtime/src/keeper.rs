@@ -359,8 +359,18 @@ impl Keeper {
                 data,
                 reply,
             } => {
-                let id = job;
-                self.checkpoints.add(Checkpoint { id, lease, data }, reply);
+                let begun = self
+                    .running
+                    .get(&lease)
+                    .map(|held| &held.claimed.checkpoint);
+                let advances = begun.is_some_and(|begun| begun.as_ref() != Some(&data));
+                let note = Checkpoint {
+                    id: job,
+                    lease,
+                    data,
+                    advances,
+                };
+                self.checkpoints.add(note, reply);
             }
             // They go past the keeper, to whoever listens.
             LaneEvent::Partial { .. } | LaneEvent::Log { .. } => {}

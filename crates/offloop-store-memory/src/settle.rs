@@ -56,6 +56,9 @@ impl State {
         match self.jobs.get_mut(&note.id) {
             Some(row) if row.running_lease() == Some(note.lease) => {
                 row.checkpoint = Some(note.data);
+                if note.advances {
+                    row.history.crash_streak = 0;
+                }
                 CheckpointOutcome::Kept
             }
             _ => CheckpointOutcome::Stale,

@@ -82,6 +82,8 @@ macro_rules! conformance {
                 goes_with_its_job
                 orphans_bring_theirs
                 the_longest_one_comes_back_whole
+                one_that_advances_begins_the_crash_streak_anew
+                one_that_does_not_advance_leaves_the_crash_streak
             ]
             insert: [
                 a_job_for_now_is_ready

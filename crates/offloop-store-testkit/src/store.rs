@@ -191,6 +191,7 @@ impl<'a> Store<'a> {
             id: claimed.id,
             lease: claimed.lease,
             data: Bytes::copy_from_slice(data.as_bytes()),
+            advances: claimed.checkpoint.as_deref() != Some(data.as_bytes()),
         };
         self.checkpoints(now, vec![note])[0]
     }

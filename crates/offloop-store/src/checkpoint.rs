@@ -14,6 +14,10 @@ pub struct Checkpoint {
     /// Of the attempt that runs; under another one nothing is written.
     pub lease: Lease,
     pub data: Bytes,
+    /// It is another place than the one where this attempt began: whatever ended the attempts before
+    /// did not stop the job here. The crash streak of its [`offloop_job::History`] begins anew with it,
+    /// in the same commit.
+    pub advances: bool,
 }
 
 /// What became of a checkpoint.

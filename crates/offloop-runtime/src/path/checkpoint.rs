@@ -88,6 +88,12 @@ impl Keeper {
             Ok(outcomes) => {
                 self.store_works();
                 for (held, outcome) in batch.into_iter().zip(outcomes) {
+                    if outcome == CheckpointOutcome::Kept
+                        && held.note.advances
+                        && let Some(running) = self.running.get_mut(&held.note.lease)
+                    {
+                        running.claimed.history.crash_streak = 0; // as the store has it now
+                    }
                     let kept = match outcome {
                         CheckpointOutcome::Kept => Ok(()),
                         CheckpointOutcome::Stale => Err(CheckpointError::Stale),
@@ -127,6 +133,7 @@ mod tests {
             id: JobId::from_parts(1, 1),
             lease: Lease(lease),
             data: Bytes::from_static(data.as_bytes()),
+            advances: true,
         }
     }
 

@@ -18,9 +18,18 @@ impl Desk<'_> {
         note: &Checkpoint,
     ) -> Result<CheckpointOutcome, Failure> {
         let row = note.id.order();
-        let held = self.index.running.get(&row);
-        if !held.is_some_and(|job| job.rnd == note.id.random() && job.lease == note.lease.0) {
+        let held = self.index.running.get_mut(&row);
+        let held = held.filter(|job| job.rnd == note.id.random() && job.lease == note.lease.0);
+        let Some(held) = held else {
             return Ok(CheckpointOutcome::Stale);
+        };
+        // A row that nobody has in memory may have a streak; one without costs nothing.
+        if note.advances && held.row.as_ref().is_none_or(|live| live.streak > 0) {
+            if let Some(live) = &mut held.row {
+                live.streak = 0;
+            }
+            let sql = "UPDATE jobs SET streak = 0 WHERE id = ?1";
+            self.conn.prepare_cached(sql)?.execute([row as i64])?;
         }
         let sql = "INSERT OR REPLACE INTO checkpoints VALUES (?1, ?2, ?3)";
         let mut write = self.conn.prepare_cached(sql)?;

@@ -51,6 +51,7 @@ pub fn the_newest_one_counts(kit: &Kit) {
         id: first.id,
         lease: first.lease,
         data: data(text),
+        advances: true,
     });
     let kept = [CheckpointOutcome::Kept; 2];
     assert_eq!(store.checkpoints(at(2), notes.to_vec()), kept, "in order");
@@ -82,6 +83,7 @@ pub fn a_stale_lease_moves_nothing(kit: &Kit) {
         id: JobId::from_parts(1, 1),
         lease: second.lease,
         data: Bytes::from_static(b"x"),
+        advances: true,
     };
     let never = offloop_store::Checkpoint {
         id: second.id,
@@ -147,6 +149,44 @@ pub fn orphans_bring_theirs(kit: &Kit) {
     let store = kit.open();
     started(&store, "1");
     assert_eq!(store.orphans("n2", 10)[0].checkpoint, Some(data("1")));
+}
+
+/// Ends the attempt as a crash; the next one, with the streak that it begins with.
+fn crash(store: &Store<'_>, claimed: &offloop_store::Claimed) -> (offloop_store::Claimed, u16) {
+    store.retry(at(3), claimed, FailureClass::Lost, at(3));
+    store.promote(at(3));
+    let next = store.claim_one(at(3));
+    let streak = next.history.crash_streak;
+    (next, streak)
+}
+
+/// A job that gets on between two kills of its server is no poison, however often it is killed.
+pub fn one_that_advances_begins_the_crash_streak_anew(kit: &Kit) {
+    let store = kit.open();
+    let first = store.start(at(0));
+    let (second, streak) = crash(&store, &first);
+    assert_eq!(streak, 1);
+    let (third, streak) = crash(&store, &second);
+    assert_eq!(streak, 2);
+    store.checkpoint(at(2), &third, "1");
+    let orphan = store.orphans("n2", 10).remove(0);
+    assert_eq!(orphan.history.crash_streak, 0, "for whoever rescues it");
+    let (fourth, streak) = crash(&store, &third);
+    assert_eq!(streak, 1, "its own crash counts");
+    assert_eq!(crash(&store, &fourth).1, 2);
+}
+
+/// A place that is written again and again is no progress: the job that crashes there is poison.
+pub fn one_that_does_not_advance_leaves_the_crash_streak(kit: &Kit) {
+    let store = kit.open();
+    let first = started(&store, "1");
+    let (second, streak) = crash(&store, &first);
+    assert_eq!(streak, 1);
+    store.checkpoint(at(2), &second, "1");
+    let (third, streak) = crash(&store, &second);
+    assert_eq!(streak, 2);
+    store.checkpoint(at(2), &third, "1");
+    assert_eq!(store.orphans("n2", 10)[0].history.crash_streak, 2);
 }
 
 pub fn the_longest_one_comes_back_whole(kit: &Kit) {

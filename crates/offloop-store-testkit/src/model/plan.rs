@@ -32,7 +32,8 @@ pub(super) enum Call {
     },
     Settle(Vec<End>),
     Note(Vec<(Back, u8)>),
-    Checkpoint(Vec<(Back, u8)>),
+    /// Its number, and whether it advances.
+    Checkpoint(Vec<(Back, u8, bool)>),
     Promote,
     EndIdle(Vec<(Back, bool, Vec<Row>)>),
     Overdue,
@@ -198,7 +199,7 @@ fn call(restarts: Restarts) -> impl Strategy<Value = Call> {
         5 => (0_u8..8, prop_oneof![3 => Just(0_u8), 2 => 1_u8..3])
             .prop_map(|(gate, mode)| Call::Mode(gate, mode)),
         4 => vec((back(), any::<u8>()), 1..4).prop_map(Call::Note),
-        6 => vec((back(), any::<u8>()), 1..4).prop_map(Call::Checkpoint),
+        6 => vec((back(), any::<u8>(), any::<bool>()), 1..4).prop_map(Call::Checkpoint),
         3 => prune(),
         4 => vec(row(), 1..4).prop_map(Call::Write),
         10 => (0_u8..12, weighted(0.75, limit()))

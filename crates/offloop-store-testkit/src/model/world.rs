@@ -299,14 +299,15 @@ impl World<'_> {
         self.both(ours, theirs, write).map(|_| ())
     }
 
-    fn checkpoint(&self, notes: &[(u16, u8)]) -> Told<()> {
+    fn checkpoint(&self, notes: &[(u16, u8, bool)]) -> Told<()> {
         let mut ours = vec![];
-        for (back, number) in notes {
+        for (back, number, advances) in notes {
             let at = self.attempts.len().checked_sub(usize::from(*back) + 1);
             ours.extend(at.map(|at| Checkpoint {
                 id: self.attempts[at].id,
                 lease: self.attempts[at].lease,
                 data: number.to_string().into(),
+                advances: *advances,
             }));
         }
         let theirs = ours.iter().map(|note| Checkpoint {
