@@ -225,7 +225,7 @@ fn harmed(run: &mut Run, house: &mut House, upload: &Upload) -> anyhow::Result<(
             })?;
             let problem = answer.json();
             let kind = problem["type"].as_str().unwrap_or_default();
-            if answer.status != 400 || !kind.ends_with("#digest-mismatching-values") {
+            if answer.status != 400 || !kind.ends_with("#digest-mismatched-values") {
                 let status = answer.status;
                 run.breach(format!(
                     "{upload:?}: a wrong digest is answered {status}: {problem}"
