@@ -27,7 +27,7 @@ pub(crate) struct Drained {
 
 /// Head of a request, names and values together. Also what one read of a body takes at most: each
 /// of hundreds of uploads that wait for their turn holds one or two of those.
-const HEAD_BYTES_MAX: usize = 32 << 10;
+const HEAD_BYTES_MAX: usize = 16 << 10;
 
 fn protocol() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -44,7 +44,7 @@ fn protocol() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20))
         .max_concurrent_streams(128)
-        .max_header_list_size(16 << 10);
+        .max_header_list_size(HEAD_BYTES_MAX as u32);
     builder
 }
 

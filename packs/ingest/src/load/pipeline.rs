@@ -175,18 +175,22 @@ impl Pipeline {
         Ok(None)
     }
 
+    fn has_unread(&self) -> bool {
+        self.text_at < self.text.len() || self.more || !self.piece.is_empty()
+    }
+
     /// Reads what was taken, until nothing of it is left.
     async fn read_all(&mut self) -> Result<(), LoadError> {
         loop {
             if let Some(batch) = self.reader.take_batch() {
                 self.send(batch).await?;
+            } else if self.memory.is_none() && self.has_unread() {
+                // Before it is decoded: hundreds of loads wait here.
+                self.take_memory().await?;
             } else if self.text_at < self.text.len() {
-                if self.memory.is_none() {
-                    self.take_memory().await?;
-                }
                 self.text_at += self.reader.push(&self.text[self.text_at..])?;
                 tokio::task::yield_now().await;
-            } else if self.more || !self.piece.is_empty() {
+            } else if self.has_unread() {
                 self.text.clear();
                 self.text_at = 0;
                 let step = self.decoder.push(&self.piece, &mut self.text)?;

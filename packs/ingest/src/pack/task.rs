@@ -12,24 +12,31 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use offloop::job::limits::ATTEMPTS_MAX;
 use offloop::job::{IdempotencyKey, JobId, JobState, RetryPolicy, Tag};
 use offloop::runtime::EnqueueError;
 use offloop::store::{InsertOutcome, InsertRefusal};
 use offloop::{JobOptions, NewJob, TaskContext, TaskError, TaskOutput};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::spool::About;
 use super::view::{chain, status_view, summary_view};
 use super::{Open, Shared};
-use crate::load::{Feed, LoadAsk, LoadId, LoadRefused, PIECE_BYTES_MAX, feed};
+use crate::load::{Feed, LoadAsk, LoadId, LoadRefused, PIECE_BYTES_MAX, Status, feed};
 
 pub(super) const TASK: &str = "ingest";
 pub(super) const QUEUE: &str = "ingest";
 const TICK: Duration = Duration::from_secs(1);
 /// Until a place is looked for again.
 const PLACE_AFTER: Duration = Duration::from_secs(2);
-const ATTEMPTS: u16 = 20;
+/// As many as a job may have: each one goes on where the last one was, and what crashes without that is
+/// set aside as poison.
+const ATTEMPTS: u16 = ATTEMPTS_MAX;
+/// Between two checkpoints.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// Of a job of the task.
 #[derive(Debug, Serialize, Deserialize)]
@@ -150,7 +157,7 @@ async fn waits(shared: &Shared, open: &Open, load: &LoadId) -> bool {
 }
 
 /// Of a load that waits: its job may have ended without it (cancelled, or set aside when three servers
-/// had died under it), and that is what is told then.
+/// had died under it before it got on), and that is what is told then.
 pub(super) async fn told_by_job(open: &Open, view: &mut Value) {
     let Some(Ok(id)) = view["job"].as_str().map(str::parse::<JobId>) else {
         return;
@@ -209,11 +216,13 @@ pub(super) async fn ingest(
     let (to, from) = feed();
     read(path, to, Arc::clone(&stop))?;
     let status = load.watch();
+    let (mut mark, mut changed) = (Mark::resumed(&context), status.clone());
     let mut running = pin!(load.run(from));
     let mut ticks = tokio::time::interval(TICK);
     let ended = loop {
         tokio::select! {
             ended = &mut running => break ended,
+            Ok(()) = changed.changed(), if mark.is_due() => mark.note(&context, &changed),
             _ = ticks.tick() => {
                 context.progress(status_view(&status.borrow()).to_string())?;
                 if context.should_stop() {
@@ -246,6 +255,43 @@ pub(super) async fn ingest(
             } else {
                 TaskError::invalid(message)
             })
+        }
+    }
+}
+
+/// Says how far the load has come, for those who count what its server dies of. Where to go on is the
+/// target's word, not this one's.
+struct Mark {
+    /// Rows behind the load when it was said last.
+    rows: u64,
+    due: Instant,
+}
+
+impl Mark {
+    fn resumed(context: &TaskContext) -> Self {
+        let last = context.resumed();
+        let last = last.and_then(|text| serde_json::from_slice::<Value>(text).ok());
+        let rows = last.and_then(|last| last["rows"].as_u64());
+        Self {
+            rows: rows.unwrap_or(0),
+            due: Instant::now(),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.due <= Instant::now()
+    }
+
+    fn note(&mut self, context: &TaskContext, status: &watch::Receiver<Status>) {
+        let rows = {
+            let status = status.borrow();
+            status.rows_stored + status.rows_rejected
+        };
+        if rows > self.rows {
+            // Nobody waits for it: one that is lost is said again.
+            let _saving = context.checkpoint(json!({ "rows": rows }).to_string());
+            self.rows = rows;
+            self.due = Instant::now() + NOTE_EVERY;
         }
     }
 }
