@@ -109,7 +109,8 @@ impl Pulse {
         self.0.shared.config
     }
 
-    /// Watches a runtime until it ends. The same runtime again is watched once.
+    /// Watches a runtime until it ends. The same runtime again is watched once; another one of the
+    /// same name is shown as `name:2`.
     ///
     /// A current-thread runtime must be driven (`block_on`): one that nobody drives looks blocked,
     /// and is.

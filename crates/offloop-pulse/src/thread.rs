@@ -101,13 +101,22 @@ impl Looker {
     }
 
     fn take_up(&mut self, shared: &Shared) {
-        for watched in std::mem::take(&mut *lock(&shared.loops)) {
+        for mut watched in std::mem::take(&mut *lock(&shared.loops)) {
             if self.loops.iter().all(|known| known.id != watched.id) {
+                watched.name = self.unused(watched.name);
                 self.loops.push(watched);
                 self.next_read = None;
             }
         }
         self.sources.append(&mut lock(&shared.sources));
+    }
+
+    /// Two of one name would be one line in a scrape, twice: the second is called `name:2`.
+    fn unused(&self, name: Arc<str>) -> Arc<str> {
+        let is_free = |name: &str| self.loops.iter().all(|known| *known.name != *name);
+        let others = (2..).map(|number| format!("{name}:{number}").into());
+        let mut names = std::iter::once(Arc::clone(&name)).chain(others);
+        names.find(|name| is_free(name)).unwrap_or(name)
     }
 
     /// Nothing has happened for a while.

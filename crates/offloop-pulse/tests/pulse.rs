@@ -220,6 +220,17 @@ fn a_runtime_that_ended_is_no_longer_watched() {
 }
 
 #[test]
+fn two_loops_of_one_name_are_not_taken_for_one() {
+    let (pulse, one, other) = (pulse(), runtime(1), runtime(1));
+    pulse.watch("same", one.handle().clone());
+    pulse.watch("same", other.handle().clone());
+    let both = pulse.wait_for(SOON, |snapshot| snapshot.loops.len() == 2);
+    let both = both.expect("two runtimes");
+    let names: Vec<_> = both.loops.iter().map(|view| &*view.name).collect();
+    assert_eq!(names, ["same", "same:2"]);
+}
+
+#[test]
 fn an_idle_server_is_left_alone() {
     let pulse = pulse();
     let runtimes = [runtime(2), runtime(1), runtime(1)];

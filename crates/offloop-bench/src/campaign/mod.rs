@@ -134,6 +134,10 @@ pub(crate) struct Args {
     /// uploads: the address of a PostgreSQL; default a SQLite file
     #[arg(long)]
     postgres: Option<String>,
+    /// uploads: the senders have the last processor to themselves; start the database there too, as in
+    /// `taskset -c 1 postgres ...`
+    #[arg(long)]
+    apart: bool,
     /// A build that is broken on purpose: run as well, and it must turn red
     #[arg(long)]
     sabotaged: Option<PathBuf>,
@@ -157,6 +161,7 @@ pub(crate) struct Run {
     pub(crate) span: Duration,
     pub(crate) megabytes: Option<u64>,
     pub(crate) postgres: Option<String>,
+    pub(crate) apart: bool,
     /// What is asked of the program is broken on purpose.
     pub(crate) broken: bool,
     pub(crate) dice: Dice,
@@ -357,6 +362,7 @@ fn once(args: &Args, program: &Path, seed: u64, cycles: Option<u32>) -> anyhow::
         span: Duration::from_secs(args.for_s),
         megabytes: args.megabytes,
         postgres: args.postgres.clone(),
+        apart: args.apart,
         broken: args.broken,
         dice: Dice::new(seed),
         counters: Counters::default(),

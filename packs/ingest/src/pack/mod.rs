@@ -315,7 +315,7 @@ impl Pack for IngestPack {
     fn install(&mut self, setup: &mut Setup<'_>) -> Result<(), PackError> {
         let shared = Shared::new(self.options.clone(), &setup.data().join("ingest"))?;
         if let Some(threads) = shared.threads.handle() {
-            setup.pulse().watch("ingest", threads.clone());
+            setup.pulse().watch("ingest:loads", threads.clone());
         }
         let shared = Arc::new(shared);
         // Weak: the server holds its lanes, and what is shared holds the server.
