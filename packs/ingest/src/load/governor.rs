@@ -15,6 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::LoadRefused;
 use super::id::LoadId;
 
+/// The default of [`Settings::batch_memory`].
+pub(crate) const BATCH_MEMORY: u64 = 24 << 20;
+
 /// What all loads of a process may take.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -34,7 +37,7 @@ impl Settings {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
-            batch_memory: 24 << 20,
+            batch_memory: BATCH_MEMORY,
             loads_max: 256,
             tenant_loads_max: 64,
             ended_kept_max: 1_000,

@@ -18,6 +18,7 @@ mod status;
 
 pub use error::{LoadError, LoadFailed, LoadRefused};
 pub use feed::{Ended, Feed, Intake, PIECE_BYTES_MAX, feed};
+pub(crate) use governor::BATCH_MEMORY;
 pub use governor::Settings;
 pub use id::{LoadId, LoadIdError};
 pub use loader::{Load, LoadAsk, Loader};

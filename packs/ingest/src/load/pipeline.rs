@@ -184,21 +184,21 @@ impl Pipeline {
         loop {
             if let Some(batch) = self.reader.take_batch() {
                 self.send(batch).await?;
-            } else if self.memory.is_none() && self.has_unread() {
+            } else if !self.has_unread() {
+                self.report();
+                return Ok(());
+            } else if self.memory.is_none() {
                 // Before it is decoded: hundreds of loads wait here.
                 self.take_memory().await?;
             } else if self.text_at < self.text.len() {
                 self.text_at += self.reader.push(&self.text[self.text_at..])?;
                 tokio::task::yield_now().await;
-            } else if self.has_unread() {
+            } else {
                 self.text.clear();
                 self.text_at = 0;
                 let step = self.decoder.push(&self.piece, &mut self.text)?;
                 self.more = step.more;
                 let _taken = self.piece.split_to(step.taken);
-            } else {
-                self.report();
-                return Ok(());
             }
         }
     }

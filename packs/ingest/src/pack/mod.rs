@@ -29,7 +29,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use offloop::http::PackRoutes;
-use offloop::job::{JobId, JobIdSource, NameError};
+use offloop::job::limits::TAG_BYTES_MAX;
+use offloop::job::{JobId, JobIdSource, NameError, Tag};
 use offloop::lane_io::IoLane;
 use offloop::runtime::clock::{Clock as _, SystemClock};
 use offloop::{Pack, PackError, QueueName, RuntimeHandle, Setup, TaskDefaults, TaskInfo, TaskName};
@@ -37,7 +38,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
 use crate::consume::Consumer;
-use crate::load::{Intake, Load, LoadFailed, LoadId, LoadIdError, Loader, Settings, Summary};
+use crate::load::{
+    BATCH_MEMORY, Intake, Load, LoadFailed, LoadId, LoadIdError, Loader, Settings, Summary,
+};
 #[cfg(feature = "kafka")]
 use crate::sink::kafka::KafkaSettings;
 use crate::target::{Sink, Target};
@@ -96,7 +99,7 @@ impl IngestOptions {
             #[cfg(feature = "kafka")]
             kafka: None,
             consumers: Vec::new(),
-            memory_bytes: 24 << 20,
+            memory_bytes: BATCH_MEMORY,
             loads: 256,
             tenant_loads: 64,
             idle: Duration::from_secs(30),
@@ -123,15 +126,10 @@ impl IngestOptions {
     }
 }
 
-/// Of a tenant's name: as much as a job's `group_key` may have.
-const TENANT_BYTES_MAX: usize = 128;
-
-/// What is wrong with the name of a tenant.
+/// What is wrong with the name of a tenant, which is a job's `group_key` too.
 fn tenant_problem(tenant: &str) -> Option<String> {
-    let is_wrong = tenant.is_empty()
-        || tenant.len() > TENANT_BYTES_MAX
-        || tenant.chars().any(char::is_control);
-    is_wrong.then(|| format!("give 1 to {TENANT_BYTES_MAX} bytes without control characters"))
+    let is_wrong = Tag::parse(tenant).is_err();
+    is_wrong.then(|| format!("give 1 to {TAG_BYTES_MAX} bytes without control characters"))
 }
 
 /// The name of a load by what it is made of: the same parts, the same load.
