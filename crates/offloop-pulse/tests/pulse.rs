@@ -154,14 +154,14 @@ fn an_idle_loop_has_a_baseline_and_hardly_any_use() {
     pulse.watch("idle", runtime.handle().clone());
     let seen = pulse.wait_for(SOON, |snapshot| {
         snapshot.loops.first().is_some_and(|view| {
-            view.delay.idle.is_some() && view.delay.lately.is_some_and(|some| some.count > 100)
+            let known = view.delay.lately.is_some_and(|some| some.count > 100);
+            // In the end: the machine may be busy with other tests.
+            known && view.delay.idle < Some(Duration::from_millis(50)) && view.utilisation < 0.2
         })
     });
-    let seen = seen.expect("no baseline");
+    let seen = seen.expect("no baseline, or an idle loop that counts as busy");
     let view = the(&seen, "idle");
-    // The machine may be busy with other tests; the median of an idle loop is still no block.
-    assert!(view.delay.idle.unwrap() < Duration::from_millis(50));
-    assert!(view.utilisation < 0.2, "{}", view.utilisation);
+    assert!(view.delay.idle.is_some());
     let figures = view.delay.lately.unwrap();
     assert!(figures.p50 <= figures.p99 && figures.p99 <= figures.max);
 }

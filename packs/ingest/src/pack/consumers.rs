@@ -15,8 +15,8 @@ use offloop::job::{OnConflict, Tag};
 use offloop::lane_io::IoLane;
 use offloop::store::{InsertOutcome, JobFilter, ListRequest};
 use offloop::{
-    JobState, PackError, RuntimeHandle, Setup, TaskContext, TaskDefaults, TaskError, TaskInfo,
-    TaskName, TaskOutput,
+    JobId, JobState, PackError, RuntimeHandle, Setup, TaskContext, TaskDefaults, TaskError,
+    TaskInfo, TaskName, TaskOutput,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,8 +26,8 @@ use tokio::time::Instant;
 use super::comeback::{Again, Cause, Comeback, Member, TASK, WELL, job};
 use super::outlets::Opener;
 use super::view::chain;
-use super::{IngestOptions, Shared, fail};
-use crate::consume::{ConsumerState, ConsumerStatus, Plan, start};
+use super::{Shared, fail};
+use crate::consume::{Consumer, ConsumerState, ConsumerStatus, Plan, start};
 
 /// Of one attempt: then it begins anew, which costs its group a rebalance.
 const LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -209,7 +209,12 @@ pub(super) fn install(shared: &Arc<Shared>, setup: &mut Setup<'_>) -> Result<(),
     };
     setup.end_hook(Arc::new(Comeback {
         task: task.clone(),
-        members: members_of(&shared.options).collect(),
+        members: shared
+            .options
+            .consumers
+            .iter()
+            .flat_map(members_of)
+            .collect(),
     }));
     let own = Arc::downgrade(shared);
     let lane = IoLane::builder(TASK)
@@ -254,42 +259,44 @@ pub(super) fn open(
                 None => return Err(wrong("its threads have ended".into())),
             },
         };
-        for member in 0..consumer.members {
+        for member in members_of(consumer) {
             let idle = watch::channel(ConsumerStatus::idle(consumer)).1;
-            let member = Member {
-                consumer: consumer.name().to_owned(),
-                member,
-            };
             shared.consumers.known().insert(member, idle);
         }
         plans.insert(consumer.name().to_owned(), plan);
     }
     let _once = shared.consumers.plans.set(plans);
-    for member in members_of(options) {
-        offloop::block_on(begin(server, &member))?;
+    let members: Vec<_> = options.consumers.iter().flat_map(members_of).collect();
+    if members.is_empty() {
+        return Ok(());
+    }
+    offloop::block_on(begin(server, &members))
+}
+
+fn members_of(consumer: &Consumer) -> impl Iterator<Item = Member> {
+    (0..consumer.members).map(|member| Member {
+        consumer: consumer.name().to_owned(),
+        member,
+    })
+}
+
+/// Makes the jobs of those members that have none.
+async fn begin(server: &RuntimeHandle, members: &[Member]) -> Result<(), PackError> {
+    let jobs = members
+        .iter()
+        .map(|member| job(member, None, OnConflict::Keep));
+    let made = server.enqueue(jobs.collect::<Result<_, _>>()?).await;
+    for (member, made) in members.iter().zip(made.map_err(fail)?) {
+        if let InsertOutcome::Existing { id, .. } = made {
+            look_at(server, member, id).await?;
+        }
     }
     Ok(())
 }
 
-fn members_of(options: &IngestOptions) -> impl Iterator<Item = Member> {
-    let consumers = options.consumers.iter();
-    consumers.flat_map(|of| {
-        (0..of.members).map(|member| Member {
-            consumer: of.name().to_owned(),
-            member,
-        })
-    })
-}
-
-/// Makes the member's job if there is none. One that waits for a person is tried at once: somebody has
-/// started the server. One that servers died under is not: a supervisor may have.
-async fn begin(server: &RuntimeHandle, member: &Member) -> Result<(), PackError> {
-    let made = server
-        .enqueue(vec![job(member, None, OnConflict::Keep)?])
-        .await;
-    let Some(InsertOutcome::Existing { id, .. }) = made.map_err(fail)?.pop() else {
-        return Ok(());
-    };
+/// A job that was there. One that waits for a person is tried at once: somebody has started the server.
+/// One that servers died under is not: a supervisor may have.
+async fn look_at(server: &RuntimeHandle, member: &Member, id: JobId) -> Result<(), PackError> {
     let Some(waiting) = server.job(id).await.map_err(fail)?.map(|job| job.summary) else {
         return Ok(());
     };

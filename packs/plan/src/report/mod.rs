@@ -72,6 +72,9 @@ fn rows(findings: &Findings, ask: &Ask, model: &Model) -> Vec<Row> {
     rows
 }
 
+/// A full server is cheaper per call, since it need not be woken, but never by more than this.
+const SCALING_MAX: f64 = 1.5;
+
 /// What limits the forecast of waits, if anything.
 fn cautions(findings: &Findings, ask: &Ask, model: &Model) -> Vec<String> {
     let mut out = Vec::new();
@@ -86,6 +89,12 @@ fn cautions(findings: &Findings, ask: &Ask, model: &Model) -> Vec<String> {
         out.push(format!(
             "other programs used {:.1} of {} cores meanwhile: answers took longer than on a quiet machine, and calls may have cost more",
             measured.others, measured.cores
+        ));
+    }
+    if model.scaling() > SCALING_MAX {
+        out.push(format!(
+            "a call cost {:.1} times as much on one core as on all of them: something else ran beside one of the two; measure again before you plan with either",
+            model.scaling()
         ));
     }
     let pod = ask.pod(findings).count();

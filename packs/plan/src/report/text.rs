@@ -322,4 +322,25 @@ mod tests {
         }
         assert!(!told.contains("NaN") && !told.contains("inf"), "{told}");
     }
+
+    #[test]
+    fn a_look_that_was_disturbed_is_told() {
+        let mut findings = Findings {
+            measured: measured(),
+            validation: None,
+        };
+        let ask = Ask {
+            pod: None,
+            pods: 1,
+            utilisation: 0.7,
+            target_rps: None,
+        };
+        let disturbed =
+            |findings: &Findings| text(findings, &ask).contains("on one core as on all");
+        assert!(!disturbed(&findings));
+        for part in &mut findings.measured.parts {
+            part.one_core_s = part.all_cores_s * 4.7;
+        }
+        assert!(disturbed(&findings));
+    }
 }
