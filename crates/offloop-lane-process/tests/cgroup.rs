@@ -190,12 +190,15 @@ fn the_burial_of_one_tree_spares_the_daemon_of_another_that_lives() {
         let (lane, sink) = bench.shell(&script);
         lane.start(vec![work(1, "task", "null")]);
         let daemon = pid_in(&file);
-        let (other, other_sink) = bench.shell("setsid sleep 1000 & exit 0");
-        for lease in 1..=5 {
-            other.start(vec![work(lease, "task", "null")]);
-            other_sink.ended(lease);
+        // Of the same host, and of another one in this process.
+        for other in [&bench, &Bench::new()] {
+            let (other, other_sink) = other.shell("setsid sleep 1000 & exit 0");
+            for lease in 1..=5 {
+                other.start(vec![work(lease, "task", "null")]);
+                other_sink.ended(lease);
+            }
+            assert!(is_alive(daemon), "killed for another's end");
         }
-        assert!(is_alive(daemon), "killed for another's end");
         lane.stop(Lease(1), StopReason::Cancel);
         stopped_by(&sink.ended(1), StopReason::Cancel);
         assert!(!is_alive(daemon), "the job ended before its tree");

@@ -8,8 +8,8 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::target;
 use offloop_ingest::Reader;
@@ -17,8 +17,12 @@ use offloop_ingest::Reader;
 struct Counted;
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// One test at a time: the count is the process's.
+/// One test at a time, from its first byte: the count is the process's.
 static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 // SAFETY: everything is the system allocator's; beside it, two numbers are kept.
 unsafe impl GlobalAlloc for Counted {
@@ -42,7 +46,6 @@ static ALLOCATOR: Counted = Counted;
 
 /// Reads `pieces` and returns rows, rejects, and the most bytes held beyond those at the start.
 fn peak<'a>(extra: &str, pieces: impl Iterator<Item = &'a [u8]>) -> (u64, u64, usize) {
-    let _alone = ALONE.lock().unwrap();
     let before = NOW.load(Relaxed);
     PEAK.store(before, Relaxed);
     let mut reader = Reader::new(target(2, &format!("header = \"none\"\n{extra}")));
@@ -68,6 +71,7 @@ const MIB: usize = 1 << 20;
 
 #[test]
 fn a_gigabyte_without_a_line_end_holds_a_few_records_of_memory() {
+    let _alone = alone();
     let piece = vec![b'x'; 64 << 10];
     for start in [&b"a,b\n1,"[..], b"a,b\n1,\"", b"a,b\n1,\"\n"] {
         let pieces = [start]
@@ -82,6 +86,7 @@ fn a_gigabyte_without_a_line_end_holds_a_few_records_of_memory() {
 
 #[test]
 fn many_rows_hold_no_more_than_few() {
+    let _alone = alone();
     let piece = b"some text,some more of it\n".repeat(2_500);
     let (rows, _, small) = peak("", std::iter::repeat_n(&piece[..], 20));
     assert_eq!(rows, 50_000);
@@ -96,6 +101,7 @@ fn many_rows_hold_no_more_than_few() {
 
 #[test]
 fn nothing_but_bad_rows_or_delimiters_holds_as_little() {
+    let _alone = alone();
     let bad = b"x\n".repeat(32 << 10);
     let (rows, rejects, peak_bad) = peak("", std::iter::repeat_n(&bad[..], 50));
     assert_eq!((rows, rejects), (0, 50 * (32 << 10)));

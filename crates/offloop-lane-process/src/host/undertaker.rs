@@ -332,15 +332,17 @@ impl Me {
 
     /// Whether a living adopted process is of this tree, or of none that lives.
     fn belongs(&self, stat: &Stat, family: &Family, open: &mut Open) -> Belongs {
-        // Its number says it, whatever its environment does.
-        if let (Some(own), Some(tag)) = (open.tag, Tag::of_process(stat.pid))
-            && own.run() == tag.run()
-        {
-            return if own == tag || !family.is_live_tag(tag) {
-                Belongs::Yes
-            } else {
-                Belongs::No
-            };
+        // Its number says it, whatever its environment does; also one of another host of this process.
+        if let (Some(own), Some(tag)) = (open.tag, Tag::of_process(stat.pid)) {
+            if own == tag {
+                return Belongs::Yes;
+            }
+            if family.is_live_tag(tag) {
+                return Belongs::No;
+            }
+            if own.run() == tag.run() {
+                return Belongs::Yes;
+            }
         }
         let path = procfs::cgroup(stat.pid).unwrap_or_default();
         let mut others = false;
