@@ -13,12 +13,11 @@ mod common;
 #[path = "../../offloop-lane-cpu/tests/support/mod.rs"]
 mod support;
 
-use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use common::{Bench, installed, perl_child, quick};
 use offloop_job::{FailureClass, Outcome};
@@ -224,9 +223,16 @@ struct Place {
     host: Arc<Host>,
     tcp: TcpListener,
     udp: UdpSocket,
-    _sockets: Vec<UnixListener>,
+    _socket: UnixListener,
     _gram: std::os::unix::net::UnixDatagram,
 }
+
+/// Its name is the process's, so it is there as long as the process: for all tests at once.
+static ABSTRACT: LazyLock<UnixListener> = LazyLock::new(|| {
+    let name = format!("offloop-escape-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    UnixListener::bind_addr(&address).unwrap()
+});
 
 impl Place {
     fn new() -> Self {
@@ -243,20 +249,14 @@ impl Place {
             .shim(common::probe(), [SHIM_COMMAND])
             .environment(std::env::vars_os());
         let host = Host::open(host).unwrap();
-        let name = format!("offloop-escape-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(name).unwrap();
-        // One test process may hold it already: either listens.
-        let mut sockets = vec![UnixListener::bind(at("outside/sock")).unwrap()];
-        match UnixListener::bind_addr(&address) {
-            Ok(listener) => sockets.push(listener),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse),
-        }
+        LazyLock::force(&ABSTRACT);
+        let socket = UnixListener::bind(at("outside/sock")).unwrap();
         let gram = std::os::unix::net::UnixDatagram::bind(at("outside/gram")).unwrap();
         Self {
             host,
             tcp: TcpListener::bind("127.0.0.1:0").unwrap(),
             udp: UdpSocket::bind("127.0.0.1:0").unwrap(),
-            _sockets: sockets,
+            _socket: socket,
             _gram: gram,
             folder,
         }
