@@ -33,7 +33,8 @@ impl RecycleAt {
     pub(super) fn of(recycle: &Recycle, number: u64) -> Self {
         let part = |salt| part_of(number, salt);
         let spread = |value: u64, salt| {
-            let wide = u128::from(value) * u128::from(part(salt)) / 1_000;
+            // To the nearest: two jobs are two jobs, and not one for every other child.
+            let wide = (u128::from(value) * u128::from(part(salt)) + 500) / 1_000;
             u64::try_from(wide).unwrap_or(u64::MAX).max(1)
         };
         let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
@@ -224,14 +225,16 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_figures_stay_figures() {
-        let recycle = Recycle {
-            jobs: Some(1),
-            ..Recycle::default()
-        };
-        for number in 1..100 {
-            let jobs = RecycleAt::of(&recycle, number).jobs.unwrap();
-            assert!((1..=1).contains(&jobs));
+    fn the_smallest_figures_stay_what_they_are() {
+        for few in 1..=4 {
+            let recycle = Recycle {
+                jobs: Some(few),
+                ..Recycle::default()
+            };
+            for number in 1..100 {
+                let jobs = RecycleAt::of(&recycle, number).jobs.unwrap();
+                assert_eq!(jobs, u64::from(few));
+            }
         }
     }
 }
