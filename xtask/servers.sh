@@ -40,16 +40,19 @@ postgres_bin() {
   echo "$found"
 }
 
-# An authority of its own, and the server's certificate, which is localhost's and no address's.
+# An authority of its own, the server's certificate, which is localhost's and no address's, and a client's.
 make_certificates() {
-  local at=$1
+  local at=$1 who
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=offloop tests" \
     -keyout "$at/ca.key" -out "$at/ca.pem"
-  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=localhost" \
-    -keyout "$at/server.key" -out "$at/server.csr"
   printf 'subjectAltName=DNS:localhost\n' > "$at/server.ext"
-  openssl x509 -req -in "$at/server.csr" -CA "$at/ca.pem" -CAkey "$at/ca.key" -CAcreateserial -days 30 \
-    -extfile "$at/server.ext" -out "$at/server.pem"
+  printf 'extendedKeyUsage=clientAuth\n' > "$at/client.ext"
+  for who in server client; do
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=localhost" \
+      -keyout "$at/$who.key" -out "$at/$who.csr"
+    openssl x509 -req -in "$at/$who.csr" -CA "$at/ca.pem" -CAkey "$at/ca.key" -CAcreateserial -days 30 \
+      -extfile "$at/$who.ext" -out "$at/$who.pem"
+  done
   chmod 600 "$at"/*.key
 }
 
@@ -121,18 +124,33 @@ run_kafka() {
 }
 
 start_kafka() {
-  local port control
+  local port control login tls=$folder/kafka-tls certified
   fetch_kafka
+  mkdir -p "$tls"
+  make_certificates "$tls" > "$folder/kafka.log" 2>&1
+  cat "$tls/server.key" "$tls/server.pem" > "$tls/keystore.pem"
   port=$(free_port)
   control=$(free_port)
+  login=$(free_port)
+  certified=$(free_port)
   echo "$port" > "$folder/kafka.port"
   cat > "$folder/kafka.properties" << PROPERTIES
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$control
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$control
-advertised.listeners=PLAINTEXT://127.0.0.1:$port
+listeners=PLAINTEXT://127.0.0.1:$port,LOGIN://127.0.0.1:$login,CERTIFIED://127.0.0.1:$certified,CONTROLLER://127.0.0.1:$control
+advertised.listeners=PLAINTEXT://127.0.0.1:$port,LOGIN://localhost:$login,CERTIFIED://localhost:$certified
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_SSL,CERTIFIED:SSL
 controller.listener.names=CONTROLLER
+ssl.keystore.type=PEM
+ssl.keystore.location=$tls/keystore.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$tls/ca.pem
+listener.name.certified.ssl.client.auth=required
+listener.name.login.sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256,PLAIN
+listener.name.login.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.login.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.login.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_loader="loads and no more";
 log.dirs=$folder/kafka-data
 num.partitions=4
 offsets.topic.replication.factor=1
@@ -142,9 +160,13 @@ transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 PROPERTIES
   java_kafka kafka.tools.StorageTool format --cluster-id "$(java_kafka kafka.tools.StorageTool random-uuid | tail -1)" \
-    --config "$folder/kafka.properties" > "$folder/kafka.log" 2>&1 || { tail -20 "$folder/kafka.log" >&2; return 1; }
+    --config "$folder/kafka.properties" --add-scram 'SCRAM-SHA-512=[name=loader,password="loads and no more"]' \
+    --add-scram 'SCRAM-SHA-256=[name=loader,password="loads and no more"]' >> "$folder/kafka.log" 2>&1 || { tail -20 "$folder/kafka.log" >&2; return 1; }
   run_kafka
   echo "export OFFLOOP_TEST_KAFKA=127.0.0.1:$port"
+  echo "export OFFLOOP_TEST_KAFKA_LOGIN=localhost:$login"
+  echo "export OFFLOOP_TEST_KAFKA_CERTIFIED=localhost:$certified"
+  echo "export OFFLOOP_TEST_KAFKA_TLS='$tls'"
   echo "export OFFLOOP_TEST_KAFKA_LIBS='$libs'"
 }
 

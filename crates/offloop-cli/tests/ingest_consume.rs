@@ -22,14 +22,15 @@ const DRAIN: Duration = Duration::from_secs(25);
 
 /// Where both servers are.
 struct Servers {
-    brokers: String,
+    /// `[ingest.kafka]`.
+    kafka: String,
     schema: Schema,
 }
 
 impl Servers {
     fn new(test: &str) -> Option<Self> {
         Some(Self {
-            brokers: address(test, "OFFLOOP_TEST_KAFKA")?,
+            kafka: format!("brokers = \"{}\"", address(test, "OFFLOOP_TEST_KAFKA")?),
             schema: Schema::new(test)?,
         })
     }
@@ -37,13 +38,13 @@ impl Servers {
     fn folder(&self) -> tempfile::TempDir {
         let columns = "columns = [{ name = \"id\", type = \"int4\", null = false }, { name = \"name\", type = \"text\" }]\nkey = \"id\"\n";
         let config = format!(
-            "[ingest]\npostgres_file = \"postgres\"\n[ingest.kafka]\nbrokers = \"{}\"\n\
+            "[ingest]\npostgres_file = \"postgres\"\n[ingest.kafka]\n{}\n\
              [ingest.targets.feed]\nsink = \"kafka\"\ntopic = \"{schema}\"\n\
              kafka = {{ create = {{ partitions = 3 }} }}\nbatch = {{ rows = 500 }}\n{columns}\
              [ingest.targets.people]\nsink = \"postgres\"\ntable = \"{schema}.people\"\ncreate = true\n\
              batch = {{ rows = 1000 }}\n{columns}\
              [ingest.consumers.people]\ntopic = \"{schema}\"\ntarget = \"people\"\nsession = \"6s\"\n",
-            self.brokers,
+            self.kafka,
             schema = self.schema.name,
         );
         let folder = imports::folder(&config);
@@ -334,4 +335,38 @@ fn a_check_says_that_a_consumers_topic_is_not_there() {
     );
     let text = check(0);
     assert!(text.contains("consumer people"), "{text}");
+}
+
+#[cfg(feature = "kafka-tls")]
+#[test]
+fn a_file_is_in_the_table_by_a_topic_that_asks_for_a_password_within_tls() {
+    let test = "by_a_topic_that_asks_for_a_password_within_tls";
+    let (Some(mut servers), Some(brokers), Some(tls)) = (
+        Servers::new(test),
+        address(test, "OFFLOOP_TEST_KAFKA_LOGIN"),
+        address(test, "OFFLOOP_TEST_KAFKA_TLS"),
+    ) else {
+        return;
+    };
+    servers.kafka = format!(
+        "brokers = \"{brokers}\"\ntls = true\nca_file = \"{tls}/ca.pem\"\nuser = \"loader\"\npassword_file = \"password\""
+    );
+    let folder = servers.folder();
+    let run = |words: &[&str], code| {
+        let done = program(folder.path()).args(words).output().unwrap();
+        told(&done, words, code)
+    };
+    let password = folder.path().join("password");
+    std::fs::write(&password, "guessed\n").unwrap();
+    let refused = run(&["check"], 1);
+    assert!(
+        refused.contains("Authentication failed") && refused.contains("see user, password"),
+        "{refused}"
+    );
+    std::fs::write(&password, "loads and no more\n").unwrap();
+    std::fs::write(folder.path().join("people.csv"), imports::people(20_000)).unwrap();
+    run(&["ingest", "people.csv", "--target", "feed"], 0);
+    run(&["check"], 0);
+    let _server = serve(folder.path());
+    until("all rows", || servers.schema.rows() == 20_000);
 }

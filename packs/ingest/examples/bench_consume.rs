@@ -6,6 +6,7 @@
 //! The topic is filled before; a round is from the consumer's start (joining its group included) until
 //! all is committed. The rate is that of the middle: from a tenth of the rows to all of them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -111,7 +112,7 @@ async fn consume(
             .expect("a good consumer"),
         target,
         outlet: Arc::new(outlet),
-        kafka: kafka.resolve().expect("good settings"),
+        kafka: kafka.resolve(Path::new("."), None).expect("good settings"),
         runtime: tokio::runtime::Handle::current(),
     })
     .expect("a thread");

@@ -131,7 +131,7 @@ fn load(
         "brokers = \"{brokers}\"\ncompression = \"{compression}\""
     ))
     .expect("settings");
-    let kafka = kafka.resolve().expect("settings");
+    let kafka = kafka.resolve(Path::new("."), None).expect("settings");
     let outlet = KafkaOutlet::new(&target, &kafka, folder.join("notes")).expect("an outlet");
     let settings = Settings::new(folder.join("rejects"));
     let loader = Loader::new(settings, [(target, Arc::new(outlet) as Arc<dyn Outlet>)]);

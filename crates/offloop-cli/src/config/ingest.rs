@@ -74,7 +74,15 @@ pub(super) fn ingest(
         }
     }
     let mut options = IngestOptions::new(targets, folder);
-    options.postgres = postgres(raw, folder, problems);
+    let address = Secret {
+        field: "ingest.postgres",
+        what: "the address, such as postgres://user@host/database",
+        env: raw.postgres_env.as_deref(),
+        file: raw.postgres_file.as_deref(),
+    };
+    options.postgres = address
+        .read(folder, problems)
+        .map(|address| Address::new(address.trim()));
     let wants_postgres = |sink: &Sink| matches!(sink, Sink::Postgres { .. });
     let wanting = options.targets.iter();
     let mut wanting = wanting.filter(|target| wants_postgres(target.sink()));
@@ -90,7 +98,7 @@ pub(super) fn ingest(
             ),
         );
     }
-    kafka(raw, &mut options, problems);
+    kafka(raw, folder, &mut options, problems);
     options.consumers = consumers(
         &raw.consumers,
         &options.targets,
@@ -104,8 +112,17 @@ pub(super) fn ingest(
 
 /// The cluster, if the program can speak to one.
 #[cfg(feature = "kafka")]
-fn kafka(raw: &RawIngest, options: &mut IngestOptions, problems: &mut Problems) {
-    match raw.kafka.as_ref().map(RawKafka::resolve) {
+fn kafka(raw: &RawIngest, folder: &Path, options: &mut IngestOptions, problems: &mut Problems) {
+    let settings = raw.kafka.as_ref().map(|raw| {
+        let password = Secret {
+            field: "ingest.kafka.password",
+            what: "the password of the user",
+            env: raw.password_env.as_deref(),
+            file: raw.password_file.as_deref(),
+        };
+        raw.resolve(folder, password.read(folder, problems).as_deref())
+    });
+    match settings {
         None => {
             if let Some(name) = topic(options) {
                 problems.say(
@@ -124,7 +141,7 @@ fn kafka(raw: &RawIngest, options: &mut IngestOptions, problems: &mut Problems) 
 }
 
 #[cfg(not(feature = "kafka"))]
-fn kafka(raw: &RawIngest, options: &mut IngestOptions, problems: &mut Problems) {
+fn kafka(raw: &RawIngest, _: &Path, options: &mut IngestOptions, problems: &mut Problems) {
     if let Some(name) = topic(options) {
         problems.say(format!("ingest.targets.{name}.sink"), WITHOUT_KAFKA);
     } else if raw.kafka.is_some() {
@@ -184,39 +201,65 @@ fn bounds(raw: &RawIngest, options: &mut IngestOptions, problems: &mut Problems)
     }
 }
 
-/// Read here, once; told to nobody.
-fn postgres(raw: &RawIngest, folder: &Path, problems: &mut Problems) -> Option<Address> {
-    let text = match (&raw.postgres_env, &raw.postgres_file) {
-        (Some(_), Some(_)) => {
-            problems.say(
-                "ingest.postgres_env",
-                "is given beside postgres_file; keep one of them",
-            );
-            return None;
+/// What must not stand in the configuration: which variable holds it, or which file.
+struct Secret<'a> {
+    /// Its name before `_env` and `_file`.
+    field: &'static str,
+    what: &'static str,
+    env: Option<&'a str>,
+    file: Option<&'a Path>,
+}
+
+impl Secret<'_> {
+    /// Read here, once; told to nobody.
+    fn read(&self, folder: &Path, problems: &mut Problems) -> Option<String> {
+        let Self {
+            field,
+            what,
+            env,
+            file,
+        } = self;
+        let text = match (env, file) {
+            (Some(_), Some(_)) => {
+                problems.say(
+                    format!("{field}_env"),
+                    format!("is given beside {field}_file; keep one of them"),
+                );
+                return None;
+            }
+            (Some(name), None) => super::variable(name).unwrap_or_default(),
+            (None, Some(file)) => match std::fs::read_to_string(folder.join(file)) {
+                Ok(text) => text,
+                Err(error) => {
+                    problems.say(
+                        format!("{field}_file"),
+                        format!("cannot read {}: {error}", file.display()),
+                    );
+                    return None;
+                }
+            },
+            (None, None) => return None,
+        };
+        // Files end in a line's end; a password may end in a space.
+        let text = text.trim_end_matches(['\r', '\n']);
+        if !text.trim().is_empty() {
+            return Some(text.to_owned());
         }
-        (Some(name), None) => match super::variable(name) {
-            Some(text) if !text.trim().is_empty() => text,
-            _ => {
-                problems.say(
-                    "ingest.postgres_env",
-                    format!("the environment has no {name:?}: set it to the address, such as postgres://user@host/database"),
-                );
-                return None;
-            }
-        },
-        (None, Some(file)) => match std::fs::read_to_string(folder.join(file)) {
-            Ok(text) => text,
-            Err(error) => {
-                problems.say(
-                    "ingest.postgres_file",
-                    format!("cannot read {}: {error}", file.display()),
-                );
-                return None;
-            }
-        },
-        (None, None) => return None,
-    };
-    Some(Address::new(text.trim()))
+        match (env, file) {
+            (Some(name), _) => problems.say(
+                format!("{field}_env"),
+                format!("the environment has no {name:?}: set it to {what}"),
+            ),
+            (None, file) => problems.say(
+                format!("{field}_file"),
+                format!(
+                    "{} is empty; write {what} into it",
+                    file.unwrap_or(Path::new("")).display()
+                ),
+            ),
+        }
+        None
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub(crate) fn skipped(test: &str, variable: &str) {
 }
 
 /// What `name` says; prints the line of skipped tests if it says nothing.
-fn said(test: &str, name: &str) -> Option<String> {
+pub(crate) fn said(test: &str, name: &str) -> Option<String> {
     let said = variable(name);
     if said.is_none() {
         skipped(test, name);
@@ -76,7 +76,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 
 pub(crate) fn settings(brokers: &str, more: &str) -> KafkaSettings {
     let raw: RawKafka = toml::from_str(&format!("brokers = \"{brokers}\"\n{more}")).unwrap();
-    raw.resolve().unwrap()
+    raw.resolve(Path::new("."), None).unwrap()
 }
 
 /// No other run's.

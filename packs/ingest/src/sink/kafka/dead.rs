@@ -74,7 +74,7 @@ impl Office {
         let (client, topic) = (self.settings.client(), self.topic.clone());
         let ends = aside(move || {
             make_dead_letters(&client, &topic)?;
-            ends(&reader(&client)?, &topic)
+            Ok(ends(&reader(&client)?, &topic)?)
         });
         ends.await.map_err(|cause| self.lost(cause))
     }
@@ -168,12 +168,12 @@ impl Office {
             if !exists(&client, &topic)? {
                 return Ok(HashSet::new());
             }
-            read(&reader(&client)?, &topic, &from, &load)
+            Ok(read(&reader(&client)?, &topic, &from, &load)?)
         });
         read.await.map_err(|cause| self.lost(cause))
     }
 
-    fn lost(&self, cause: KafkaError) -> SinkError {
+    fn lost(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SinkError {
         unreachable(self.settings.brokers(), cause)
     }
 }

@@ -66,12 +66,13 @@ impl LetterBox {
         if let Some(wire) = kept.as_ref().filter(|wire| !wire.is_broken()) {
             return Ok(Arc::clone(wire));
         }
-        let lost = |cause| unreachable(self.settings.brokers(), cause);
         let (client, topic) = (self.settings.client(), self.topic.clone());
         let made = aside(move || make_dead_letters(&client, &topic));
-        made.await.map_err(lost)?;
+        let brokers = self.settings.brokers();
+        made.await.map_err(|cause| unreachable(brokers, cause))?;
         let config = self.settings.careful_producer();
-        let wire = Wire::open(&config, &self.settings, MESSAGE_BYTES_MAX, 0).map_err(lost)?;
+        let wire = Wire::open(&config, &self.settings, MESSAGE_BYTES_MAX, 0);
+        let wire = wire.map_err(|cause| unreachable(brokers, cause))?;
         Ok(Arc::clone(kept.insert(Arc::new(wire))))
     }
 

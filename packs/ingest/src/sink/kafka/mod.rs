@@ -13,6 +13,7 @@ mod dead;
 mod letters;
 mod notes;
 mod place;
+mod security;
 mod settings;
 mod store;
 mod turns;

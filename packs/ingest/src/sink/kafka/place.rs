@@ -3,6 +3,7 @@
 //! Must never: make a topic that nobody declared (brokers do when they are asked for its metadata,
 //! so its configuration is asked for, which never makes one).
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
@@ -10,6 +11,7 @@ use rdkafka::admin::{
 };
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 
 use super::KafkaSettings;
@@ -21,6 +23,108 @@ const ASK: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What a broker takes that does not say it.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
+
+/// A look at what the brokers say to a new connection.
+const KNOCK: Duration = Duration::from_millis(100);
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unanswered {
+    /// In the client's words, and what of the configuration they are about.
+    #[error("{reason}{remedy}")]
+    Refused {
+        reason: String,
+        remedy: &'static str,
+    },
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+}
+
+/// What a client complains of while it tries to be let in.
+#[derive(Debug, Default)]
+struct Complaints(Mutex<Complaint>);
+
+#[derive(Debug, Clone, Default)]
+struct Complaint {
+    last: Option<(RDKafkaErrorCode, String)>,
+    /// No broker is left to be tried at once.
+    all_down: bool,
+}
+
+impl ClientContext for Complaints {
+    fn log(&self, _: rdkafka::config::RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let mut complaint = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => complaint.all_down = true,
+            // With TLS 1.3 the broker's word on our certificate comes after the handshake.
+            Some(_) if reason.contains("tls alert") => {
+                complaint.last = Some((RDKafkaErrorCode::SSL, reason.to_owned()));
+            }
+            Some(code) => complaint.last = Some((code, reason.to_owned())),
+            None => {}
+        }
+    }
+}
+
+impl ProducerContext for Complaints {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+impl Complaint {
+    /// Waiting will not mend it.
+    fn is_final(&self) -> bool {
+        let last = self.last.as_ref();
+        self.all_down
+            && last.is_some_and(|(code, _)| {
+                matches!(
+                    code,
+                    RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL
+                )
+            })
+    }
+
+    fn told(self) -> Unanswered {
+        let Some((code, reason)) = self.last else {
+            // As a broker does to which somebody speaks who should first say who he is.
+            return Unanswered::Refused {
+                reason: format!("no broker has answered within {ASK:?}"),
+                remedy: "; see brokers, tls and user in [ingest.kafka]",
+            };
+        };
+        let remedy = match code {
+            RDKafkaErrorCode::Authentication => {
+                "; see user, password and mechanism in [ingest.kafka]"
+            }
+            RDKafkaErrorCode::SSL => "; see tls, ca_file and certificate_file in [ingest.kafka]",
+            _ if reason.contains("SSL") => "; see tls in [ingest.kafka]",
+            _ => "",
+        };
+        Unanswered::Refused { reason, remedy }
+    }
+}
+
+/// Until some broker lets this program in. A client that asks questions does not say why it gets no
+/// answer to them; this one does.
+fn knock(client: &ClientConfig) -> Result<(), Unanswered> {
+    let door: BaseProducer<Complaints> =
+        BaseProducer::from_config_and_context(client, Complaints::default())?;
+    let until = Instant::now() + ASK;
+    loop {
+        if door.client().fetch_cluster_id(KNOCK).is_some() {
+            return Ok(());
+        }
+        door.poll(Duration::ZERO);
+        let complaint = door.context().0.lock();
+        let complaint = complaint.unwrap_or_else(PoisonError::into_inner).clone();
+        if complaint.is_final() || Instant::now() > until {
+            return Err(complaint.told());
+        }
+    }
+}
 
 /// A client's context that prints nothing: errors are in the answers.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +145,7 @@ pub(super) struct Topic {
 }
 
 /// Asks what `topic` is; `None` if there is none. Blocks: not for a runtime's thread.
-fn look(admin: &AdminClient<Quiet>, topic: &str) -> Result<Option<Topic>, KafkaError> {
+fn look(admin: &AdminClient<Quiet>, topic: &str) -> Result<Option<Topic>, Unanswered> {
     let options = AdminOptions::new().request_timeout(Some(ASK));
     let asked = [ResourceSpecifier::Topic(topic)];
     let answer = wait(admin.describe_configs(&asked, &options));
@@ -54,7 +158,7 @@ fn look(admin: &AdminClient<Quiet>, topic: &str) -> Result<Option<Topic>, KafkaE
         },
         // A broker that does not know the question.
         Err(error) if is_silence(&error) => listed(admin, topic),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -68,7 +172,7 @@ const fn is_silence(error: &KafkaError) -> bool {
 }
 
 /// In the list of all topics, which makes none.
-fn listed(admin: &AdminClient<Quiet>, topic: &str) -> Result<Option<Topic>, KafkaError> {
+fn listed(admin: &AdminClient<Quiet>, topic: &str) -> Result<Option<Topic>, Unanswered> {
     let all = admin.inner().fetch_metadata(None, ASK)?;
     let is_there = all.topics().iter().any(|there| there.name() == topic);
     Ok(is_there.then_some(Topic {
@@ -157,7 +261,7 @@ const DEAD_LETTERS: (TopicCreate, &[(&str, &str)]) = (
 );
 
 /// The same for a topic of dead letters.
-pub(super) fn make_dead_letters(client: &ClientConfig, topic: &str) -> Result<(), KafkaError> {
+pub(super) fn make_dead_letters(client: &ClientConfig, topic: &str) -> Result<(), Unanswered> {
     let admin = admin(client)?;
     if look(&admin, topic)?.is_some() {
         return Ok(());
@@ -207,7 +311,7 @@ pub(crate) async fn check_topic(settings: &KafkaSettings, topic: &str) -> Result
 }
 
 /// There is such a topic.
-pub(super) fn exists(client: &ClientConfig, topic: &str) -> Result<bool, KafkaError> {
+pub(super) fn exists(client: &ClientConfig, topic: &str) -> Result<bool, Unanswered> {
     Ok(look(&admin(client)?, topic)?.is_some())
 }
 
@@ -216,9 +320,11 @@ fn make(
     topic: &str,
     create: TopicCreate,
     config: &[(&str, &str)],
-) -> Result<(), KafkaError> {
+) -> Result<(), Unanswered> {
     match ask_to_make(admin, topic, (create, config), false)? {
-        Err(code) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(KafkaError::AdminOp(code)),
+        Err(code) if code != RDKafkaErrorCode::TopicAlreadyExists => {
+            Err(KafkaError::AdminOp(code).into())
+        }
         _ => Ok(()),
     }
 }
@@ -229,7 +335,7 @@ fn ask_to_make(
     topic: &str,
     (create, config): (TopicCreate, &[(&str, &str)]),
     only_ask: bool,
-) -> Result<Result<(), RDKafkaErrorCode>, KafkaError> {
+) -> Result<Result<(), RDKafkaErrorCode>, Unanswered> {
     let replication = TopicReplication::Fixed(create.replication.unwrap_or(-1));
     let mut new = NewTopic::new(topic, create.partitions, replication);
     for (name, value) in config {
@@ -245,8 +351,9 @@ fn ask_to_make(
     })
 }
 
-fn admin(client: &ClientConfig) -> Result<AdminClient<Quiet>, KafkaError> {
-    AdminClient::from_config_and_context(client, Quiet)
+fn admin(client: &ClientConfig) -> Result<AdminClient<Quiet>, Unanswered> {
+    knock(client)?;
+    Ok(AdminClient::from_config_and_context(client, Quiet)?)
 }
 
 /// Waits on a thread that may.
@@ -256,8 +363,8 @@ fn wait<T>(answer: impl Future<Output = T>) -> T {
 
 /// Runs what blocks on a thread of its own, with the runtime at hand for [`wait`].
 pub(super) async fn aside<T: Send + 'static>(
-    deed: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
-) -> Result<T, KafkaError> {
+    deed: impl FnOnce() -> Result<T, Unanswered> + Send + 'static,
+) -> Result<T, Unanswered> {
     let (tell, told) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
     let begun = std::thread::Builder::new()
@@ -268,11 +375,11 @@ pub(super) async fn aside<T: Send + 'static>(
             let _left = tell.send(deed());
         });
     if let Err(error) = begun {
-        return Err(KafkaError::ClientCreation(format!(
-            "a thread cannot be started: {error}"
-        )));
+        let cause = format!("a thread cannot be started: {error}");
+        return Err(KafkaError::ClientCreation(cause).into());
     }
-    told.await.unwrap_or(Err(KafkaError::Canceled))
+    told.await
+        .unwrap_or_else(|_| Err(KafkaError::Canceled.into()))
 }
 
 pub(super) fn unreachable(

@@ -3,11 +3,13 @@
 //! Must never: let a property through that an answer rests on (acks, idempotence, retries, order).
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use serde::Deserialize;
 
+use super::security;
 use crate::target::{Size, Span, TargetProblem};
 
 /// What was written.
@@ -24,7 +26,21 @@ pub struct RawKafka {
     pub patience: Option<Span>,
     /// `lz4` (default), `snappy` or `none`.
     pub compression: Option<String>,
-    /// Further properties of librdkafka, such as `sasl.username`.
+    /// To the brokers; their certificate is checked, and that it is their host's.
+    pub tls: Option<bool>,
+    /// Of the authorities that are trusted, PEM; the system's by default.
+    pub ca_file: Option<PathBuf>,
+    /// Of this program, where brokers want to see one. PEM, and its key beside it.
+    pub certificate_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub user: Option<String>,
+    /// The variable of the environment that holds the user's password.
+    pub password_env: Option<String>,
+    /// Or the file that does.
+    pub password_file: Option<PathBuf>,
+    /// `SCRAM-SHA-512` (default), `SCRAM-SHA-256` or `PLAIN`.
+    pub mechanism: Option<String>,
+    /// Further properties of librdkafka, such as `socket.keepalive.enable`.
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
 }
@@ -85,8 +101,13 @@ const OURS: [&str; 27] = [
 ];
 
 impl RawKafka {
-    /// What is meant, or all that is wrong.
-    pub fn resolve(&self) -> Result<KafkaSettings, Vec<TargetProblem>> {
+    /// What is meant, or all that is wrong. Files are found from `folder`; `password`: what
+    /// `password_env` or `password_file` name, read by the caller.
+    pub fn resolve(
+        &self,
+        folder: &Path,
+        password: Option<&str>,
+    ) -> Result<KafkaSettings, Vec<TargetProblem>> {
         let mut problems = Vec::new();
         let mut add = |field: &str, problem: String| {
             problems.push(TargetProblem {
@@ -131,6 +152,17 @@ impl RawKafka {
                     "it is set by the program; leave it out".into(),
                 );
             }
+            let own = security::FIELDS.iter();
+            if let Some((_, field)) = own.into_iter().find(|(property, _)| property == name) {
+                add(
+                    &format!("properties.{name}"),
+                    format!("say {field} in [ingest.kafka] instead"),
+                );
+            }
+        }
+        let mut properties = self.properties.clone();
+        for (name, value) in security::properties(self, folder, password, &mut add) {
+            properties.insert(name.to_owned(), value);
         }
         let settings = KafkaSettings {
             brokers: self.brokers.clone(),
@@ -138,7 +170,7 @@ impl RawKafka {
             memory,
             patience,
             compression: compression.to_owned(),
-            properties: self.properties.clone(),
+            properties,
         };
         // Names and values of properties are librdkafka's to know.
         if let Err(error) = settings.client().create_native_config() {
