@@ -173,7 +173,7 @@ impl Office {
         read.await.map_err(|cause| self.lost(cause))
     }
 
-    fn lost(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SinkError {
+    fn lost(&self, cause: impl std::fmt::Display) -> SinkError {
         unreachable(self.settings.brokers(), cause)
     }
 }

@@ -10,6 +10,7 @@
 //! the same key that was given up.
 
 mod dead;
+mod knock;
 mod letters;
 mod notes;
 mod place;
