@@ -104,7 +104,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let known: Vec<_> = known.into_iter().flatten().collect();
     let Some(ingest) = declared.filter(|_| known.contains(&args.target.as_str())) else {
         let told = match known.as_slice() {
-            [] => "the configuration declares none under [ingest.targets]".to_owned(),
+            [] => "the configuration declares none under [ingest.targets]; --infer writes a declaration after a look at the file".to_owned(),
             known => format!("declared are: {}", known.join(", ")),
         };
         eprintln!("offloop: there is no target {:?}; {told}", args.target);
