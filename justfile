@@ -11,6 +11,10 @@ check:
 test:
     cargo test --workspace
 
+# The same while others want the processors and the disk: what fails only here waits for the clock, or for luck.
+test-noisy *args:
+    bash xtask/noisy.sh cargo test --workspace --no-fail-fast {{args}}
+
 # PostgreSQL and Kafka on loopback for the tests that need them: `eval "$(just servers start /tmp/servers)"`,
 # later `just servers stop /tmp/servers`.
 @servers verb folder:
