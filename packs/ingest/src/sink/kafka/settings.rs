@@ -145,25 +145,7 @@ impl RawKafka {
                 format!("`{compression}`; lz4, snappy or none"),
             );
         }
-        for name in self.properties.keys() {
-            if OURS.contains(&name.as_str()) {
-                add(
-                    &format!("properties.{name}"),
-                    "it is set by the program; leave it out".into(),
-                );
-            }
-            let own = security::FIELDS.iter();
-            if let Some((_, field)) = own.into_iter().find(|(property, _)| property == name) {
-                add(
-                    &format!("properties.{name}"),
-                    format!("say {field} in [ingest.kafka] instead"),
-                );
-            }
-        }
-        let mut properties = self.properties.clone();
-        for (name, value) in security::properties(self, folder, password, &mut add) {
-            properties.insert(name.to_owned(), value);
-        }
+        let properties = self.all_properties(folder, password, &mut add);
         let settings = KafkaSettings {
             brokers: self.brokers.clone(),
             linger,
@@ -181,6 +163,32 @@ impl RawKafka {
         } else {
             Err(problems)
         }
+    }
+
+    /// Those that are written, and what the fields mean.
+    fn all_properties(
+        &self,
+        folder: &Path,
+        password: Option<&str>,
+        add: &mut dyn FnMut(&str, String),
+    ) -> BTreeMap<String, String> {
+        let mut all = self.properties.clone();
+        for name in all.keys() {
+            let fields = security::FIELDS;
+            let field = fields.iter().find(|(property, _)| property == name);
+            let problem = match field {
+                Some((_, field)) => format!("say {field} in [ingest.kafka] instead"),
+                None if OURS.contains(&name.as_str()) => {
+                    "it is set by the program; leave it out".into()
+                }
+                None => continue,
+            };
+            add(&format!("properties.{name}"), problem);
+        }
+        for (name, value) in security::properties(self, folder, password, add) {
+            all.insert(name.to_owned(), value);
+        }
+        all
     }
 }
 
