@@ -25,6 +25,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0010_tags.sql"),
     include_str!("migrations/0011_declared_limits.sql"),
     include_str!("migrations/0012_unheard.sql"),
+    include_str!("migrations/0013_rare.sql"),
 ];
 
 /// The version that this program reads and writes.

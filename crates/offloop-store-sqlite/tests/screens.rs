@@ -1,10 +1,18 @@
 //! Screens are answered while the writer cannot be.
 #![allow(clippy::unwrap_used)]
 
-use offloop_job::{JobOptions, NewJob, QueueName, TaskName, Timestamp};
-use offloop_store::{Gate, InsertBatch, JobQuery, JobStore, QueueStatus};
+use std::sync::Arc;
+
+use offloop_job::{
+    Failure, FailureClass, FinalReason, JobOptions, JobState, NewJob, NodeId, QueueName, TaskName,
+    Timestamp,
+};
+use offloop_store::{
+    ClaimRequest, Claimed, Gate, InsertBatch, JobFilter, JobQuery, JobStore, QueueStatus,
+    Settlement, Verdict, Want,
+};
 use offloop_store_sqlite::{SqliteOptions, SqliteStore};
-use offloop_store_testkit::block_on;
+use offloop_store_testkit::{block_on, report};
 
 fn batch(queue: &str, jobs: usize) -> InsertBatch {
     let job = NewJob {
@@ -95,4 +103,81 @@ fn a_rare_tag_is_found_on_the_first_page() {
         cursor: None,
     }));
     assert_eq!(page.unwrap().jobs.len(), 1);
+}
+
+const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_500);
+
+fn claimed(store: &SqliteStore, limit: u16) -> Vec<Claimed> {
+    let tasks = Arc::from([TaskName::parse("t").unwrap()]);
+    let claims = store.claim(ClaimRequest {
+        now: NOW,
+        node: NodeId("one".into()),
+        wants: vec![Want { tasks, limit }],
+    });
+    block_on(claims).unwrap().jobs
+}
+
+fn settle(store: &SqliteStore, jobs: &[Claimed], verdict: &Verdict, class: Option<FailureClass>) {
+    let ends = jobs.iter().map(|job| {
+        let mut report = report(job);
+        report.failure = class.map(|class| Failure::new(class, "it did not work"));
+        Settlement {
+            id: job.id,
+            lease: job.lease,
+            verdict: verdict.clone(),
+            report,
+            follow: Vec::new(),
+            records: Vec::new(),
+        }
+    });
+    block_on(store.settle(NOW, ends.collect())).unwrap();
+}
+
+/// The same of states and classes: what few jobs are is found on the first page, among any number that
+/// are done, and among any number that wait.
+#[test]
+fn a_rare_state_or_class_is_found_on_the_first_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(SqliteOptions::new(folder.path().join("data"), 1)).unwrap();
+    block_on(store.insert(batch("q", 3))).unwrap();
+    let rare = claimed(&store, 3);
+    let failed = Verdict::GiveUp {
+        reason: FinalReason::Exhausted,
+    };
+    settle(&store, &rare[..1], &failed, Some(FailureClass::Crashed));
+    let later = Verdict::Retry {
+        due: Timestamp::from_millis(1_900_000_000_000),
+    };
+    settle(&store, &rare[1..2], &later, Some(FailureClass::Timeout));
+    for _ in 0..25 {
+        block_on(store.insert(batch("q", 1_000))).unwrap();
+        let done = Verdict::Completed { result: None };
+        settle(&store, &claimed(&store, 1_000), &done, None);
+    }
+    for _ in 0..25 {
+        block_on(store.insert(batch("q", 1_000))).unwrap();
+    }
+    let asked = |state, class| {
+        let page = block_on(store.jobs(offloop_store::ListRequest {
+            now: NOW,
+            filter: JobFilter {
+                state,
+                class,
+                ..JobFilter::default()
+            },
+            limit: 10,
+            cursor: None,
+        }));
+        let page = page.unwrap();
+        assert!(page.next.is_none(), "{state:?} {class:?}: there is no more");
+        page.jobs.iter().map(|job| job.id).collect::<Vec<_>>()
+    };
+    let (crashed, timeout) = (Some(FailureClass::Crashed), Some(FailureClass::Timeout));
+    assert_eq!(asked(Some(JobState::Failed), None), [rare[0].id]);
+    assert_eq!(asked(Some(JobState::Running), None), [rare[2].id]);
+    assert_eq!(asked(Some(JobState::Cancelled), None), []);
+    assert_eq!(asked(None, crashed), [rare[0].id]);
+    assert_eq!(asked(None, timeout), [rare[1].id]);
+    assert_eq!(asked(Some(JobState::Scheduled), timeout), [rare[1].id]);
+    assert_eq!(asked(Some(JobState::Failed), timeout), []);
 }

@@ -287,8 +287,8 @@ pub(crate) fn page(conn: &Connection, ask: &ListRequest) -> Answer<JobPage> {
     let created = &ask.filter.created;
     let before = created.before.map_or(before, |at| before.min(row_at(at)));
     let from = created.from.map_or(0, row_at);
-    let rarest = rarest(conn, &ask.filter.tags)?;
-    let (live, ended) = arms(rarest.is_some());
+    let way = Way::of(conn, &ask.filter)?;
+    let (live, ended) = way.arms();
     let is_final = match ask.filter.state.map(JobState::is_final) {
         None if !ask.filter.finished.is_open() => Some(true),
         asked => asked,
@@ -300,9 +300,10 @@ pub(crate) fn page(conn: &Connection, ask: &ListRequest) -> Answer<JobPage> {
     };
     let limit = usize::from(ask.limit.clamp(1, PAGE_ROWS_MAX));
     let mut query = conn.prepare_cached(&sql)?;
-    let mut rows = match rarest {
-        None => query.query((before, from))?,
-        Some(tag) => query.query((before, from, tag.as_str()))?,
+    let mut rows = match way {
+        Way::All | Way::Running => query.query((before, from))?,
+        Way::Tag(tag) => query.query((before, from, tag.as_str()))?,
+        Way::Class(code) | Way::Unwell(code) => query.query((before, from, code))?,
     };
     let mut jobs: Vec<JobSummary> = Vec::new();
     let mut visited = 0;
@@ -344,28 +345,84 @@ fn rarest<'t>(conn: &Connection, tags: &'t [Tag]) -> Answer<Option<&'t Tag>> {
     Ok(least.map(|(_, tag)| tag))
 }
 
-/// Both tables between ?2 and ?1: all of them, or by tag ?3 in the order of its index, so that neither
-/// has to be sorted.
-fn arms(by_tag: bool) -> (String, String) {
-    if !by_tag {
-        return (
-            format!("{LIVE} {LIVE_FROM} WHERE j.id < ?1 AND j.id >= ?2"),
-            format!("{ENDED} FROM history j WHERE j.id < ?1 AND j.id >= ?2"),
-        );
+/// How a page comes by its rows: by what fewest jobs have, as far as there is an index of it.
+#[derive(Clone, Copy)]
+enum Way<'t> {
+    All,
+    Tag(&'t Tag),
+    Class(u8),
+    /// An end that is not `completed`.
+    Unwell(u8),
+    Running,
+}
+
+impl<'t> Way<'t> {
+    fn of(conn: &Connection, filter: &'t JobFilter) -> Answer<Self> {
+        if let Some(tag) = rarest(conn, &filter.tags)? {
+            return Ok(Self::Tag(tag));
+        }
+        if let Some(class) = filter.class {
+            return Ok(Self::Class(class as u8));
+        }
+        Ok(match filter.state {
+            Some(JobState::Running) => Self::Running,
+            Some(state) if state.is_final() && state != JobState::Completed => {
+                Self::Unwell(state as u8)
+            }
+            _ => Self::All,
+        })
     }
-    let tagged = |select: &str| select.replacen("SELECT j.id", "SELECT g.job", 1);
-    let of_tag = "WHERE g.tag = ?3 AND g.job < ?1 AND g.job >= ?2";
-    (
-        format!(
-            "{} FROM job_tags g CROSS JOIN jobs j ON j.id = g.job \
-             LEFT JOIN running r ON r.job = j.id {of_tag}",
-            tagged(LIVE)
-        ),
-        format!(
-            "{} FROM job_tags g CROSS JOIN history j ON j.id = g.job {of_tag}",
-            tagged(ENDED)
-        ),
-    )
+
+    /// The live and the finished jobs between ?2 and ?1, each in the order of the index that leads to
+    /// them, so that neither has to be sorted. A partial index is only taken where its condition stands
+    /// in the query as it is.
+    fn arms(self) -> (String, String) {
+        let range = "j.id < ?1 AND j.id >= ?2";
+        let live = |jobs: &str, more: &str| {
+            let from = LIVE_FROM.replacen("jobs j", jobs, 1);
+            format!("{LIVE} {from} WHERE {range}{more}")
+        };
+        let ended =
+            |history: &str, more: &str| format!("{ENDED} FROM {history} WHERE {range}{more}");
+        let every = (live("jobs j", ""), ended("history j", ""));
+        match self {
+            Self::All => every,
+            Self::Tag(_) => {
+                let of_tag = "WHERE g.tag = ?3 AND g.job < ?1 AND g.job >= ?2";
+                let (live, ended) = (by(LIVE, "g.job"), by(ENDED, "g.job"));
+                let tags = "FROM job_tags g CROSS JOIN";
+                let running = "LEFT JOIN running r ON r.job = j.id";
+                (
+                    format!("{live} {tags} jobs j ON j.id = g.job {running} {of_tag}"),
+                    format!("{ended} {tags} history j ON j.id = g.job {of_tag}"),
+                )
+            }
+            Self::Class(_) => {
+                let of_class = " AND j.class = ?3 AND j.class IS NOT NULL";
+                (
+                    live("jobs j INDEXED BY jobs_class", of_class),
+                    ended("history j INDEXED BY history_class", of_class),
+                )
+            }
+            Self::Unwell(_) => {
+                let completed = JobState::Completed as u8;
+                let of_state = format!(" AND j.state = ?3 AND j.state <> {completed}");
+                let unwell = ended("history j INDEXED BY history_unwell", &of_state);
+                (every.0, unwell)
+            }
+            Self::Running => {
+                let running = "FROM running r CROSS JOIN jobs j ON j.id = r.job";
+                let live = by(LIVE, "r.job");
+                let of_running = "WHERE r.job < ?1 AND r.job >= ?2";
+                (format!("{live} {running} {of_running}"), every.1)
+            }
+        }
+    }
+}
+
+/// The same columns, the row's number by another name for it.
+fn by(select: &str, id: &str) -> String {
+    select.replacen("SELECT j.id", &format!("SELECT {id}"), 1)
 }
 
 /// What can be told by numbers, before names and options are read.
