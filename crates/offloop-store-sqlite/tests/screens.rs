@@ -4,15 +4,14 @@
 use std::sync::Arc;
 
 use offloop_job::{
-    Failure, FailureClass, FinalReason, JobOptions, JobState, NewJob, NodeId, QueueName, TaskName,
-    Timestamp,
+    FailureClass, JobOptions, JobState, NewJob, NodeId, QueueName, TaskName, Timestamp,
 };
 use offloop_store::{
     ClaimRequest, Claimed, Gate, InsertBatch, JobFilter, JobQuery, JobStore, QueueStatus,
     Settlement, Verdict, Want,
 };
 use offloop_store_sqlite::{SqliteOptions, SqliteStore};
-use offloop_store_testkit::{block_on, report};
+use offloop_store_testkit::{COMPLETED, EXHAUSTED, block_on, failed, settlement};
 
 fn batch(queue: &str, jobs: usize) -> InsertBatch {
     let job = NewJob {
@@ -117,20 +116,8 @@ fn claimed(store: &SqliteStore, limit: u16) -> Vec<Claimed> {
     block_on(claims).unwrap().jobs
 }
 
-fn settle(store: &SqliteStore, jobs: &[Claimed], verdict: &Verdict, class: Option<FailureClass>) {
-    let ends = jobs.iter().map(|job| {
-        let mut report = report(job);
-        report.failure = class.map(|class| Failure::new(class, "it did not work"));
-        Settlement {
-            id: job.id,
-            lease: job.lease,
-            verdict: verdict.clone(),
-            report,
-            follow: Vec::new(),
-            records: Vec::new(),
-        }
-    });
-    block_on(store.settle(NOW, ends.collect())).unwrap();
+fn settle(store: &SqliteStore, ends: Vec<Settlement>) {
+    block_on(store.settle(NOW, ends)).unwrap();
 }
 
 /// The same of states and classes: what few jobs are is found on the first page, among any number that
@@ -141,18 +128,19 @@ fn a_rare_state_or_class_is_found_on_the_first_page() {
     let store = SqliteStore::open(SqliteOptions::new(folder.path().join("data"), 1)).unwrap();
     block_on(store.insert(batch("q", 3))).unwrap();
     let rare = claimed(&store, 3);
-    let failed = Verdict::GiveUp {
-        reason: FinalReason::Exhausted,
-    };
-    settle(&store, &rare[..1], &failed, Some(FailureClass::Crashed));
     let later = Verdict::Retry {
         due: Timestamp::from_millis(1_900_000_000_000),
     };
-    settle(&store, &rare[1..2], &later, Some(FailureClass::Timeout));
+    let ends = vec![
+        failed(&rare[0], FailureClass::Crashed, EXHAUSTED),
+        failed(&rare[1], FailureClass::Timeout, later),
+    ];
+    settle(&store, ends);
     for _ in 0..25 {
         block_on(store.insert(batch("q", 1_000))).unwrap();
-        let done = Verdict::Completed { result: None };
-        settle(&store, &claimed(&store, 1_000), &done, None);
+        let jobs = claimed(&store, 1_000);
+        let done = jobs.iter().map(|job| settlement(job, COMPLETED));
+        settle(&store, done.collect());
     }
     for _ in 0..25 {
         block_on(store.insert(batch("q", 1_000))).unwrap();

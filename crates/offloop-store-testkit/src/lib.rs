@@ -38,4 +38,4 @@ mod store;
 
 pub use draft::{Draft, T0, at, job, name, record, remove, report};
 pub use harness::{Harness, Kit, Setup, block_on};
-pub use store::Store;
+pub use store::{COMPLETED, EXHAUSTED, Store, failed, settlement};

@@ -554,7 +554,8 @@ pub(crate) fn want(tasks: &[&str], limit: u16) -> Want {
     Want { tasks, limit }
 }
 
-pub(crate) fn settlement(claimed: &Claimed, verdict: Verdict) -> Settlement {
+/// The end of an attempt without a failure of its own.
+pub fn settlement(claimed: &Claimed, verdict: Verdict) -> Settlement {
     Settlement {
         id: claimed.id,
         lease: claimed.lease,
@@ -566,14 +567,14 @@ pub(crate) fn settlement(claimed: &Claimed, verdict: Verdict) -> Settlement {
 }
 
 /// The end of an attempt that failed by `class`.
-pub(crate) fn failed(claimed: &Claimed, class: FailureClass, verdict: Verdict) -> Settlement {
+pub fn failed(claimed: &Claimed, class: FailureClass, verdict: Verdict) -> Settlement {
     let mut end = settlement(claimed, verdict);
     end.report.failure = Some(Failure::new(class, format!("it was {class}")));
     end
 }
 
-pub(crate) const COMPLETED: Verdict = Verdict::Completed { result: None };
+pub const COMPLETED: Verdict = Verdict::Completed { result: None };
 
-pub(crate) const EXHAUSTED: Verdict = Verdict::GiveUp {
+pub const EXHAUSTED: Verdict = Verdict::GiveUp {
     reason: FinalReason::Exhausted,
 };
