@@ -46,7 +46,18 @@ pub(crate) fn migrate(conn: &Connection) -> Result<(), OpenError> {
             known: VERSION,
         });
     }
-    migrate_between(conn, version, VERSION)?;
+    if version == 0 {
+        migrate_between(conn, 0, VERSION)?;
+        return Ok(());
+    }
+    for version in version..VERSION {
+        // Of many jobs a step may take a while: it goes over all of them.
+        tracing::info!(
+            to = version + 1,
+            "bringing the store's file to a new version"
+        );
+        migrate_between(conn, version, version + 1)?;
+    }
     Ok(())
 }
 

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::comeback::{Again, Cause, Comeback, Member, TASK, WELL, job};
 use super::outlets::Opener;
 use super::view::chain;
-use super::{Shared, fail};
+use super::{IngestOptions, Shared, fail};
 use crate::consume::{Consumer, ConsumerState, ConsumerStatus, Plan, start};
 
 /// Of one attempt: then it begins anew, which costs its group a rebalance.
@@ -197,10 +197,11 @@ async fn told_by_jobs(server: &RuntimeHandle, member: &Member, view: &mut Value)
 
 /// Adds the task on a lane of its own, if there are consumers.
 pub(super) fn install(shared: &Arc<Shared>, setup: &mut Setup<'_>) -> Result<(), PackError> {
-    let members: u16 = shared.options.consumers.iter().map(|of| of.members).sum();
-    if members == 0 {
+    let members = members(&shared.options);
+    if members.is_empty() {
         return Ok(());
     }
+    let slots = u16::try_from(members.len()).unwrap_or(u16::MAX);
     let task = name()?;
     let info = TaskInfo {
         name: task.clone(),
@@ -209,16 +210,11 @@ pub(super) fn install(shared: &Arc<Shared>, setup: &mut Setup<'_>) -> Result<(),
     };
     setup.end_hook(Arc::new(Comeback {
         task: task.clone(),
-        members: shared
-            .options
-            .consumers
-            .iter()
-            .flat_map(members_of)
-            .collect(),
+        members,
     }));
     let own = Arc::downgrade(shared);
     let lane = IoLane::builder(TASK)
-        .slots(members)
+        .slots(slots)
         .grace(GRACE)
         .pulse(setup.pulse().clone())
         .task(
@@ -266,11 +262,15 @@ pub(super) fn open(
         plans.insert(consumer.name().to_owned(), plan);
     }
     let _once = shared.consumers.plans.set(plans);
-    let members: Vec<_> = options.consumers.iter().flat_map(members_of).collect();
+    let members = members(options);
     if members.is_empty() {
         return Ok(());
     }
     offloop::block_on(begin(server, &members))
+}
+
+fn members(options: &IngestOptions) -> Vec<Member> {
+    options.consumers.iter().flat_map(members_of).collect()
 }
 
 fn members_of(consumer: &Consumer) -> impl Iterator<Item = Member> {
