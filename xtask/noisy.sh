@@ -3,7 +3,9 @@
 # alone waits for the clock or for luck. Ends with the command, with its exit code.
 #
 #   bash xtask/noisy.sh cargo test --workspace --no-fail-fast
-set -euo pipefail
+#
+# Not -e: what the noise meets is no end of it, and the command's exit code is to be told.
+set -uo pipefail
 [ $# -gt 0 ] || { echo "usage: noisy.sh COMMAND..." >&2; exit 2; }
 burst=$((2 * $(nproc)))
 file=$(mktemp)
@@ -20,7 +22,20 @@ noise() {
   done
 }
 
+# Also when it is interrupted.
+end() {
+  kill "$noisy" 2> /dev/null
+  wait "$noisy"
+  rm -f "$file"
+}
+
 noise &
 noisy=$!
-trap 'kill "$noisy"; wait "$noisy" || true; rm -f "$file"' EXIT
+trap end EXIT
 "$@"
+code=$?
+if ! kill -0 "$noisy" 2> /dev/null; then
+  echo "the noise ended before the command: nothing was tried" >&2
+  code=1
+fi
+exit "$code"

@@ -46,18 +46,15 @@ pub(crate) fn migrate(conn: &Connection) -> Result<(), OpenError> {
             known: VERSION,
         });
     }
-    if version == 0 {
-        migrate_between(conn, 0, VERSION)?;
-        return Ok(());
-    }
-    for version in version..VERSION {
-        // Of many jobs a step may take a while: it goes over all of them.
+    if version > 0 && version < VERSION {
+        // Of many jobs this may take a while: a step may go over all of them.
         tracing::info!(
-            to = version + 1,
+            from = version,
+            to = VERSION,
             "bringing the store's file to a new version"
         );
-        migrate_between(conn, version, version + 1)?;
     }
+    migrate_between(conn, version, VERSION)?;
     Ok(())
 }
 

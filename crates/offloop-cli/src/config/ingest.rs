@@ -219,7 +219,7 @@ impl Secret<'_> {
             env,
             file,
         } = self;
-        let text = match (env, file) {
+        let (source, text, empty) = match (env, file) {
             (Some(_), Some(_)) => {
                 problems.say(
                     format!("{field}_env"),
@@ -227,9 +227,17 @@ impl Secret<'_> {
                 );
                 return None;
             }
-            (Some(name), None) => super::variable(name).unwrap_or_default(),
+            (Some(name), None) => (
+                "env",
+                super::variable(name).unwrap_or_default(),
+                format!("the environment has no {name:?}: set it to {what}"),
+            ),
             (None, Some(file)) => match std::fs::read_to_string(folder.join(file)) {
-                Ok(text) => text,
+                Ok(text) => (
+                    "file",
+                    text,
+                    format!("{} is empty; write {what} into it", file.display()),
+                ),
                 Err(error) => {
                     problems.say(
                         format!("{field}_file"),
@@ -242,23 +250,11 @@ impl Secret<'_> {
         };
         // Files end in a line's end; a password may end in a space.
         let text = text.trim_end_matches(['\r', '\n']);
-        if !text.trim().is_empty() {
-            return Some(text.to_owned());
+        if text.trim().is_empty() {
+            problems.say(format!("{field}_{source}"), empty);
+            return None;
         }
-        match (env, file) {
-            (Some(name), _) => problems.say(
-                format!("{field}_env"),
-                format!("the environment has no {name:?}: set it to {what}"),
-            ),
-            (None, file) => problems.say(
-                format!("{field}_file"),
-                format!(
-                    "{} is empty; write {what} into it",
-                    file.unwrap_or(Path::new("")).display()
-                ),
-            ),
-        }
-        None
+        Some(text.to_owned())
     }
 }
 
